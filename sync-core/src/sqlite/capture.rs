@@ -1,0 +1,177 @@
+//! Capture: triggers that append every change of a synced table to that table's own log, in the
+//! app's own transaction (ARCHITECTURE.md, "Capture").
+//!
+//! INSERT appends the key; UPDATE and DELETE append the old row, typed. The first entry of a key is
+//! its *base*. What happened is derived later ([`crate::engine::change`]). Everything here must
+//! parse in SQLite 3.24 and needs no function of ours: the file stays an ordinary SQLite file.
+
+use super::{quote, quote_all};
+use crate::schema::Table;
+
+/// A log entry that carries the key only: the row came to be.
+pub const CAME: i64 = 1;
+/// The row as it was before an UPDATE.
+pub const CHANGED: i64 = 2;
+/// The row as it was before a DELETE.
+pub const WENT: i64 = 3;
+/// A row that another row's UNIQUE value may evict (`INSERT OR REPLACE` fires no DELETE trigger).
+pub const THREATENED: i64 = 4;
+
+/// The name of a table's log. `id` is the table's number in the file.
+#[must_use]
+pub fn log_name(id: i64) -> String {
+    format!("_sync_log_{id}")
+}
+
+/// The columns of a log, by position in the table: `c0, c1, …`
+#[must_use]
+pub fn log_columns(n: usize) -> Vec<String> {
+    (0..n).map(|i| format!("c{i}")).collect()
+}
+
+/// Creates a table's log. Columns have no declared type, so storage classes survive.
+#[must_use]
+pub fn create_log(id: i64, columns: usize) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS main.{} (n INTEGER PRIMARY KEY, op, {})",
+        quote(&log_name(id)),
+        log_columns(columns).join(", ")
+    )
+}
+
+/// The capture triggers of a table: name and `CREATE TRIGGER` statement.
+#[must_use]
+pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
+    let log = quote(&log_name(id));
+    let on = quote(&table.sql_name);
+    let column = |i: usize| quote(&table.columns[i].sql_name);
+    let all = log_columns(table.columns.len()).join(", ");
+    let old = (0..table.columns.len()).map(|i| format!("OLD.{}", column(i))).collect::<Vec<_>>().join(", ");
+    let key_log = table.key.iter().map(|i| format!("c{i}")).collect::<Vec<_>>().join(", ");
+    let key_new = table.key.iter().map(|i| format!("NEW.{}", column(*i))).collect::<Vec<_>>().join(", ");
+    let key_columns = quote_all(table.key.iter().map(|i| table.columns[*i].sql_name.as_str()));
+    let key_changed =
+        table.key.iter().map(|i| format!("OLD.{0} IS NOT NEW.{0}", column(*i))).collect::<Vec<_>>().join(" OR ");
+    let mut out = Vec::new();
+    let mut add = |suffix: &str, head: String, body: &str| {
+        let name = format!("_sync_{id}_{suffix}");
+        let sql = format!("CREATE TRIGGER {} {head} BEGIN {body} END", quote(&name));
+        out.push((name, sql));
+    };
+    add(
+        "insert",
+        format!("AFTER INSERT ON {on}"),
+        &format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});"),
+    );
+    add(
+        "update",
+        format!("AFTER UPDATE ON {on}"),
+        &format!("INSERT INTO {log} (op, {all}) VALUES ({CHANGED}, {old});"),
+    );
+    add(
+        "rekey",
+        format!("AFTER UPDATE OF {key_columns} ON {on} WHEN {key_changed}"),
+        &format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});"),
+    );
+    add("delete", format!("AFTER DELETE ON {on}"), &format!("INSERT INTO {log} (op, {all}) VALUES ({WENT}, {old});"));
+    // Rows that hold a UNIQUE value of the new row: REPLACE would evict them in silence.
+    let threatened = |columns: &[usize], collations: &[String], not: &str| {
+        let same = columns
+            .iter()
+            .enumerate()
+            .map(|(n, i)| {
+                let collate = collations.get(n).map(|c| format!(" COLLATE {}", quote(c))).unwrap_or_default();
+                format!("{0} = NEW.{0}{collate}", column(*i))
+            })
+            .collect::<Vec<_>>()
+            .join(" AND ");
+        let values = (0..table.columns.len()).map(column).collect::<Vec<_>>().join(", ");
+        format!("INSERT INTO {log} (op, {all}) SELECT {THREATENED}, {values} FROM {on} WHERE {same}{not};")
+    };
+    if !table.uniques.is_empty() {
+        let body: Vec<String> = table.uniques.iter().map(|u| threatened(&u.columns, &u.collations, "")).collect();
+        add("evict_insert", format!("BEFORE INSERT ON {on}"), &body.join(" "));
+    }
+    let not_itself = format!(
+        " AND NOT ({})",
+        table.key.iter().map(|i| format!("{0} IS OLD.{0}", column(*i))).collect::<Vec<_>>().join(" AND ")
+    );
+    let body: Vec<String> = std::iter::once(threatened(&table.key, &[], &not_itself))
+        .chain(table.uniques.iter().map(|u| threatened(&u.columns, &u.collations, &not_itself)))
+        .collect();
+    let watched: std::collections::BTreeSet<usize> =
+        table.key.iter().copied().chain(table.uniques.iter().flat_map(|u| u.columns.iter().copied())).collect();
+    add(
+        "evict_update",
+        format!("BEFORE UPDATE OF {} ON {on}", quote_all(watched.iter().map(|i| table.columns[*i].sql_name.as_str()))),
+        &body.join(" "),
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::introspect::introspect;
+    use rusqlite::Connection;
+
+    fn captured(ddl: &str) -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(ddl).unwrap();
+        let schema = introspect(&conn, None).unwrap().schema;
+        for (id, t) in schema.tables().iter().enumerate() {
+            conn.execute_batch(&create_log(id as i64, t.columns.len())).unwrap();
+            for (_, sql) in triggers(id as i64, t) {
+                conn.execute_batch(&sql).unwrap();
+            }
+        }
+        conn
+    }
+
+    fn log(conn: &Connection, id: i64) -> Vec<String> {
+        let mut s = conn
+            .prepare(&format!("SELECT op || ' ' || quote(c0) || ' ' || quote(c1) FROM _sync_log_{id} ORDER BY n"))
+            .unwrap();
+        s.query_map([], |r| r.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn every_kind_of_change_leaves_its_base() {
+        let conn = captured("CREATE TABLE \"my tab\" (\"group\" TEXT PRIMARY KEY, v INTEGER)");
+        conn.execute_batch(
+            "INSERT INTO \"my tab\" VALUES ('a', 1), ('b', 2);
+             UPDATE \"my tab\" SET v = 5 WHERE \"group\" = 'a';
+             UPDATE \"my tab\" SET \"group\" = 'c' WHERE \"group\" = 'b';
+             DELETE FROM \"my tab\" WHERE \"group\" = 'a';",
+        )
+        .unwrap();
+        let log = log(&conn, 0);
+        assert_eq!(&log[..3], ["1 'a' NULL", "1 'b' NULL", "2 'a' 1"]);
+        assert!(log[3..5].contains(&"2 'b' 2".into()) && log[3..5].contains(&"1 'c' NULL".into()), "{log:?}");
+        assert_eq!(&log[5..], ["3 'a' 5"]);
+    }
+
+    #[test]
+    fn rows_that_replace_evicts_are_captured() {
+        let conn = captured("CREATE TABLE t (id TEXT PRIMARY KEY, email TEXT UNIQUE)");
+        conn.execute_batch("INSERT INTO t VALUES ('a', 'x'), ('b', 'y'); DELETE FROM _sync_log_0").unwrap();
+        conn.execute_batch("INSERT OR REPLACE INTO t VALUES ('c', 'x')").unwrap();
+        assert_eq!(log(&conn, 0), ["4 'a' 'x'", "1 'c' NULL"]);
+        conn.execute_batch("DELETE FROM _sync_log_0; UPDATE OR REPLACE t SET email = 'y' WHERE id = 'c'").unwrap();
+        assert_eq!(log(&conn, 0), ["4 'b' 'y'", "2 'c' 'x'"]);
+        conn.execute_batch(
+            "INSERT INTO t VALUES ('d', 'z'); DELETE FROM _sync_log_0; UPDATE OR REPLACE t SET id = 'd' WHERE id = 'c'",
+        )
+        .unwrap();
+        let log = log(&conn, 0);
+        assert_eq!(log[0], "4 'd' 'z'");
+    }
+
+    #[test]
+    fn a_rolled_back_change_leaves_nothing() {
+        let conn = captured("CREATE TABLE t (id TEXT PRIMARY KEY, email TEXT UNIQUE)");
+        conn.execute_batch("BEGIN; INSERT INTO t VALUES ('a', 'x'); ROLLBACK").unwrap();
+        assert!(conn.execute("INSERT INTO t VALUES ('a', NULL), ('a', NULL)", []).is_err());
+        assert!(log(&conn, 0).is_empty());
+    }
+}

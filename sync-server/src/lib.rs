@@ -1,0 +1,3 @@
+//! Under construction.
+pub mod limits;
+pub mod service;
