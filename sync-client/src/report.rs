@@ -1,0 +1,250 @@
+//! What the verbs of a [`crate::Client`] say: owned, plain types, so that bindings can be made of them.
+//!
+//! Row contents appear only where a person asks for them ([`InboxRow`]), as JSON in the exact view.
+
+use serde::Serialize;
+
+/// How an attach went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attached {
+    /// The file was attached before; nothing was asked of the server.
+    Resumed,
+    /// The scope was new: this file's rows seed it with the next push.
+    Seeding,
+    /// The scope was new and so is this file.
+    Empty,
+    /// The scope had rows: they were merged with this file's.
+    Merged,
+    /// Another device is seeding; try again after `Status::retry_after_seconds`.
+    RetryLater,
+}
+
+/// What a push did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PushReport {
+    /// Rows that the server committed.
+    pub committed_rows: u64,
+    /// Bundles that they went in.
+    pub bundles: u64,
+    /// Rows that the server refused; they wait in `rejected`.
+    pub rejected_rows: u64,
+}
+
+/// What a pull, or a rebuild, did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PullReport {
+    /// Bundles applied.
+    pub bundles: u64,
+    /// Rows of other devices applied.
+    pub applied_rows: u64,
+    /// Conflicts settled; the losing side is in `discarded` or `conflicts`.
+    pub conflicts: u64,
+    /// Remote rows that this file's schema refuses; they were set aside.
+    pub set_aside: u64,
+    /// Whether a snapshot was applied.
+    pub rebuilt: bool,
+    /// The checkpoint afterwards.
+    pub checkpoint: i64,
+}
+
+/// What a sync did: pushes and pulls until nothing was left to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SyncReport {
+    /// Outgoing.
+    pub push: PushReport,
+    /// Incoming.
+    pub pull: PullReport,
+    /// Rounds of push and pull.
+    pub rounds: u64,
+}
+
+/// The class of the last error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// The server cannot be reached or fails for now.
+    Offline,
+    /// The token is refused.
+    Auth,
+    /// The server refuses the request.
+    Refused,
+    /// This file or its schema.
+    Local,
+    /// The server breaks the protocol.
+    Protocol,
+}
+
+/// One view of the sync state of a file. Reading it never waits for a sync.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The server's base URL.
+    pub server: String,
+    /// Whether the file is attached to a scope.
+    pub attached: bool,
+    /// This installation's source.
+    pub source_id: String,
+    /// Synced tables.
+    pub tables: Vec<String>,
+    /// Rows changed here and not yet confirmed, those in flight included.
+    pub pending_rows: u64,
+    /// Of these, rows in the frozen bundle in flight.
+    pub outbox_rows: u64,
+    /// `none`, `frozen`, `sent` or `committed`.
+    pub outbox: String,
+    /// When the oldest pending change was noticed; RFC 3339.
+    pub oldest_pending: Option<String>,
+    /// Refused rows that wait for a person.
+    pub rejected_rows: u64,
+    /// Local edits that a policy discarded, kept whole.
+    pub discarded_rows: u64,
+    /// Conflicts that were settled without discarding a whole row.
+    pub conflicts: u64,
+    /// The highest bundle applied without a gap.
+    pub checkpoint: i64,
+    /// The highest bundle that the server was heard to have.
+    pub latest_known: i64,
+    /// When everything was last done; RFC 3339.
+    pub last_success: Option<String>,
+    /// When and what last failed; cleared by a success.
+    pub last_error: Option<LastError>,
+    /// With [`Attached::RetryLater`]: how long to wait.
+    pub retry_after_seconds: Option<u64>,
+}
+
+/// The last failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// RFC 3339.
+    pub at: String,
+    /// What kind.
+    pub class: ErrorClass,
+    /// For a person.
+    pub message: String,
+}
+
+/// A row that waits to be pushed, or is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PendingRow {
+    /// Table, as on the wire.
+    pub table: String,
+    /// Key object, as on the wire.
+    pub key: String,
+    /// `INSERT`, `UPDATE`, `DELETE`.
+    pub op: String,
+    /// When the change was noticed; RFC 3339.
+    pub since: String,
+    /// Why it waits: `next push`, `in flight`, or the refusal.
+    pub why: String,
+}
+
+/// A row in the inbox: refused, discarded, or settled in a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InboxRow {
+    /// Names the entry.
+    pub id: i64,
+    /// `rejected`, `discarded` or `conflict`.
+    pub kind: String,
+    /// RFC 3339.
+    pub at: String,
+    /// Table, as on the wire.
+    pub table: String,
+    /// Key object, as on the wire.
+    pub key: String,
+    /// What this device had wanted: `INSERT`, `UPDATE`, `DELETE`.
+    pub op: String,
+    /// The rule or the refusal, in one word.
+    pub reason: String,
+    /// The same for a person.
+    pub message: String,
+    /// The whole local row, JSON in the exact view; none for a DELETE.
+    pub local_row: Option<String>,
+    /// The row before the local edit, where known.
+    pub base_row: Option<String>,
+    /// The server's row, where there is one.
+    pub server_row: Option<String>,
+}
+
+/// Something that happened, for progress bars and observers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A sync began.
+    Started,
+    /// Rows were frozen for a push.
+    Frozen {
+        /// How many.
+        rows: u64,
+    },
+    /// Rows were uploaded.
+    Uploaded {
+        /// So far.
+        rows: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// The server committed a push.
+    Committed {
+        /// Its place in history.
+        bundle_seq: i64,
+        /// Rows, effects included.
+        rows: u64,
+    },
+    /// Rows were downloaded.
+    Downloaded {
+        /// So far.
+        rows: u64,
+        /// Of so many, where known.
+        total: Option<u64>,
+    },
+    /// Rows were written to the file.
+    Applied {
+        /// So far.
+        rows: u64,
+        /// The checkpoint.
+        checkpoint: i64,
+    },
+    /// Rows of these tables changed by sync.
+    Changed {
+        /// Table, as on the wire.
+        table: String,
+        /// Key objects; empty where there were more than 1,000.
+        keys: Vec<String>,
+        /// The source that wrote the bundle.
+        source_id: String,
+    },
+    /// A conflict was settled, or a row refused: there is a new inbox entry.
+    Inbox {
+        /// Its kind.
+        kind: String,
+        /// Table, as on the wire.
+        table: String,
+        /// Key object.
+        key: String,
+        /// For a person.
+        message: String,
+    },
+    /// An INTEGER key that two devices had minted was replaced here.
+    Rekeyed {
+        /// Table, as on the wire.
+        table: String,
+        /// Key object before.
+        old_key: String,
+        /// Key object now.
+        new_key: String,
+    },
+    /// A sync ended well.
+    Finished {
+        /// What it did.
+        report: SyncReport,
+    },
+    /// A sync failed; the background worker tries again by itself.
+    Failed {
+        /// What kind.
+        class: ErrorClass,
+        /// For a person.
+        message: String,
+        /// When it tries again, in milliseconds; none from a verb.
+        retry_in_ms: Option<u64>,
+    },
+}

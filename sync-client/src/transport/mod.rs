@@ -1,0 +1,81 @@
+//! The port to the network: one request out, one reply back, its body read as a stream.
+//!
+//! [`Http`] meets it with ureq; tests and simulators meet it in process.
+
+mod http;
+
+use std::io::Read;
+
+pub use http::Http;
+
+/// The methods that the protocol uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Creates, uploads, commits.
+    Post,
+    /// Cleans up.
+    Delete,
+}
+
+/// One request. It owns nothing: a transport copies what it keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: Method,
+    /// Path and query below the base URL, beginning with `/sync/`.
+    pub path: &'a str,
+    /// `Oversync-Source-ID`.
+    pub source_id: &'a str,
+    /// The bearer token. Never logged.
+    pub token: &'a str,
+    /// JSON text, or nothing.
+    pub body: Option<&'a [u8]>,
+    /// An event stream: it may be silent for long and has no total time limit.
+    pub stream: bool,
+}
+
+/// One reply.
+pub struct Response {
+    /// HTTP status.
+    pub status: u16,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
+    /// The decoded body. A connection that breaks half-way is an error of the reader, never an end.
+    pub body: Box<dyn Read + Send>,
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransportError {
+    /// The server cannot be reached: refused, unknown host, no route.
+    #[error("cannot reach the server: {0}")]
+    Offline(String),
+    /// Nothing came in time.
+    #[error("the server did not answer in time")]
+    Timeout,
+    /// [`Transport::interrupt`] was called.
+    #[error("stopped")]
+    Interrupted,
+    /// The connection broke, or what came is not HTTP.
+    #[error("the connection failed: {0}")]
+    Broken(String),
+}
+
+/// Sends requests.
+pub trait Transport: Send + Sync {
+    /// Sends one request and waits for the head of its reply.
+    ///
+    /// # Errors
+    /// When there is no reply. A reply of any status is not an error.
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError>;
+
+    /// Makes calls in progress, and reads of their bodies, fail with [`TransportError::Interrupted`]
+    /// (an I/O error of kind `Interrupted`-like for bodies) within a second. New calls fail too,
+    /// until [`Transport::resume`].
+    fn interrupt(&self) {}
+
+    /// Allows calls again.
+    fn resume(&self) {}
+}
