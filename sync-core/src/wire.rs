@@ -135,6 +135,41 @@ pub fn push_partial_payload(out: &mut String, table: &Table, order: &[usize], va
     out.push('}');
 }
 
+/// Appends an object as it was read, canonically: for verifying a hash over members that this side
+/// may have no column for.
+pub fn push_members(out: &mut String, members: &Members, form: Form) {
+    let mut sorted: Vec<&(String, Scalar)> = members.0.iter().collect();
+    sorted.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+    out.push('{');
+    for (n, (name, scalar)) in sorted.into_iter().enumerate() {
+        if n > 0 {
+            out.push(',');
+        }
+        push_string(out, name, form.escapes());
+        out.push(':');
+        let mut tagged = |tag: &str, s: &str| {
+            out.push_str("{\"$");
+            out.push_str(tag);
+            out.push_str("\":");
+            push_string(out, s, form.escapes());
+            out.push('}');
+        };
+        match scalar {
+            Scalar::TaggedBlob(s) => tagged("blob", s),
+            Scalar::TaggedText(s) => tagged("text", s),
+            Scalar::TaggedReal(s) => tagged("real", s),
+            Scalar::Null | Scalar::Nested => out.push_str("null"),
+            Scalar::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+            Scalar::Integer(i) if form == Form::Reference => push_real_reference(out, *i as f64),
+            Scalar::Integer(i) => push_integer(out, *i),
+            Scalar::Real(r) if form == Form::Reference => push_real_reference(out, *r),
+            Scalar::Real(r) => push_real_exact(out, *r),
+            Scalar::Text(s) => push_string(out, s, form.escapes()),
+        }
+    }
+    out.push('}');
+}
+
 /// Appends a key object. `key` is in the table's key order, the output in canonical member order.
 ///
 /// A value that the table's key cannot have by its declared type (text in a BLOB key) is written

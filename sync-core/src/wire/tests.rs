@@ -147,3 +147,16 @@ proptest! {
         prop_assert_eq!(decode_value(&t, c, &scalar).unwrap(), v, "{}", text);
     }
 }
+
+#[test]
+fn members_are_written_as_they_were_read() {
+    let text = r#"{"b":1.0,"a":{"$blob":"AA=="},"d":9007199254740993,"c":"<x>","e":true,"f":null}"#;
+    let m = crate::json::from_slice(text.as_bytes()).unwrap();
+    let mut out = String::new();
+    push_members(&mut out, &m, Form::Exact);
+    assert_eq!(out, r#"{"a":{"$blob":"AA=="},"b":1.0,"c":"<x>","d":9007199254740993,"e":true,"f":null}"#);
+    out.clear();
+    let m = crate::json::from_slice(br#"{"d":9007199254740993,"c":"<x>"}"#).unwrap();
+    push_members(&mut out, &m, Form::Reference);
+    assert_eq!(out, r#"{"c":"\u003cx\u003e","d":9007199254740992}"#);
+}
