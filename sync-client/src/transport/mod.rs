@@ -2,9 +2,14 @@
 //!
 //! [`Http`] meets it with ureq; tests and simulators meet it in process.
 
+mod body;
+mod gate;
 mod http;
+mod link;
+#[cfg(test)]
+mod tests;
 
-use std::io::Read;
+use std::io::{self, Read};
 
 pub use http::Http;
 
@@ -32,6 +37,10 @@ pub struct Request<'a> {
     pub token: &'a str,
     /// JSON text, or nothing.
     pub body: Option<&'a [u8]>,
+    /// Asks for the exact view: the server's capabilities list the `blake3` bundle hash.
+    pub exact: bool,
+    /// The server takes compressed requests, so a large body may be sent as zstd.
+    pub compress: bool,
     /// An event stream: it may be silent for long and has no total time limit.
     pub stream: bool,
 }
@@ -42,7 +51,8 @@ pub struct Response {
     pub status: u16,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u64>,
-    /// The decoded body. A connection that breaks half-way is an error of the reader, never an end.
+    /// The decoded body. A connection that breaks half-way is an error of the reader, never an end;
+    /// [`TransportError::of`] tells which. After an error every read fails again.
     pub body: Box<dyn Read + Send>,
 }
 
@@ -61,6 +71,33 @@ pub enum TransportError {
     /// The connection broke, or what came is not HTTP.
     #[error("the connection failed: {0}")]
     Broken(String),
+    /// The request cannot be made at all: a bad base URL, or a token that no header can carry.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl TransportError {
+    /// What an I/O error of [`Response::body`] means.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        if let Some(known) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            return known.clone();
+        }
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::Timeout,
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable => Self::Offline(error.to_string()),
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+
+    /// The same as an I/O error. Its kind is never `Interrupted`, which readers take as "try again".
+    pub(crate) fn into_io(self) -> io::Error {
+        io::Error::other(self)
+    }
 }
 
 /// Sends requests.
@@ -72,7 +109,7 @@ pub trait Transport: Send + Sync {
     fn send(&self, request: &Request<'_>) -> Result<Response, TransportError>;
 
     /// Makes calls in progress, and reads of their bodies, fail with [`TransportError::Interrupted`]
-    /// (an I/O error of kind `Interrupted`-like for bodies) within a second. New calls fail too,
+    /// (for bodies, an I/O error of which [`TransportError::of`] says so) within a second. New calls fail too,
     /// until [`Transport::resume`].
     fn interrupt(&self) {}
 

@@ -1,0 +1,136 @@
+//! Stopping: what waits on the network is woken at once, without asking it first.
+//!
+//! Established connections are woken by shutting their sockets down; name lookups and connects,
+//! which cannot be woken, run on threads of their own and are left behind.
+
+use std::{
+    io,
+    net::{Shutdown, TcpStream},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::TransportError;
+
+/// One socket, which another thread can cut.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// The socket. Both directions go through the shared reference.
+    pub(super) stream: TcpStream,
+    cut: AtomicBool,
+}
+
+impl Wire {
+    /// Whether it was cut on purpose; an end or an error of the socket then means nothing else.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::SeqCst)
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        // Fails only where the socket is closed already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    turn: u64,
+    wires: Vec<Weak<Wire>>,
+}
+
+/// Open until [`Gate::close`]; what began before a close stays stopped after [`Gate::open`].
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a call; its number tells later whether it was stopped.
+    pub(super) fn enter(&self) -> Result<u64, TransportError> {
+        let state = self.state();
+        if state.closed { Err(TransportError::Interrupted) } else { Ok(state.turn) }
+    }
+
+    /// Whether the call of that number was stopped.
+    pub(super) fn stopped(&self, turn: u64) -> bool {
+        let state = self.state();
+        state.closed || state.turn != turn
+    }
+
+    /// Stops everything.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.turn += 1;
+        for wire in state.wires.drain(..) {
+            if let Some(wire) = wire.upgrade() {
+                wire.cut();
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Allows calls again.
+    pub(super) fn open(&self) {
+        self.state().closed = false;
+    }
+
+    /// Takes a new socket under its control.
+    pub(super) fn adopt(&self, stream: TcpStream) -> Result<Arc<Wire>, TransportError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(TransportError::Interrupted);
+        }
+        let wire = Arc::new(Wire { stream, cut: AtomicBool::new(false) });
+        state.wires.retain(|known| known.strong_count() > 0);
+        state.wires.push(Arc::downgrade(&wire));
+        Ok(wire)
+    }
+
+    /// Runs a call that cannot be woken, and waits for it no longer than `limit` or the next stop.
+    pub(super) fn wait_for<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        job: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        let turn = self.enter()?;
+        let slot = Arc::new(Mutex::new(None));
+        let (gate, filled) = (Arc::clone(self), Arc::clone(&slot));
+        thread::Builder::new()
+            .name("sync-connect".into())
+            .spawn(move || {
+                let result = job();
+                *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                // Under the lock, so that it cannot fall between a waiter's look and its wait.
+                let _state = gate.state();
+                gate.changed.notify_all();
+            })
+            .map_err(|error| TransportError::Broken(error.to_string()))?;
+        let deadline = Instant::now() + limit;
+        let mut state = self.state();
+        loop {
+            if state.closed || state.turn != turn {
+                return Err(TransportError::Interrupted);
+            }
+            if let Some(result) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return result.map_err(|error| TransportError::of(&error));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(TransportError::Timeout);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
