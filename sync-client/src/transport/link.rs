@@ -28,7 +28,7 @@ const MAX_ADDRESSES: usize = 8;
 
 /// `host:port` of a URL, for connecting and for messages.
 fn host_and_port(uri: &Uri) -> (String, u16) {
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let port = uri.port_u16().unwrap_or_else(|| if uri.scheme_str() == Some("https") { 443 } else { 80 });
     (uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(), port)
 }
 
