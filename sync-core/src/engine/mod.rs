@@ -3,6 +3,13 @@
 //! The client's: [`change`], [`settle`], [`backoff`]. The server's: admission, conflicts, effects,
 //! windows, snapshots, retention.
 
+pub mod admit;
 pub mod backoff;
 pub mod change;
+pub mod conflict;
+pub mod connect;
+pub mod effects;
+pub mod retention;
 pub mod settle;
+pub mod snapshot;
+pub mod window;
