@@ -1,2 +1,5 @@
-//! Under construction.
-fn main() {}
+//! The program `sync-server`: a command line around [`sync_server::router`].
+
+fn main() -> std::process::ExitCode {
+    sync_server::program::main()
+}

@@ -1,0 +1,156 @@
+//! The table of contents of the HTTP surface: which path goes to which handler, and what lies around them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post};
+use sync_core::protocol::{ApiError, Code};
+
+use crate::auth::Authenticate;
+use crate::body::drain;
+use crate::error::Failure;
+use crate::routes::{capabilities, connect, health, pull, push, snapshot, watch};
+use crate::service::Service;
+
+/// What the router decides by itself, beside the limits of the service.
+#[derive(Debug, Clone)]
+pub struct RouterOptions {
+    /// Between two heartbeats of an idle watch stream.
+    pub heartbeat: Duration,
+    /// How long a request body may stand still before it is given up.
+    pub idle_body: Duration,
+    /// Large uploads that are read from the network at once; others wait their turn.
+    pub streamed_uploads: usize,
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(25), idle_body: Duration::from_secs(30), streamed_uploads: 16 }
+    }
+}
+
+/// Every endpoint of the protocol, to be served as it is or mounted in another axum application,
+/// also under a path (`Router::nest("/api/v1", …)`).
+///
+/// Paths below `/sync` that nothing serves are answered as JSON `404`. Everything else is left to
+/// the application around it; [`standalone`] answers that as well.
+pub fn router(service: Service, auth: impl Authenticate) -> Router {
+    router_with(service, auth, RouterOptions::default())
+}
+
+/// [`router`] with other options.
+pub fn router_with(service: Service, auth: impl Authenticate, options: RouterOptions) -> Router {
+    let uploads = Arc::new(tokio::sync::Semaphore::new(options.streamed_uploads.max(1)));
+    let shared = Shared { service, auth: Box::new(auth), options, uploads, panics: AtomicU64::new(0) };
+    Router::new()
+        .route("/sync/connect", post(connect::connect))
+        .route("/sync/push-sessions", post(push::create))
+        .route("/sync/push-sessions/{push_id}", delete(push::delete))
+        .route("/sync/push-sessions/{push_id}/chunks", post(push::chunk))
+        .route("/sync/push-sessions/{push_id}/commit", post(push::commit))
+        .route("/sync/committed-bundles/{bundle_seq}/rows", get(pull::committed_rows))
+        .route("/sync/pull", get(pull::pull))
+        .route("/sync/watch", get(watch::watch))
+        .route("/sync/snapshot-sessions", post(snapshot::create))
+        .route("/sync/snapshot-sessions/{snapshot_id}", get(snapshot::page).delete(snapshot::delete))
+        .route("/sync/capabilities", get(capabilities::capabilities))
+        .route("/sync/schema", get(capabilities::schema))
+        .route("/health", get(health::health))
+        .route("/status", get(health::status))
+        .route("/syncx/health", get(health::health))
+        .route("/syncx/status", get(health::status))
+        .route("/sync", any(not_found))
+        .route("/sync/", any(not_found))
+        .route("/sync/{*rest}", any(not_found))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(App(Arc::new(shared)))
+        .layer(from_fn(drain::drain_refused))
+        .layer(from_fn(log))
+}
+
+/// A router that has the host to itself: paths that nothing serves are answered as JSON, too.
+pub fn standalone(router: Router) -> Router {
+    router.fallback(not_found)
+}
+
+/// What every handler can reach. Clones share one state.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) service: Service,
+    pub(crate) auth: Box<dyn Authenticate>,
+    pub(crate) options: RouterOptions,
+    pub(crate) uploads: Arc<tokio::sync::Semaphore>,
+    panics: AtomicU64,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl App {
+    /// Calls the service on a blocking thread. A call that has begun runs to its end, also when the
+    /// client goes away.
+    ///
+    /// # Errors
+    /// What the service answers; `internal_error` where it panicked.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Service) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let app = self.clone();
+        match tokio::task::spawn_blocking(move || f(&app.service)).await {
+            Ok(reply) => reply.map_err(Failure),
+            Err(e) => Err(Failure(self.lost(&e))),
+        }
+    }
+
+    /// A blocking task that ended without an answer.
+    pub(crate) fn lost(&self, e: &tokio::task::JoinError) -> ApiError {
+        if e.is_panic() {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a request panicked");
+        }
+        ApiError::new(Code::InternalError, "the server failed; nothing was changed by the failed step")
+    }
+
+    pub(crate) fn max_bytes_per_request(&self) -> u64 {
+        crate::limits::Limits::default().max_bytes_per_request
+    }
+
+    pub(crate) fn max_bundles_per_pull(&self) -> i64 {
+        crate::limits::Limits::default().max_bundles_per_pull
+    }
+
+    /// Requests that panicked since the router was made.
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+}
+
+async fn not_found() -> Failure {
+    Failure::new(Code::NotFound, "nothing is served at this path")
+}
+
+async fn method_not_allowed() -> Failure {
+    Failure::new(Code::MethodNotAllowed, "this path does not take this method")
+}
+
+/// One line per request at debug level: no query, no header, no body.
+async fn log(request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await.into_response();
+    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    response
+}

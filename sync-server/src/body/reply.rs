@@ -1,0 +1,167 @@
+//! Replies: small ones whole, large ones piece by piece as the client reads them.
+//!
+//! Each piece is made on a blocking thread of its own accord and then waits; while a slow client
+//! reads it, no thread and no transaction is held. An error after the first piece cuts the connection.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_core::Stream;
+use serde::Serialize;
+use sync_core::protocol::{ApiError, Code};
+use tokio::task::JoinHandle;
+
+use super::encode::{Accepted, Encoder, WORTH_BYTES};
+use crate::app::App;
+use crate::error::{Failure, JSON};
+use crate::service::{Body as Rows, Service};
+
+/// Bytes that a piece has at least, unless it is the last.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// A reply that fits in memory.
+///
+/// # Errors
+/// `internal_error` where it cannot be written.
+pub(crate) fn json<T: Serialize>(headers: &HeaderMap, reply: &T) -> Result<Response, Failure> {
+    let mut text = serde_json::to_vec(reply)
+        .map_err(|_| Failure::new(Code::InternalError, "the reply cannot be written as JSON"))?;
+    text.push(b'\n');
+    let accepted = if text.len() > WORTH_BYTES { Accepted::of(headers) } else { Accepted::Identity };
+    let mut encoder = Encoder::new(accepted)?;
+    encoder.write(&text)?;
+    encoder.finish()?;
+    Ok(response(accepted, Body::from(std::mem::take(encoder.ready()))))
+}
+
+/// A reply that the service gives in pieces. An error before the first piece is an error reply.
+///
+/// # Errors
+/// What the service answers.
+pub(crate) async fn rows(
+    app: &App,
+    headers: &HeaderMap,
+    f: impl FnOnce(&Service) -> Result<Rows, ApiError> + Send + 'static,
+) -> Result<Response, Failure> {
+    let accepted = Accepted::of(headers);
+    let (accepted, first, rest) = app
+        .call(move |service| {
+            let mut producer = Producer::new(f(service)?);
+            let plain = producer.next_piece()?;
+            if plain.len() <= WORTH_BYTES || accepted == Accepted::Identity {
+                return Ok((Accepted::Identity, plain, producer.unfinished()));
+            }
+            let first = producer.encode(accepted, &plain)?;
+            Ok((accepted, first, producer.unfinished()))
+        })
+        .await?;
+    let body = match rest {
+        None => Body::from(first),
+        Some(producer) => {
+            let next = produce(producer);
+            Body::from_stream(Pieces { app: app.clone(), first: Some(Bytes::from(first)), next: Some(next) })
+        }
+    };
+    Ok(response(accepted, body))
+}
+
+fn response(accepted: Accepted, body: Body) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, JSON)], body).into_response();
+    if let Some(encoding) = accepted.header() {
+        response.headers_mut().insert(header::CONTENT_ENCODING, encoding);
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    response
+}
+
+/// Joins the service's pieces to larger ones and encodes them.
+struct Producer {
+    rows: Rows,
+    encoder: Encoder,
+    last: u8,
+    ended: bool,
+}
+
+impl Producer {
+    fn new(rows: Rows) -> Self {
+        Self { rows, encoder: Encoder::Identity(Vec::new()), last: 0, ended: false }
+    }
+
+    /// The next piece; empty only at the end.
+    fn next_piece(&mut self) -> Result<Vec<u8>, ApiError> {
+        while !self.ended && self.encoder.ready().len() < PIECE_BYTES {
+            match self.rows.next() {
+                Some(piece) => {
+                    let piece = piece?;
+                    self.last = piece.last().copied().unwrap_or(self.last);
+                    self.encoder.write(&piece)?;
+                }
+                None => {
+                    self.ended = true;
+                    if self.last != b'\n' {
+                        self.encoder.write(b"\n")?;
+                    }
+                    self.encoder.finish()?;
+                }
+            }
+        }
+        Ok(std::mem::take(self.encoder.ready()))
+    }
+
+    /// From here on encoded; `plain` is what there was so far.
+    fn encode(&mut self, accepted: Accepted, plain: &[u8]) -> Result<Vec<u8>, ApiError> {
+        self.encoder = Encoder::new(accepted)?;
+        self.encoder.write(plain)?;
+        if self.ended {
+            self.encoder.finish()?;
+        }
+        Ok(std::mem::take(self.encoder.ready()))
+    }
+
+    fn unfinished(self) -> Option<Self> {
+        if self.ended { None } else { Some(self) }
+    }
+}
+
+type Made = Result<(Producer, Vec<u8>), ApiError>;
+
+fn produce(mut producer: Producer) -> JoinHandle<Made> {
+    tokio::task::spawn_blocking(move || {
+        let piece = producer.next_piece()?;
+        Ok((producer, piece))
+    })
+}
+
+/// The pieces of a reply; the next one is made while the client reads this one.
+struct Pieces {
+    app: App,
+    first: Option<Bytes>,
+    next: Option<JoinHandle<Made>>,
+}
+
+impl Stream for Pieces {
+    type Item = Result<Bytes, ApiError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take_if(|b| !b.is_empty()) {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let Some(next) = self.next.as_mut() else { return Poll::Ready(None) };
+        let made = std::task::ready!(Pin::new(next).poll(cx));
+        self.next = None;
+        let made = made.unwrap_or_else(|e| Err(self.app.lost(&e)));
+        Poll::Ready(match made {
+            Ok((producer, piece)) => {
+                self.next = producer.unfinished().map(produce);
+                if piece.is_empty() { None } else { Some(Ok(Bytes::from(piece))) }
+            }
+            Err(e) => {
+                tracing::warn!(code = e.code.as_str(), message = %e.message, "a reply failed half-way and is cut");
+                Some(Err(e))
+            }
+        })
+    }
+}

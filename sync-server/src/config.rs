@@ -1,0 +1,210 @@
+//! The program's command line, and what it makes of it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use sync_core::protocol::UserId;
+
+use crate::auth::JwtAuth;
+use crate::limits::Limits;
+use crate::service::Environment;
+
+/// Serves the sync protocol from one SQLite file per user.
+#[derive(Debug, Parser)]
+#[command(name = "sync-server", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGINT or SIGTERM.
+    Serve(Box<Serve>),
+    /// Print a token for a user, signed with the secret in SYNC_SERVER_SECRET.
+    Token(Token),
+}
+
+/// `sync-server serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The DDL of the synced tables: the same file that the app uses.
+    #[arg(long, value_name = "FILE")]
+    pub schema: PathBuf,
+    /// Where the users' files live; made where it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Triggers that the server insists on, beside the schema.
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8787")]
+    pub listen: SocketAddr,
+    /// Take any bearer token as the user id. Only on loopback.
+    #[arg(long)]
+    pub dev: bool,
+    /// The one schema name on the wire.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub wire_schema: String,
+    /// The app's name, in capabilities and status.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub app_name: String,
+    /// Seconds that requests in flight have after a signal.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub grace: u64,
+    /// Seconds between two heartbeats of an idle watch stream.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..))]
+    pub heartbeat: u64,
+    /// Threads that drive connections.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Limits that an operator may set; the defaults are those of [`Limits`].
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Bundles kept in each user's history.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub retained_bundles: Option<i64>,
+    /// Decoded bytes of one request.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1024..))]
+    pub max_bytes_per_request: Option<u64>,
+    /// Rows of one push; 0 for no limit.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_rows_per_bundle: Option<i64>,
+    /// Bytes of one row; 0 for no limit.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_bytes_per_row: Option<i64>,
+    /// Rows of one uploaded chunk.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub max_rows_per_push_chunk: Option<i64>,
+    /// Bytes after which a pull page ends.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(1..))]
+    pub max_bytes_per_pull: Option<i64>,
+    /// Seconds that a staged push lives without a chunk.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(1..))]
+    pub push_session_ttl: Option<i64>,
+    /// Seconds that a snapshot lives without being read.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(1..))]
+    pub snapshot_session_ttl: Option<i64>,
+    /// Seconds that a seeding device may be silent.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(1..))]
+    pub initialization_lease_ttl: Option<i64>,
+    /// Rows of a snapshot; 0 for no limit.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_rows_per_snapshot: Option<i64>,
+    /// Bytes of a snapshot; 0 for no limit.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_bytes_per_snapshot: Option<i64>,
+    /// Users whose files are kept open.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub open_scopes: Option<u64>,
+}
+
+/// `sync-server token`
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The user.
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Days that the token is valid.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=36_500))]
+    pub days: i64,
+}
+
+impl LimitArgs {
+    /// The defaults with what was set.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let d = Limits::default();
+        let chunk = self.max_rows_per_push_chunk.unwrap_or(d.max_rows_per_push_chunk);
+        let ms = |seconds: Option<i64>, default| seconds.map_or(default, |s| s.saturating_mul(1000));
+        Limits {
+            retained_bundles: self.retained_bundles.unwrap_or(d.retained_bundles),
+            max_bytes_per_request: self.max_bytes_per_request.unwrap_or(d.max_bytes_per_request),
+            max_rows_per_bundle: self.max_rows_per_bundle.unwrap_or(d.max_rows_per_bundle),
+            max_bytes_per_row: self.max_bytes_per_row.unwrap_or(d.max_bytes_per_row),
+            default_rows_per_push_chunk: d.default_rows_per_push_chunk.min(chunk),
+            max_rows_per_push_chunk: chunk,
+            max_bytes_per_pull: self.max_bytes_per_pull.unwrap_or(d.max_bytes_per_pull),
+            push_session_ttl_ms: ms(self.push_session_ttl, d.push_session_ttl_ms),
+            snapshot_session_ttl_ms: ms(self.snapshot_session_ttl, d.snapshot_session_ttl_ms),
+            initialization_lease_ttl_ms: ms(self.initialization_lease_ttl, d.initialization_lease_ttl_ms),
+            max_rows_per_snapshot_session: self.max_rows_per_snapshot.unwrap_or(d.max_rows_per_snapshot_session),
+            max_bytes_per_snapshot_session: self.max_bytes_per_snapshot.unwrap_or(d.max_bytes_per_snapshot_session),
+            open_scopes: self.open_scopes.map_or(d.open_scopes, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+            ..d
+        }
+    }
+}
+
+impl Serve {
+    /// What cannot be served although each option is fine by itself.
+    ///
+    /// # Errors
+    /// `--dev` beyond loopback.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.dev && !self.listen.ip().is_loopback() {
+            return Err(ConfigError::DevBeyondLoopback(self.listen));
+        }
+        Ok(())
+    }
+
+    /// Between two heartbeats.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat)
+    }
+}
+
+impl Token {
+    /// The signed token.
+    ///
+    /// # Errors
+    /// Where the user is blank, or as [`secret_auth`].
+    pub fn issue(&self, environment: Arc<dyn Environment>) -> Result<String, ConfigError> {
+        let user = UserId::parse(&self.user).ok_or(ConfigError::BlankUser)?;
+        Ok(secret_auth(environment)?.issue(&user, self.days.saturating_mul(24 * 60 * 60)))
+    }
+}
+
+/// Authentication by the secret in [`SECRET_VARIABLE`].
+///
+/// # Errors
+/// Where it is missing or too short.
+pub fn secret_auth(environment: Arc<dyn Environment>) -> Result<JwtAuth, ConfigError> {
+    let secret = std::env::var_os(SECRET_VARIABLE).ok_or(ConfigError::NoSecret)?;
+    Ok(JwtAuth::new(secret.as_encoded_bytes(), environment)?)
+}
+
+/// Holds the secret that tokens are signed with; an option would show it to everybody on the machine.
+pub const SECRET_VARIABLE: &str = "SYNC_SERVER_SECRET";
+
+/// A command line or environment that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Anybody could be anybody.
+    #[error("--dev takes any token as a user id and so listens on loopback only, not on {0}")]
+    DevBeyondLoopback(SocketAddr),
+    /// No secret.
+    #[error(
+        "{SECRET_VARIABLE} is not set: put a secret of at least {} bytes there, or use --dev on this machine",
+        JwtAuth::MIN_SECRET_BYTES
+    )]
+    NoSecret,
+    /// A secret that can be guessed.
+    #[error("{SECRET_VARIABLE}: {0}")]
+    Secret(#[from] crate::auth::SecretError),
+    /// `--user ""`
+    #[error("--user must not be blank")]
+    BlankUser,
+}

@@ -1,0 +1,114 @@
+//! What the program `sync-server` does: serve until a signal, or print a token.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::auth::DevAuth;
+use crate::config::{Cli, Command, ConfigError, Serve, secret_auth};
+use crate::service::{Environment, Service};
+use crate::{RouterOptions, router_with, serve, server, standalone};
+
+/// Runs the command line. 0 is success, 1 a failure, 2 a command line or environment that cannot be used.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let usage = e.downcast_ref::<ConfigError>().is_some();
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "sync-server: {e}");
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+type Failed = Box<dyn std::error::Error>;
+
+fn run(cli: Cli) -> Result<(), Failed> {
+    let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+    match cli.command {
+        Command::Token(token) => {
+            writeln!(std::io::stdout(), "{}", token.issue(environment)?)?;
+            Ok(())
+        }
+        Command::Serve(options) => {
+            options.check()?;
+            log_to_stderr();
+            run_server(&options, &environment)
+        }
+    }
+}
+
+fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(), Failed> {
+    let auth = if options.dev { None } else { Some(secret_auth(Arc::clone(environment))?) };
+    let service = Service {};
+    let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
+    let router = standalone(match auth {
+        Some(auth) => router_with(service.clone(), auth, http),
+        None => router_with(service.clone(), DevAuth, http),
+    });
+    let listener =
+        TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
+    let addr = listener.local_addr()?;
+    let runtime = server::runtime(options.workers)?;
+    runtime.block_on(async {
+        // The handlers are in place before anybody is told that there is something to stop.
+        let stop = stop_signal()?;
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "listening on http://{addr}")?;
+        stdout.flush()?;
+        tracing::info!(%addr, dev = options.dev, "serving");
+        serve(listener, router, stop, Duration::from_secs(options.grace)).await
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+#[expect(dead_code, reason = "used once the service opens a schema")]
+fn read(path: &Path) -> Result<String, Failed> {
+    std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
+}
+
+/// Ends with the first SIGINT or SIGTERM.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    #[cfg(unix)]
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    Ok(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        #[cfg(not(unix))]
+        drop(tokio::signal::ctrl_c().await);
+    })
+}
+
+/// Filtered by `RUST_LOG`; `info` where that is not set.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+struct SystemEnvironment;
+
+impl Environment for SystemEnvironment {
+    fn now_ms(&self) -> i64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn new_id(&self) -> String {
+        uuid::Uuid::new_v4().hyphenated().to_string()
+    }
+}
