@@ -26,7 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve until SIGINT or SIGTERM.
     Serve(Box<Serve>),
-    /// Print a token for a user, signed with the secret in SYNC_SERVER_SECRET.
+    /// Print a token for a user.
+    #[command(about = "Print a token for a user, signed with the secret in SYNC_SERVER_SECRET")]
     Token(Token),
 }
 

@@ -51,8 +51,8 @@ fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(),
     let service = Service {};
     let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
     let router = standalone(match auth {
-        Some(auth) => router_with(service.clone(), auth, http),
-        None => router_with(service.clone(), DevAuth, http),
+        Some(auth) => router_with(service, auth, http),
+        None => router_with(service, DevAuth, http),
     });
     let listener =
         TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
