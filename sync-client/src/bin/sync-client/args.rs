@@ -1,0 +1,195 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Keeps a SQLite file in sync with a server. Apps go on writing plain SQL to it.
+#[derive(Debug, Parser)]
+#[command(name = "sync-client", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print one JSON object to stdout (watch: one a line) instead of text; each command's help shows it.
+    /// Failures print {"error": {"class", "message"}} and the same exit code.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  something else went wrong
+  2  the command line is wrong, or no token was given
+  3  the server cannot be reached
+  4  the server refuses (the token, or the request)
+  5  done, but something waits for a person: see `sync-client rejected FILE`";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make FILE a synced file: its rows stay, its apps keep working
+    #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \
+        \"refused\": [{\"table\", \"reason\", \"fix\"}], \"notes\": [{\"table\", \"text\"}], \"token_file\"}")]
+    Init(Init),
+    /// Make a new FILE from the server's schema and fill it
+    #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \"token_file\", \"report\"}, \
+        the report as in sync")]
+    Clone(Clone),
+    /// Print the DDL of the tables that can be synced, ready for `sync-server serve --schema`
+    #[command(after_help = "Tables that cannot be synced are named on stderr, with the reason and what to change.\n\
+        With --json: {\"tables\": [name], \"statements\": [sql], \"refused\": [{\"table\", \"reason\", \"fix\"}], \
+        \"notes\": [{\"table\", \"text\"}]}")]
+    Schema(Schema),
+    /// Push and pull until nothing is left to do
+    #[command(
+        after_help = "With --json: {\"report\": {\"push\": {\"committed_rows\", \"bundles\", \"rejected_rows\"}, \
+        \"pull\": {\"bundles\", \"applied_rows\", \"conflicts\", \"set_aside\", \"rebuilt\", \"checkpoint\"}, \
+        \"rounds\"}, \"pending_rows\", \"rejected_rows\"}"
+    )]
+    Sync(Work),
+    /// Keep syncing until stopped (Ctrl-C, SIGTERM)
+    #[command(after_help = "With --json: one object a line, named by its member \"event\": started; frozen {rows}; \
+        uploaded {rows, total}; committed {bundle_seq, rows}; downloaded {rows, total or null}; \
+        applied {rows, checkpoint}; changed {table, keys, source_id}; inbox {kind, table, key, message}; \
+        rekeyed {table, old_key, new_key}; finished {report}; \
+        failed {class: offline|auth|refused|local|protocol, message, retry_in_ms or null}.")]
+    Watch(Work),
+    /// What waits, since when, and why
+    #[command(after_help = "With --json: {\"server\", \"attached\", \"source_id\", \"tables\", \"pending_rows\", \
+        \"outbox_rows\", \"outbox\", \"oldest_pending\", \"rejected_rows\", \"discarded_rows\", \"conflicts\", \
+        \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
+        \"retry_after_seconds\"}")]
+    Status(File),
+    /// The rows that wait to be sent
+    #[command(after_help = "With --json: {\"rows\": [{\"table\", \"key\", \"op\", \"since\", \"why\"}]}")]
+    Pending(File),
+    /// The rows that the server refuses, with the reason
+    #[command(after_help = INBOX_JSON)]
+    Rejected(File),
+    /// The local changes that a policy or a person gave up, kept whole
+    #[command(after_help = INBOX_JSON)]
+    Discarded(File),
+    /// The conflicts that were settled
+    #[command(after_help = INBOX_JSON)]
+    Conflicts(File),
+    /// Send a refused row again with the next sync
+    #[command(after_help = "With --json: {\"changed\": bool}")]
+    Retry(Row),
+    /// Give up a refused local change, or clear what the inbox says of a row
+    #[command(after_help = "With --json: {\"changed\": bool}")]
+    Drop(Row),
+    /// Read everything anew from the server; local changes stay
+    #[command(
+        after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\"}"
+    )]
+    Rebuild(Work),
+    /// Make FILE an ordinary file again; its rows stay
+    #[command(after_help = "With --json: {\"detached\": true}")]
+    Detach(Detach),
+}
+
+const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"table\", \"key\", \"op\", \"reason\", \
+    \"message\", \"local_row\", \"base_row\", \"server_row\"}]}; rows are JSON text or null";
+
+/// A token given by hand.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Token {
+    /// The token (against a `--dev` server: the user id). SYNC_TOKEN is better: others see arguments
+    #[arg(long = "token", value_name = "TOKEN")]
+    pub(crate) given: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Init {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+    /// The server's base URL; it may carry a path
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) token: Token,
+    /// Whose row wins where both sides changed it
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<Wins>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// The tables to sync
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) tables: Vec<String>,
+    /// Sync every table that can be, and name the others
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Clone {
+    /// The server's base URL
+    pub(crate) url: String,
+    /// The file to make
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) token: Token,
+    /// Whose row wins where both sides changed it
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<Wins>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Schema {
+    /// The SQLite file, synced or not
+    pub(crate) file: PathBuf,
+    /// Only these tables
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) tables: Option<Vec<String>>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Work {
+    /// The synced file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) token: Token,
+    /// Whose row wins where both sides changed it
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<Wins>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct File {
+    /// The synced file
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Row {
+    /// The synced file
+    pub(crate) file: PathBuf,
+    /// The row's table
+    pub(crate) table: String,
+    /// The row's key: its text, or the key object as JSON where it has several columns
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) key: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Detach {
+    /// The synced file
+    pub(crate) file: PathBuf,
+    /// Also where changes were not sent yet: other devices will never see them
+    #[arg(long)]
+    pub(crate) discard_pending: bool,
+}
+
+/// Who wins a conflict.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Wins {
+    /// The server's row; the local one is kept in `discarded`
+    ServerWins,
+    /// The local row
+    ClientWins,
+}

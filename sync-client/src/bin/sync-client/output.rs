@@ -1,0 +1,139 @@
+//! What is printed, and the exit codes.
+
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+use sync_client::{Error, report::ErrorClass};
+
+/// Done, but a person has to look at something.
+pub(crate) const SOMETHING_WAITS: u8 = 5;
+const OTHER: u8 = 1;
+const USAGE: u8 = 2;
+const OFFLINE: u8 = 3;
+const REFUSED: u8 = 4;
+
+/// How a command ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// Nothing is left to do.
+    Clean,
+    /// Refused rows wait for a person.
+    SomethingWaits,
+}
+
+impl Done {
+    pub(crate) const fn with_rejected(rows: u64) -> Self {
+        if rows == 0 { Self::Clean } else { Self::SomethingWaits }
+    }
+}
+
+/// How a command failed: one or two sentences, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: u8,
+    class: &'static str,
+    message: String,
+}
+
+impl Failure {
+    /// The command line is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit: USAGE, class: "usage", message: message.into() }
+    }
+
+    /// Anything about this file or machine.
+    pub(crate) fn local(message: impl Into<String>) -> Self {
+        Self { exit: OTHER, class: "local", message: message.into() }
+    }
+
+    /// Adds what to do next.
+    pub(crate) fn and(mut self, advice: &str) -> Self {
+        self.message = format!("{}. {advice}", self.message.trim_end_matches('.'));
+        self
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (exit, class) = match (&error, error.class()) {
+            (Error::Argument(_), _) => (USAGE, "usage"),
+            (Error::Stopped, _) => (OTHER, "stopped"),
+            (_, ErrorClass::Offline) => (OFFLINE, "offline"),
+            (_, ErrorClass::Auth) => (REFUSED, "auth"),
+            (_, ErrorClass::Refused) => (REFUSED, "refused"),
+            (_, ErrorClass::Protocol) => (OTHER, "protocol"),
+            (_, ErrorClass::Local) => (OTHER, "local"),
+        };
+        let advice = match (&error, error.class()) {
+            (Error::Stopped, _) => "Nothing is lost; the next sync goes on from here.",
+            (Error::RetryLater { .. }, _) => "",
+            (_, ErrorClass::Offline) => "Changes wait in the file until the next sync.",
+            (_, ErrorClass::Auth) => "Give another with --token, or replace the one in SYNC_TOKEN or the token file.",
+            _ => "",
+        };
+        let failure = Self { exit, class, message: error.to_string() };
+        if advice.is_empty() { failure } else { failure.and(advice) }
+    }
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// One JSON object instead of text.
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// The result: as JSON, or as text.
+    pub(crate) fn result(self, object: &impl Serialize, text: impl FnOnce() -> String) {
+        if self.json {
+            line(&json(object));
+        } else {
+            let text = text();
+            if !text.is_empty() {
+                line(&text);
+            }
+        }
+    }
+
+    /// Something said beside the result: on stderr, and not with JSON, which carries it.
+    pub(crate) fn note(self, text: impl Display) {
+        if !self.json {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Prints a failure; stderr has it in both forms, for logs.
+    pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            class: &'a str,
+            message: &'a str,
+        }
+        #[derive(Serialize)]
+        struct Wrapped<'a> {
+            error: Body<'a>,
+        }
+        let Failure { exit, class, message } = failure;
+        if self.json {
+            line(&json(&Wrapped { error: Body { class, message } }));
+        }
+        let _ = writeln!(io::stderr(), "sync-client: {message}");
+        ExitCode::from(*exit)
+    }
+}
+
+/// One value as one line of JSON.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("invariant: reports are plain structs with string keys")
+}
+
+/// Writes a line to stdout; false where nobody reads it any more.
+pub(crate) fn line(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok()
+}

@@ -1,0 +1,155 @@
+//! `sync`, `watch`, `rebuild`: moving rows.
+
+use std::sync::{Arc, mpsc};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sync_client::{
+    Client, Error,
+    report::{Event, PullReport, Status, SyncReport},
+};
+
+use crate::{
+    args, file,
+    output::{self, Done, Failure, Output},
+    progress::Progress,
+    text::{counted, key, printable, rows, shell},
+    token::Source,
+};
+
+#[derive(Serialize)]
+struct Worked<'a, T> {
+    report: &'a T,
+    pending_rows: u64,
+    rejected_rows: u64,
+}
+
+pub(crate) fn sync(args: &args::Work, out: Output) -> Result<Done, Failure> {
+    work(args, out, Client::sync, moved)
+}
+
+pub(crate) fn rebuild(args: &args::Work, out: Output) -> Result<Done, Failure> {
+    work(args, out, Client::rebuild, |report: &PullReport| {
+        format!("Read everything anew: {} written.", rows(report.applied_rows))
+    })
+}
+
+fn work<T: Serialize>(
+    args: &args::Work,
+    out: Output,
+    verb: impl FnOnce(&Client) -> Result<T, Error>,
+    text: impl FnOnce(&T) -> String,
+) -> Result<Done, Failure> {
+    file::must_exist(&args.file)?;
+    let source = Source::require(args.token.given.as_deref(), &args.file)?;
+    let progress = Arc::new(Progress::new(out));
+    let shown = Arc::clone(&progress);
+    let client = file::open(&args.file, source, args.policy, move |event| shown.show(event))?;
+    let outcome = stoppable(&client, verb);
+    progress.clear();
+    let report = outcome?;
+    let status = client.status()?;
+    let Status { pending_rows, rejected_rows, .. } = status;
+    out.result(&Worked { report: &report, pending_rows, rejected_rows }, || {
+        let mut lines = text(&report);
+        if pending_rows > 0 {
+            lines.push_str(&format!("\n{} changed meanwhile; the next sync takes it.", rows(pending_rows)));
+        }
+        if rejected_rows > 0 {
+            let command = format!("sync-client rejected {}", shell(&args.file.to_string_lossy()));
+            lines.push_str(&format!("\nThe server refuses {}: `{command}` says why.", rows(rejected_rows)));
+        }
+        lines
+    });
+    Ok(Done::with_rejected(rejected_rows))
+}
+
+/// Runs a verb that Ctrl-C and SIGTERM stop at the next safe place.
+pub(crate) fn stoppable<T>(client: &Client, verb: impl FnOnce(&Client) -> Result<T, Error>) -> Result<T, Failure> {
+    let stopper = client.clone();
+    file::on_signal(move || stopper.stop())?;
+    Ok(verb(client)?)
+}
+
+/// What a sync moved, in one line or a few.
+pub(crate) fn moved(report: &SyncReport) -> String {
+    let SyncReport { push, pull, .. } = report;
+    let mut parts = Vec::new();
+    if push.committed_rows > 0 {
+        parts.push(format!("sent {}", rows(push.committed_rows)));
+    }
+    if pull.applied_rows > 0 {
+        parts.push(format!("received {}", rows(pull.applied_rows)));
+    }
+    if pull.conflicts > 0 {
+        parts.push(format!("settled {}", counted(pull.conflicts, "conflict")));
+    }
+    if pull.set_aside > 0 {
+        parts.push(format!("set {} aside that this file's schema refuses", rows(pull.set_aside)));
+    }
+    if parts.is_empty() {
+        return "Up to date.".into();
+    }
+    let mut text = parts.join(", ");
+    text[..1].make_ascii_uppercase();
+    text.push('.');
+    text
+}
+
+/// Why watching ends.
+enum End {
+    Signal,
+    /// Nobody reads what it prints any more.
+    Unread,
+}
+
+pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
+    file::must_exist(&args.file)?;
+    let source = Source::require(args.token.given.as_deref(), &args.file)?;
+    let (sender, ended) = mpsc::channel();
+    let unread = sender.clone();
+    let client = file::open(&args.file, source, args.policy, move |event| {
+        let line = if out.json { Some(output::json(event)) } else { spoken(event) };
+        if line.is_some_and(|line| !output::line(&line)) {
+            let _ = unread.send(End::Unread);
+        }
+    })?;
+    file::on_signal(move || {
+        let _ = sender.send(End::Signal);
+    })?;
+    client.start()?;
+    out.note(format_args!("Watching {}; Ctrl-C stops.", args.file.display()));
+    // Both senders outlive this wait: one in the client, one in the handler.
+    let end = ended.recv().unwrap_or(End::Signal);
+    client.stop();
+    if matches!(end, End::Signal) {
+        out.note("Stopped.");
+    }
+    Ok(Done::Clean)
+}
+
+/// One event as a line for a person; most need none.
+fn spoken(event: &Event) -> Option<String> {
+    let text = match event {
+        Event::Finished { report } if *report != idle(report) => moved(report),
+        Event::Inbox { kind, table, key: object, message } => {
+            format!("{kind}: {table} {}: {}", printable(&key(object)), printable(message))
+        }
+        Event::Rekeyed { table, old_key, new_key } => {
+            format!("{table} {} is now {}: another device had taken its number.", key(old_key), key(new_key))
+        }
+        Event::Failed { message, retry_in_ms, .. } => match retry_in_ms {
+            Some(wait) => format!("{message}; trying again in {} s.", wait.div_ceil(1000)),
+            None => message.clone(),
+        },
+        _ => return None,
+    };
+    Some(format!("{}  {text}", Timestamp::now().strftime("%H:%M:%S")))
+}
+
+/// The report of a sync that found nothing to do.
+fn idle(report: &SyncReport) -> SyncReport {
+    let mut idle = SyncReport { rounds: report.rounds, ..SyncReport::default() };
+    idle.pull.checkpoint = report.pull.checkpoint;
+    idle
+}

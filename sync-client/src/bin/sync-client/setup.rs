@@ -1,0 +1,327 @@
+//! `init`, `clone`, `schema`, `detach`: making a file a synced one, and back.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use sync_client::{Client, report::SyncReport};
+use sync_core::{
+    protocol::capabilities::SchemaReply,
+    sqlite::{
+        connection::{self, Settings},
+        introspect::{Found, statements},
+    },
+};
+
+use crate::{
+    args, file,
+    output::{Done, Failure, Output},
+    progress::Progress,
+    run,
+    text::{counted, shell},
+    token::{self, Source},
+};
+
+#[derive(Serialize)]
+struct Refused {
+    table: String,
+    reason: String,
+    fix: String,
+}
+
+#[derive(Serialize)]
+struct Note {
+    table: String,
+    text: String,
+}
+
+/// What an introspection says, for JSON.
+#[derive(Serialize)]
+struct Findings {
+    tables: Vec<String>,
+    refused: Vec<Refused>,
+    notes: Vec<Note>,
+}
+
+impl Findings {
+    fn of(found: &Found) -> Self {
+        let refused = found.refused.iter();
+        let notes = found.notes.iter();
+        Self {
+            tables: found.schema.tables().iter().map(|table| table.sql_name.clone()).collect(),
+            refused: refused
+                .map(|r| Refused { table: r.table.clone(), reason: r.reason.clone(), fix: r.fix.clone() })
+                .collect(),
+            notes: notes.map(|n| Note { table: n.table.clone(), text: n.text.clone() }).collect(),
+        }
+    }
+
+    /// Names the refused tables, and what to know of the others, on stderr.
+    fn tell(&self, out: Output) {
+        for Refused { table, reason, fix } in &self.refused {
+            out.note(format_args!("Table {table} cannot be synced: {reason}. {}.", sentence(fix)));
+        }
+        for Note { table, text } in &self.notes {
+            out.note(format_args!("Table {table}: {text}."));
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct InitReport<'a> {
+    file: &'a Path,
+    server: &'a str,
+    #[serde(flatten)]
+    found: &'a Findings,
+    token_file: Option<&'a Path>,
+}
+
+pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
+    file::must_exist(&args.file)?;
+    let source = Source::find(args.token.given.as_deref(), &args.file);
+    let mut builder = file::builder(&args.file, source, args.policy).server(&args.server);
+    let found = if args.which.all {
+        let found = Findings::of(&sync_client::inspect(&args.file, None)?);
+        found.tell(out);
+        if found.tables.is_empty() {
+            return Err(Failure::local(format!("{} has no table that can be synced.", args.file.display())));
+        }
+        builder = builder.all_tables();
+        found
+    } else {
+        let found = sync_client::inspect(&args.file, Some(&args.which.tables))?;
+        let tables: Vec<&str> = args.which.tables.iter().map(String::as_str).collect();
+        builder = builder.tables(&tables);
+        let found = Findings::of(&found);
+        found.tell(Output { json: out.json || !found.refused.is_empty() });
+        found
+    };
+    drop(builder.open()?);
+    let token_file = args.token.given.as_deref().map(|token| token::keep(&args.file, token)).transpose()?;
+    let report =
+        InitReport { file: &args.file, server: &args.server, found: &found, token_file: token_file.as_deref() };
+    out.result(&report, || {
+        let mut text = format!(
+            "{} is synced now: {}.\nFirst sync: sync-client sync {}",
+            args.file.display(),
+            counted(found.tables.len() as u64, "table"),
+            shell(&args.file.to_string_lossy())
+        );
+        if let Some(path) = &token_file {
+            text.push_str(&format!("\nThe token is kept in {}, which only you can read.", path.display()));
+        }
+        text
+    });
+    Ok(Done::Clean)
+}
+
+#[derive(Serialize)]
+struct CloneReport<'a> {
+    file: &'a Path,
+    server: &'a str,
+    tables: &'a [String],
+    token_file: Option<&'a Path>,
+    report: &'a SyncReport,
+}
+
+/// The file appears under its name only once it is a synced one with all its tables; filling it can
+/// then be taken up again by any sync.
+pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
+    let file = &args.file;
+    if file.exists() {
+        if !half_made(file, &args.url) {
+            return Err(Failure::local(format!(
+                "{} exists already. Choose another name, or use `sync-client init` to sync it as it is.",
+                file.display()
+            )));
+        }
+        out.note(format_args!("{} was begun before; going on with it.", file.display()));
+    }
+    let source = Source::require(args.token.given.as_deref(), file)?;
+    let token_file = if file.exists() {
+        args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
+    } else {
+        let secret = source.read(false).map_err(Failure::local)?;
+        let schema = sync_client::fetch_schema(&args.url, &secret, &uuid::Uuid::new_v4().to_string())?;
+        let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
+        if let Err(failure) = make(args, &source, &schema) {
+            if kept.is_some() {
+                let _ = token::forget(file);
+            }
+            return Err(failure);
+        }
+        kept
+    };
+    let progress = Arc::new(Progress::new(out));
+    let shown = Arc::clone(&progress);
+    let client = file::open(file, source, args.policy, move |event| shown.show(event))?;
+    let outcome = run::stoppable(&client, Client::sync);
+    progress.clear();
+    let report = outcome.map_err(|failure| {
+        let again = format!("sync-client sync {}", shell(&file.to_string_lossy()));
+        failure.and(&format!("{} is made but not yet filled: `{again}` goes on.", file.display()))
+    })?;
+    let status = client.status()?;
+    let object = CloneReport {
+        file,
+        server: &args.url,
+        tables: &status.tables,
+        token_file: token_file.as_deref(),
+        report: &report,
+    };
+    out.result(&object, || {
+        format!("{} has {}.\n{}", file.display(), counted(status.tables.len() as u64, "table"), run::moved(&report))
+    });
+    Ok(Done::with_rejected(status.rejected_rows))
+}
+
+/// Whether an earlier clone from the same server made this file and never got to its end.
+fn half_made(file: &Path, url: &str) -> bool {
+    sync_client::read_status(file).is_ok_and(|status| {
+        status.last_success.is_none() && status.server.trim_end_matches('/') == url.trim().trim_end_matches('/')
+    })
+}
+
+/// Makes the file under another name, with tables and capture, then gives it its name.
+fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<(), Failure> {
+    let fresh = with_suffix(&args.file, "-sync-new");
+    let result = remove_database(&fresh)
+        .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
+        .and_then(|()| create_tables(&fresh, schema))
+        .and_then(|()| {
+            let builder = file::builder(&fresh, Some(source.clone()), args.policy);
+            drop(builder.server(&args.url).all_tables().open()?);
+            give_name(&fresh, &args.file)
+                .map_err(|error| Failure::local(format!("{} cannot be made: {error}.", args.file.display())))
+        });
+    // What is left of the other name, whichever way it went.
+    let _ = remove_database(&fresh);
+    result
+}
+
+fn create_tables(path: &Path, schema: &SchemaReply) -> Result<(), Failure> {
+    let failed = |error: rusqlite::Error| Failure::local(format!("{} cannot be made: {error}.", path.display()));
+    let settings =
+        Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(5), cache_kib: 2048 };
+    if schema.statements.is_empty() {
+        return Err(Failure::local("The server syncs no tables. Start it with a schema first."));
+    }
+    let mut conn = connection::open(path, true, settings).map_err(failed)?;
+    let tx = conn.transaction().map_err(failed)?;
+    for statement in &schema.statements {
+        // A server may make tables and indexes here, and nothing else: no ATTACH, no PRAGMA.
+        let mut words = statement.split_ascii_whitespace().map(str::to_ascii_uppercase);
+        let allowed = words.next().as_deref() == Some("CREATE")
+            && words.next().is_some_and(|kind| ["TABLE", "UNIQUE", "INDEX"].contains(&kind.as_str()));
+        if !allowed {
+            return Err(Failure::local(
+                "The server's schema has a statement that makes no table or index; nothing was made.",
+            ));
+        }
+        // One statement at most: what follows a first one is not run.
+        tx.prepare(statement).and_then(|mut prepared| prepared.execute([])).map_err(|error| {
+            Failure::local(format!("This SQLite does not take the server's schema: {error}. Nothing was made."))
+        })?;
+    }
+    tx.commit().map_err(failed)?;
+    conn.close().map_err(|(_, error)| failed(error))
+}
+
+/// Never replaces a file that came to be meanwhile, where the file system has hard links.
+fn give_name(fresh: &Path, file: &Path) -> io::Result<()> {
+    if with_suffix(fresh, "-wal").exists() {
+        return Err(io::Error::other("its log was not folded in; is another program reading it?"));
+    }
+    match fs::hard_link(fresh, file) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || file.exists() => Err(error),
+        Err(_) => fs::rename(fresh, file),
+    }
+}
+
+/// Removes a database that only this program knows of, with what lies beside it.
+fn remove_database(path: &Path) -> io::Result<()> {
+    let Some(name) = path.file_name() else { return Ok(()) };
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (found, name) = (entry.file_name(), name.to_string_lossy());
+        let found = found.to_string_lossy();
+        if found.strip_prefix(&*name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+            let path = entry.path();
+            if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[derive(Serialize)]
+struct SchemaReport {
+    #[serde(flatten)]
+    found: Findings,
+    statements: Vec<String>,
+}
+
+pub(crate) fn schema(args: &args::Schema, out: Output) -> Result<Done, Failure> {
+    file::must_exist(&args.file)?;
+    let found = sync_client::inspect(&args.file, args.tables.as_deref())?;
+    let settings = Settings {
+        foreign_keys: false,
+        triggers: false,
+        durable: false,
+        busy: Duration::from_secs(5),
+        cache_kib: 2048,
+    };
+    let statements = connection::open(&args.file, false, settings)
+        .and_then(|conn| statements(&conn, &found.schema))
+        .map_err(sync_client::Error::from)?;
+    let report = SchemaReport { found: Findings::of(&found), statements };
+    report.found.tell(out);
+    if report.statements.is_empty() {
+        return Err(Failure::local(format!("{} has no table that can be synced.", args.file.display())));
+    }
+    if args.tables.is_some() && !report.found.refused.is_empty() {
+        let names: Vec<&str> = report.found.refused.iter().map(|refused| refused.table.as_str()).collect();
+        return Err(Failure::local(format!("These tables cannot be synced: {}.", names.join(", "))));
+    }
+    out.result(&report, || {
+        let statements: Vec<String> = report.statements.iter().map(|sql| format!("{};", sql.trim_end())).collect();
+        statements.join("\n")
+    });
+    Ok(Done::Clean)
+}
+
+pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> {
+    #[derive(Serialize)]
+    struct Report {
+        detached: bool,
+    }
+    file::must_exist(&args.file)?;
+    let client = file::builder(&args.file, None, None).open()?;
+    client.detach(args.discard_pending)?;
+    drop(client);
+    token::forget(&args.file).map_err(|error| {
+        Failure::local(format!("The file is detached, but its token file cannot be removed: {error}."))
+    })?;
+    out.result(&Report { detached: true }, || {
+        format!("{} is an ordinary file again. Its rows stayed.", args.file.display())
+    });
+    Ok(Done::Clean)
+}
+
+/// A fragment with a capital first letter.
+fn sentence(fragment: &str) -> String {
+    let mut letters = fragment.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}

@@ -1,0 +1,152 @@
+//! Where the token comes from: the command line, the environment, or a file that only its owner can read.
+
+use std::{
+    ffi::OsString,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use crate::output::Failure;
+
+const VARIABLE: &str = "SYNC_TOKEN";
+
+/// A token, or where to read it again: an app may replace the file while `watch` runs.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// Given with `--token` or in `SYNC_TOKEN`.
+    Fixed(String),
+    /// In the file beside the synced one.
+    File(PathBuf),
+}
+
+impl Source {
+    /// The first of `--token`, `SYNC_TOKEN` and the file beside `file`.
+    pub(crate) fn find(given: Option<&str>, file: &Path) -> Option<Self> {
+        let fixed = given.map(str::to_owned).or_else(|| std::env::var(VARIABLE).ok());
+        if let Some(token) = fixed.filter(|token| !token.trim().is_empty()) {
+            return Some(Self::Fixed(token.trim().to_owned()));
+        }
+        let path = beside(file);
+        path.exists().then_some(Self::File(path))
+    }
+
+    /// The same; none is a failure that says how to give one.
+    pub(crate) fn require(given: Option<&str>, file: &Path) -> Result<Self, Failure> {
+        let source = Self::find(given, file).ok_or_else(|| {
+            let path = beside(file);
+            Failure::usage(format!(
+                "There is no token: set {VARIABLE}, give --token, or put it into {} (mode 0600).",
+                path.display()
+            ))
+        })?;
+        // Loose permissions are named now rather than after a try.
+        source.read(false).map_err(Failure::local)?;
+        Ok(source)
+    }
+
+    /// The token; `renew` where the server refused the last one.
+    pub(crate) fn read(&self, renew: bool) -> Result<String, String> {
+        match self {
+            Self::Fixed(_) if renew => Err("the token that was given is refused".into()),
+            Self::Fixed(token) => Ok(token.clone()),
+            Self::File(path) => read_private(path),
+        }
+    }
+}
+
+/// `FILE-sync-token`.
+pub(crate) fn beside(file: &Path) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push("-sync-token");
+    PathBuf::from(name)
+}
+
+/// Keeps a token beside the file, readable by its owner alone from the first moment on.
+pub(crate) fn keep(file: &Path, token: &str) -> Result<PathBuf, Failure> {
+    let path = beside(file);
+    let mut fresh = OsString::from(&path);
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    let written = remove(&fresh)
+        .and_then(|()| {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut new = options.open(&fresh)?;
+            writeln!(new, "{token}")?;
+            new.sync_all()
+        })
+        .and_then(|()| fs::rename(&fresh, &path));
+    written.map_err(|error| {
+        let _ = remove(&fresh);
+        Failure::local(format!("The token cannot be kept in {}: {error}.", path.display()))
+    })?;
+    Ok(path)
+}
+
+/// Forgets the token of a file.
+pub(crate) fn forget(file: &Path) -> io::Result<()> {
+    remove(&beside(file))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn read_private(path: &Path) -> Result<String, String> {
+    let failed = |error: io::Error| format!("the token file {} cannot be read: {error}", path.display());
+    // One handle for both the check and the read, so that they see the same file.
+    let open = fs::File::open(path).map_err(failed)?;
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::MetadataExt::mode(&open.metadata().map_err(failed)?) & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(format!(
+                "Other users can read the token file {path} (mode {mode:04o}). Run `chmod 600 {path}`, and think \
+                 of replacing the token",
+                path = path.display()
+            ));
+        }
+    }
+    let token = io::read_to_string(open).map_err(failed)?.trim().to_owned();
+    if token.is_empty() { Err(format!("the token file {} is empty", path.display())) } else { Ok(token) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_token_is_private_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("app.db");
+        assert!(Source::find(None, &file).is_none() || std::env::var(VARIABLE).is_ok());
+        for token in ["first", "second"] {
+            let path = keep(&file, token).unwrap();
+            assert_eq!(path, dir.path().join("app.db-sync-token"));
+            assert_eq!(Source::File(path).read(false).unwrap(), token);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        forget(&file).unwrap();
+        forget(&file).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn loose_permissions_are_refused_whoever_made_them() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = keep(&dir.path().join("app.db"), "secret").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        for mode in [0o644, 0o640, 0o604, 0o602] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let message = Source::File(path.clone()).read(false).unwrap_err();
+            assert!(message.contains("chmod 600") && !message.contains("secret"), "{message}");
+        }
+    }
+}
