@@ -349,3 +349,27 @@ fn interrupt_ends_an_upload_that_nobody_reads() {
     });
     assert_eq!(result, TransportError::Interrupted);
 }
+
+#[test]
+fn interrupt_ends_a_lookup_or_connect_that_cannot_be_woken() {
+    let gate = Arc::new(super::gate::Gate::default());
+    let (reached, begun) = mpsc::channel();
+    let (never, forever) = mpsc::channel::<()>();
+    let (sender, ended) = mpsc::channel();
+    let waiting = Arc::clone(&gate);
+    thread::spawn(move || {
+        let result = waiting.wait_for(Duration::from_secs(60), move || {
+            reached.send(()).unwrap();
+            Ok(forever.recv().is_ok())
+        });
+        sender.send(result).unwrap();
+    });
+    begun.recv_timeout(GUARD).unwrap();
+    gate.close();
+    assert_eq!(ended.recv_timeout(GUARD).unwrap(), Err(TransportError::Interrupted));
+    gate.open();
+    assert_eq!(gate.wait_for(GUARD, || Ok(7)), Ok(7));
+    let (never_either, blocked) = mpsc::channel::<()>();
+    assert_eq!(gate.wait_for(Duration::ZERO, move || Ok(blocked.recv().is_ok())), Err(TransportError::Timeout));
+    drop((never, never_either));
+}

@@ -55,6 +55,11 @@ impl Failure {
         self.message = format!("{}. {advice}", self.message.trim_end_matches('.'));
         self
     }
+
+    /// Adds what to do next, where the server cannot be reached.
+    pub(crate) fn when_offline(self, advice: &str) -> Self {
+        if self.exit == OFFLINE { self.and(advice) } else { self }
+    }
 }
 
 impl From<Error> for Failure {
@@ -70,8 +75,6 @@ impl From<Error> for Failure {
         };
         let advice = match (&error, error.class()) {
             (Error::Stopped, _) => "Nothing is lost; the next sync goes on from here.",
-            (Error::RetryLater { .. }, _) => "",
-            (_, ErrorClass::Offline) => "Changes wait in the file until the next sync.",
             (_, ErrorClass::Auth) => "Give another with --token, or replace the one in SYNC_TOKEN or the token file.",
             _ => "",
         };

@@ -47,7 +47,7 @@ fn work<T: Serialize>(
     let client = file::open(&args.file, source, args.policy, move |event| shown.show(event))?;
     let outcome = stoppable(&client, verb);
     progress.clear();
-    let report = outcome?;
+    let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
     let status = client.status()?;
     let Status { pending_rows, rejected_rows, .. } = status;
     out.result(&Worked { report: &report, pending_rows, rejected_rows }, || {
