@@ -94,7 +94,7 @@ const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"
 /// A token given by hand.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Token {
-    /// The token (against a `--dev` server: the user id). SYNC_TOKEN is better: others see arguments
+    /// The token (against a `--dev` server: the user id). `SYNC_TOKEN` is better: others see arguments
     #[arg(long = "token", value_name = "TOKEN")]
     pub(crate) given: Option<String>,
 }
