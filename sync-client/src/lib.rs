@@ -1,3 +1,54 @@
-//! Under construction.
+//! Syncs an app's own SQLite file. The app keeps writing plain SQL, online or not; this carries the
+//! changes to a server of the sync protocol and to the user's other devices.
+//!
+//! ```no_run
+//! use sync_client::Client;
+//! let client = Client::builder("app.db")
+//!     .server("https://sync.example.org")
+//!     .token(|_| Ok("a bearer token".into()))
+//!     .all_tables()
+//!     .open()?;
+//! let report = client.sync()?;
+//! println!("{} rows went out, {} came in", report.push.committed_rows, report.pull.applied_rows);
+//! client.start()?; // from here on in the background
+//! # Ok::<(), sync_client::Error>(())
+//! ```
+//!
+//! | noun | is |
+//! |---|---|
+//! | [`Client`] | one file's syncing: the verbs |
+//! | [`Policy`] | what happens when a remote row meets a local edit |
+//! | [`report`] | what the verbs say |
+//! | [`transport`] | the port to the network |
+//! | [`context`] | time, ids and fault points, as inputs |
+
+mod api;
+mod apply;
+mod builder;
+mod client;
+mod conflict;
+pub mod context;
+mod engine;
+mod error;
+mod freeze;
+mod inbox;
+mod lock;
+mod pull;
+mod push;
+mod rebuild;
 pub mod report;
+mod settle;
+mod stage;
+mod status;
+mod store;
 pub mod transport;
+mod worker;
+
+pub use api::{TokenRequest, TokenSource};
+pub use builder::Builder;
+pub use client::{Client, fetch_schema};
+pub use conflict::{Conflict, Policy, Resolution, Resolver, RowValues};
+pub use error::Error;
+pub use report::*;
+pub use status::{inspect, read_inbox, read_pending, read_status};
+pub use sync_core::value::Value;

@@ -1,0 +1,281 @@
+//! The endpoints as calls: token, status codes and small bodies are dealt with here, and nowhere else.
+
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::de::DeserializeOwned;
+use sync_core::protocol::Code;
+use sync_core::protocol::capabilities::{Capabilities, SchemaReply};
+use sync_core::protocol::code::Retry;
+use sync_core::protocol::connect::{ConnectReply, ConnectRequest};
+use sync_core::protocol::error::ErrorReply;
+use sync_core::protocol::pull::PullRequest;
+use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, CreatePushRequest};
+use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
+
+use crate::error::Error;
+use crate::transport::{Method, Request, Response, Transport, TransportError};
+
+/// Asked for a bearer token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// The last one was refused: a cached one will not do.
+    pub renew: bool,
+}
+
+/// Yields bearer tokens.
+pub type TokenSource = Arc<dyn Fn(TokenRequest) -> Result<String, String> + Send + Sync>;
+
+/// The server, as one source sees it.
+pub(crate) struct Api {
+    transport: Arc<dyn Transport>,
+    token: TokenSource,
+    cached: Mutex<Option<String>>,
+    /// Whether the server takes compressed bodies and the `blake3` hash.
+    ours: std::sync::atomic::AtomicBool,
+}
+
+/// An error reply, with the status and the wait that came with it.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) reply: ErrorReply,
+}
+
+/// What a call can answer beside its reply.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The server answered with an error.
+    Reply(Box<Refusal>),
+    /// Anything else.
+    Other(Error),
+}
+
+impl CallError {
+    /// The code of an error reply.
+    pub(crate) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Reply(r) => r.reply.code(),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl From<Error> for CallError {
+    fn from(e: Error) -> Self {
+        Self::Other(e)
+    }
+}
+
+impl From<TransportError> for CallError {
+    fn from(e: TransportError) -> Self {
+        Self::Other(e.into())
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(e: CallError) -> Self {
+        let r = match e {
+            CallError::Other(e) => return e,
+            CallError::Reply(r) => r,
+        };
+        let message = if r.reply.message.is_empty() { format!("HTTP status {}", r.status) } else { r.reply.message };
+        match (r.status, r.reply.error.as_str()) {
+            (401 | 403, "" | "authentication_failed") => Self::Auth(message),
+            (429 | 500..=599, _) => Self::Offline { message, retry_after: r.retry_after },
+            (_, code) => match Code::parse(code).map(Code::retry) {
+                Some(Retry::Later) => Self::Offline { message, retry_after: r.retry_after },
+                _ if code.is_empty() => Self::Refused { code: format!("status {}", r.status), message },
+                _ => Self::Refused { code: code.to_owned(), message },
+            },
+        }
+    }
+}
+
+impl Api {
+    pub(crate) fn new(transport: Arc<dyn Transport>, token: TokenSource) -> Self {
+        Self { transport, token, cached: Mutex::new(None), ours: false.into() }
+    }
+
+    /// Whether the server is known to speak our additions.
+    pub(crate) fn set_ours(&self, ours: bool) {
+        self.ours.store(ours, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.ours.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Sends a request; asks for another token once after a 401.
+    pub(crate) fn send(
+        &self,
+        source: &str,
+        method: Method,
+        path: &str,
+        body: Option<&[u8]>,
+        stream: bool,
+    ) -> Result<Response, CallError> {
+        let ours = self.is_ours();
+        for renew in [false, true] {
+            let token = self.token(renew)?;
+            let request =
+                Request { method, path, source_id: source, token: &token, body, stream, exact: ours, compress: ours };
+            let response = self.transport.send(&request)?;
+            if response.status == 401 && !renew {
+                continue;
+            }
+            if (200..300).contains(&response.status) {
+                return Ok(response);
+            }
+            return Err(CallError::Reply(Box::new(refusal(response)?)));
+        }
+        Err(CallError::Other(Error::Auth("no token was accepted".into())))
+    }
+
+    fn token(&self, renew: bool) -> Result<String, Error> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if renew {
+            *cached = None;
+        }
+        if let Some(token) = cached.as_ref() {
+            return Ok(token.clone());
+        }
+        let token = (self.token)(TokenRequest { renew }).map_err(Error::Auth)?;
+        *cached = Some(token.clone());
+        Ok(token)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        source: &str,
+        method: Method,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> Result<T, CallError> {
+        let mut response = self.send(source, method, path, body, false)?;
+        let bytes = read_bounded(&mut response)?;
+        let reply = sync_core::json::from_slice(&bytes).map_err(|e| Error::Protocol(format!("{path}: {e}")))?;
+        Ok(reply)
+    }
+
+    pub(crate) fn capabilities(&self, source: &str) -> Result<Capabilities, CallError> {
+        self.call(source, Method::Get, "/sync/capabilities", None)
+    }
+
+    pub(crate) fn schema(&self, source: &str) -> Result<SchemaReply, CallError> {
+        self.call(source, Method::Get, "/sync/schema", None)
+    }
+
+    pub(crate) fn connect(&self, source: &str, pending: bool) -> Result<ConnectReply, CallError> {
+        let request = ConnectRequest { has_local_pending_rows: pending };
+        self.call(source, Method::Post, "/sync/connect", Some(&json(&request)))
+    }
+
+    pub(crate) fn create_push(&self, source: &str, request: &CreatePushRequest) -> Result<CreatePushReply, CallError> {
+        self.call(source, Method::Post, "/sync/push-sessions", Some(&json(request)))
+    }
+
+    pub(crate) fn chunk(&self, source: &str, push_id: &str, body: &[u8]) -> Result<ChunkReply, CallError> {
+        self.call(source, Method::Post, &format!("/sync/push-sessions/{push_id}/chunks"), Some(body))
+    }
+
+    pub(crate) fn commit(&self, source: &str, push_id: &str) -> Result<CommitReply, CallError> {
+        self.call(source, Method::Post, &format!("/sync/push-sessions/{push_id}/commit"), None)
+    }
+
+    /// Whether the server answered 204: proof that the session was there and had not committed.
+    pub(crate) fn delete_push(&self, source: &str, push_id: &str) -> Result<bool, Error> {
+        match self.send(source, Method::Delete, &format!("/sync/push-sessions/{push_id}"), None, false) {
+            Ok(r) => Ok(r.status == 204),
+            Err(CallError::Reply(_)) => Ok(false),
+            Err(CallError::Other(e)) => Err(e),
+        }
+    }
+
+    pub(crate) fn pull(&self, source: &str, r: &PullRequest) -> Result<Response, CallError> {
+        let mut path = format!("/sync/pull?after_bundle_seq={}", r.after_bundle_seq);
+        let mut add = |name: &str, value: &dyn std::fmt::Display| path.push_str(&format!("&{name}={value}"));
+        if r.max_bundles > 0 {
+            add("max_bundles", &r.max_bundles);
+        }
+        if r.target_bundle_seq > 0 {
+            add("target_bundle_seq", &r.target_bundle_seq);
+        }
+        if let Some(h) = &r.after_history_hash {
+            add("after_history_hash", h);
+        }
+        if let Some(n) = &r.max_inline_rows {
+            add("max_inline_rows", n);
+        }
+        self.send(source, Method::Get, &path, None, false)
+    }
+
+    pub(crate) fn committed_rows(
+        &self,
+        source: &str,
+        seq: i64,
+        after: Option<i64>,
+        max: i64,
+    ) -> Result<Response, CallError> {
+        let mut path = format!("/sync/committed-bundles/{seq}/rows?max_rows={max}");
+        if let Some(after) = after {
+            path.push_str(&format!("&after_row_ordinal={after}"));
+        }
+        self.send(source, Method::Get, &path, None, false)
+    }
+
+    pub(crate) fn create_snapshot(&self, source: &str) -> Result<SnapshotSession, CallError> {
+        let request = CreateSnapshotRequest::default();
+        self.call(source, Method::Post, "/sync/snapshot-sessions", Some(&json(&request)))
+    }
+
+    pub(crate) fn snapshot_page(&self, source: &str, id: &str, after: i64, max: i64) -> Result<Response, CallError> {
+        let path = format!("/sync/snapshot-sessions/{id}?after_row_ordinal={after}&max_rows={max}");
+        self.send(source, Method::Get, &path, None, false)
+    }
+
+    /// Best effort.
+    pub(crate) fn delete_snapshot(&self, source: &str, id: &str) {
+        let sent = self.send(source, Method::Delete, &format!("/sync/snapshot-sessions/{id}"), None, false);
+        if sent.is_err() {
+            tracing::debug!("a snapshot session was left to expire");
+        }
+    }
+
+    pub(crate) fn watch(&self, source: &str, after: i64) -> Result<Response, CallError> {
+        self.send(source, Method::Get, &format!("/sync/watch?after_bundle_seq={after}"), None, true)
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("invariant: request types always serialise")
+}
+
+/// Small replies only: an error with a megabyte of conflicts is the largest of them.
+fn read_bounded(response: &mut Response) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    response.body.by_ref().take(MAX_SMALL_REPLY).read_to_end(&mut bytes).map_err(broken)?;
+    Ok(bytes)
+}
+
+fn refusal(mut response: Response) -> Result<Refusal, Error> {
+    let bytes = read_bounded(&mut response)?;
+    let reply = sync_core::json::from_slice(&bytes).unwrap_or_default();
+    Ok(Refusal { status: response.status, retry_after: response.retry_after, reply })
+}
+
+/// A body that broke half-way.
+#[expect(clippy::needless_pass_by_value, reason = "used as a map_err function")]
+pub(crate) fn broken(e: std::io::Error) -> Error {
+    match TransportError::of(&e) {
+        TransportError::Interrupted => Error::Stopped,
+        other => Error::Offline { message: format!("while reading the reply: {other}"), retry_after: None },
+    }
+}
+
+const MAX_SMALL_REPLY: u64 = 16 * 1024 * 1024;

@@ -1,0 +1,393 @@
+//! Applying remote rows inside one transaction on the app's file. Nothing fires, nothing cascades: a
+//! bundle already holds every effect. A row that meets a local intent is settled; a local row that a
+//! remote one makes impossible leaves the table for the inbox, whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::record::{self, Record};
+use sync_core::schema::Table;
+use sync_core::value::Value;
+
+use crate::conflict::Policies;
+use crate::error::Error;
+use crate::inbox::{Entry, key_json};
+use crate::report::Event;
+use crate::stage::StagedRow;
+use crate::store::Store;
+
+/// What a transaction of remote rows did.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) applied: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) set_aside: u64,
+    pub(crate) events: Vec<Event>,
+}
+
+/// Applies rows. Lives as long as the transaction.
+pub(crate) struct Applier<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) policies: &'a Policies,
+    pub(crate) now: i64,
+    /// Whether there is any intent at all: most of the time there is none, and nothing to look up.
+    pub(crate) any_dirty: bool,
+    source_id: String,
+    own: bool,
+    /// Rows that a UNIQUE value blocks for now.
+    blocked: Vec<StagedRow>,
+    /// Tables in which rows came, and the lowest version that came: for the search for orphans.
+    pub(crate) touched: BTreeSet<usize>,
+    pub(crate) lowest: i64,
+    changes: BTreeMap<(usize, String), Vec<String>>,
+    pub(crate) outcome: Outcome,
+}
+
+/// How writing a remote row went.
+pub(crate) enum Written {
+    Yes,
+    /// A UNIQUE value is held by another row.
+    Blocked,
+    /// A constraint that only this file has.
+    Refused(String),
+}
+
+impl<'a> Applier<'a> {
+    pub(crate) fn new(store: &'a Store, policies: &'a Policies, now: i64) -> Result<Self, Error> {
+        Ok(Self {
+            store,
+            policies,
+            now,
+            any_dirty: store.any_dirty(false)?,
+            source_id: String::new(),
+            own: false,
+            blocked: Vec::new(),
+            touched: BTreeSet::new(),
+            lowest: i64::MAX,
+            changes: BTreeMap::new(),
+            outcome: Outcome::default(),
+        })
+    }
+
+    pub(crate) fn begin_bundle(&mut self, source_id: &str, own: bool) {
+        source_id.clone_into(&mut self.source_id);
+        self.own = own;
+    }
+
+    /// Takes one row of the bundle.
+    pub(crate) fn row(&mut self, r: StagedRow) -> Result<(), Error> {
+        let t = self.store.managed[r.position].id;
+        if self.own {
+            return self.own_row(r, t);
+        }
+        let known = self.store.known(t, &r.k)?;
+        if known.version() >= r.version {
+            return Ok(());
+        }
+        if self.any_dirty
+            && let Some(dirty) = self.store.dirty(t, &r.k)?
+        {
+            return self.meet(r, known, &dirty);
+        }
+        self.write_or_defer(r, known)
+    }
+
+    /// Our own bundle, where it is not exactly what was frozen: the server's rules and defaults show here.
+    fn own_row(&mut self, r: StagedRow, t: i64) -> Result<(), Error> {
+        self.store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
+        self.store
+            .conn
+            .prepare_cached("UPDATE main._sync_out SET since = -1 WHERE t = ? AND k = ?")?
+            .execute((t, &r.k))?;
+        let known = self.store.known(t, &r.k)?;
+        if let Some(dirty) = self.store.dirty(t, &r.k)? {
+            // A newer edit stays; what was committed is its base now.
+            let base = r.row.as_deref().map(record::decode).transpose()?;
+            self.store.put_dirty(t, &r.k, dirty.since, base.as_ref())?;
+            return self.store.set_known(t, &r.k, version_of(&r));
+        }
+        self.write_or_defer(r, known)
+    }
+
+    /// P9: a frozen row that the committed bundle does not contain was removed by the server.
+    fn own_rows_gone(&mut self) -> Result<(), Error> {
+        let sql = "SELECT t, k, op, row FROM main._sync_out WHERE since <> -1";
+        let mut s = self.store.conn.prepare_cached(sql)?;
+        let mut rows = s.query([])?;
+        while let Some(row) = rows.next()? {
+            let t: i64 = row.get(0)?;
+            let k: Vec<u8> = row.get(1)?;
+            let op = Op::from_stored(row.get(2)?);
+            let Some(position) = self.store.position(t) else { continue };
+            if op == Some(Op::Delete) || self.store.dirty(t, &k)?.is_some() {
+                continue;
+            }
+            let table = self.store.table(position);
+            let key = Key::from_stored(k.clone()).unpack()?;
+            let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode_full(&b)).transpose()?;
+            self.record(&Entry {
+                kind: "discarded",
+                at: self.now,
+                table,
+                key: &key,
+                op: op.map_or("UPDATE", Op::name),
+                reason: "removed_by_server",
+                message: "the server removed this row while it committed the push that contained it",
+                local: sent.as_deref(),
+                base: None,
+                server: None,
+            })?;
+            self.store.managed[position].sql.delete(&self.store.conn, &key)?;
+            self.store.set_known(t, &k, Known::Never)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_or_defer(&mut self, r: StagedRow, known: Known) -> Result<(), Error> {
+        match self.write(&r, known)? {
+            Written::Yes => self.done(&r),
+            Written::Blocked => {
+                self.blocked.push(r);
+                Ok(())
+            }
+            Written::Refused(why) => self.set_aside(&r, &why),
+        }
+    }
+
+    /// Writes a remote row in place, and its version.
+    pub(crate) fn write(&self, r: &StagedRow, known: Known) -> Result<Written, Error> {
+        let (m, conn) = (&self.store.managed[r.position], &self.store.conn);
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let written = match &r.row {
+            None => m.sql.delete(conn, &key).map(|_| ()),
+            Some(stored) => {
+                let row = fit(record::decode(stored)?, self.store.table(r.position));
+                let updated = match known {
+                    Known::Live(_) => m.sql.update_partial(conn, &key, &row),
+                    _ => Ok(0),
+                };
+                match updated {
+                    Ok(0) => match m.sql.insert_partial(conn, &row) {
+                        Err(e) if is_unique(&e) && m.sql.exists(conn, &key)? => {
+                            m.sql.update_partial(conn, &key, &row).map(|_| ())
+                        }
+                        other => other.map(|_| ()),
+                    },
+                    other => other.map(|_| ()),
+                }
+            }
+        };
+        match written {
+            Ok(()) => {
+                self.store.set_known(m.id, &r.k, version_of(r))?;
+                Ok(Written::Yes)
+            }
+            Err(e) if is_unique(&e) => Ok(Written::Blocked),
+            Err(e) if is_constraint(&e) => Ok(Written::Refused(e.to_string())),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub(crate) fn done(&mut self, r: &StagedRow) -> Result<(), Error> {
+        if !self.own {
+            self.outcome.applied += 1;
+        }
+        self.touched.insert(r.position);
+        self.lowest = self.lowest.min(r.version);
+        let table = self.store.table(r.position);
+        let keys = self.changes.entry((r.position, self.source_id.clone())).or_default();
+        if keys.len() <= MAX_KEYS_TOLD {
+            let key = Key::from_stored(r.k.clone()).unpack()?;
+            keys.push(key_json(table, &key));
+        }
+        Ok(())
+    }
+
+    /// C14: a constraint that only this file has.
+    pub(crate) fn set_aside(&mut self, r: &StagedRow, why: &str) -> Result<(), Error> {
+        let table = self.store.table(r.position);
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
+        let message = format!("this file's schema refuses the server's row: {why}");
+        self.record(&Entry {
+            kind: "conflict",
+            at: self.now,
+            table,
+            key: &key,
+            op: r.op.name(),
+            reason: "set_aside",
+            message: &message,
+            local: None,
+            base: None,
+            server: server.as_deref(),
+        })?;
+        self.store.set_known(self.store.managed[r.position].id, &r.k, version_of(r))?;
+        self.outcome.set_aside += 1;
+        Ok(())
+    }
+
+    /// Rows that were blocked get another chance, then their blockers give way.
+    pub(crate) fn end_bundle(&mut self) -> Result<(), Error> {
+        while !self.blocked.is_empty() {
+            let before = self.blocked.len();
+            for r in std::mem::take(&mut self.blocked) {
+                let known = self.store.known(self.store.managed[r.position].id, &r.k)?;
+                self.write_or_defer(r, known)?;
+            }
+            if self.blocked.len() == before {
+                self.unblock()?;
+            }
+        }
+        if self.own {
+            self.own_rows_gone()?;
+        }
+        Ok(())
+    }
+
+    /// Every blocked row waits for another: local intents in the way leave the table; what is left is a
+    /// ring of UNIQUE values (S4), which is taken out and put in again.
+    fn unblock(&mut self) -> Result<(), Error> {
+        let mut moved = false;
+        let blocked = std::mem::take(&mut self.blocked);
+        for r in &blocked {
+            for (k, key) in self.blockers(r)? {
+                if self.any_dirty && self.store.dirty(self.store.managed[r.position].id, &k)?.is_some() {
+                    let table = self.store.table(r.position);
+                    let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
+                    self.displace(
+                        r.position,
+                        &key,
+                        "unique",
+                        "the server has another row with the same unique value",
+                        server.as_deref(),
+                    )?;
+                    moved = true;
+                }
+            }
+        }
+        if !moved {
+            for r in &blocked {
+                let key = Key::from_stored(r.k.clone()).unpack()?;
+                self.store.managed[r.position].sql.delete(&self.store.conn, &key)?;
+            }
+            for r in blocked {
+                match self.write(&r, Known::Never)? {
+                    Written::Yes => self.done(&r)?,
+                    Written::Blocked => {
+                        self.set_aside(&r, "a UNIQUE value is held by a row that the server does not have")?
+                    }
+                    Written::Refused(why) => self.set_aside(&r, &why)?,
+                }
+            }
+            return Ok(());
+        }
+        self.blocked = blocked;
+        Ok(())
+    }
+
+    /// The other rows that hold a UNIQUE value of this one.
+    fn blockers(&self, r: &StagedRow) -> Result<Vec<(Vec<u8>, Vec<Value>)>, Error> {
+        let table = self.store.table(r.position);
+        let m = &self.store.managed[r.position];
+        let Some(stored) = &r.row else { return Ok(Vec::new()) };
+        let row = fit(record::decode(stored)?, table);
+        let mut out = Vec::new();
+        for u in &table.uniques {
+            let Some(values) = u.columns.iter().map(|i| row[*i].as_ref()).collect::<Option<Vec<_>>>() else { continue };
+            if values.iter().any(|v| v.is_null()) {
+                continue;
+            }
+            let same: Vec<String> = u
+                .columns
+                .iter()
+                .zip(&u.collations)
+                .map(|(i, c)| {
+                    let name = sync_core::sqlite::quote(&table.columns[*i].sql_name);
+                    format!("{name} = ? COLLATE {}", sync_core::sqlite::quote(c))
+                })
+                .collect();
+            let sql = format!(
+                "SELECT _sync_key({0}), {0} FROM main.{1} WHERE {2}",
+                m.sql.key,
+                sync_core::sqlite::quote(&table.sql_name),
+                same.join(" AND ")
+            );
+            let mut s = self.store.conn.prepare_cached(&sql)?;
+            let mut rows = s.query(rusqlite::params_from_iter(values))?;
+            while let Some(found) = rows.next()? {
+                let Some(k) = found.get::<_, Option<Vec<u8>>>(0)? else { continue };
+                if k != r.k {
+                    let key = Key::from_stored(k.clone()).unpack()?;
+                    out.push((k, key));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Ends the transaction's work: orphans are settled, and refused rows whose cause may be gone are
+    /// tried again.
+    pub(crate) fn finish(mut self) -> Result<Outcome, Error> {
+        if self.any_dirty {
+            self.settle_orphans()?;
+            for position in &self.touched {
+                self.store.release_held(self.store.managed[*position].id)?;
+                for (child, _) in self.store.schema().references_to(*position) {
+                    self.store.release_held(self.store.managed[child].id)?;
+                }
+            }
+        }
+        for ((position, source_id), keys) in std::mem::take(&mut self.changes) {
+            let table = self.store.table(position).name.clone();
+            let keys = if keys.len() > MAX_KEYS_TOLD { Vec::new() } else { keys };
+            self.outcome.events.push(Event::Changed { table, keys, source_id });
+        }
+        Ok(self.outcome)
+    }
+
+    /// Stores an inbox entry and tells of it.
+    pub(crate) fn record(&mut self, e: &Entry<'_>) -> Result<(), Error> {
+        e.store(&self.store.conn)?;
+        self.outcome.events.push(Event::Inbox {
+            kind: e.kind.into(),
+            table: e.table.name.clone(),
+            key: key_json(e.table, e.key),
+            message: e.message.into(),
+        });
+        Ok(())
+    }
+}
+
+/// What a remote row makes known.
+pub(crate) const fn version_of(r: &StagedRow) -> Known {
+    match r.op {
+        Op::Delete => Known::Gone(r.version),
+        Op::Insert | Op::Update => Known::Live(r.version),
+    }
+}
+
+/// A record under the columns of today: columns added since are absent.
+pub(crate) fn fit(mut row: Record, table: &Table) -> Record {
+    row.resize(table.columns.len(), None);
+    row
+}
+
+/// A row in which absent columns are NULL.
+pub(crate) fn full(row: Record) -> Vec<Value> {
+    row.into_iter().map(|v| v.unwrap_or(Value::Null)).collect()
+}
+
+fn is_unique(e: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE};
+    matches!(e, rusqlite::Error::SqliteFailure(f, _)
+        if [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE].contains(&f.extended_code))
+}
+
+fn is_constraint(e: &rusqlite::Error) -> bool {
+    matches!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch))
+}
+
+/// More keys than these are not told one by one.
+const MAX_KEYS_TOLD: usize = 1000;

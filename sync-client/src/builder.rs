@@ -1,0 +1,158 @@
+//! Choosing a file, a server, tables and policies.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use sync_core::protocol::capabilities::Limits;
+
+use crate::api::{Api, TokenRequest, TokenSource};
+use crate::client::Client;
+use crate::conflict::{Policies, Policy};
+use crate::context::{Environment, Observer, System};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::lock::OwnerLock;
+use crate::report::Event;
+use crate::store::{Meta, Selection, Store};
+use crate::transport::{Http, Transport};
+
+/// Opens a [`Client`]. Made by [`Client::builder`].
+pub struct Builder {
+    path: PathBuf,
+    server: Option<String>,
+    token: TokenSource,
+    selection: Option<Selection>,
+    policies: Policies,
+    observer: Option<Observer>,
+    transport: Option<Arc<dyn Transport>>,
+    env: Arc<dyn Environment>,
+}
+
+impl Builder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            server: None,
+            token: Arc::new(|_| Err("no token was given".into())),
+            selection: None,
+            policies: Policies::default(),
+            observer: None,
+            transport: None,
+            env: Arc::new(System),
+        }
+    }
+
+    /// The server's base URL, which may carry a path. Needed the first time; remembered in the file.
+    #[must_use]
+    pub fn server(mut self, base_url: &str) -> Self {
+        self.server = Some(base_url.trim_end_matches('/').to_owned());
+        self
+    }
+
+    /// Yields the bearer token. Asked once more, with `renew`, when the server refuses it.
+    #[must_use]
+    pub fn token(mut self, f: impl Fn(TokenRequest) -> Result<String, String> + Send + Sync + 'static) -> Self {
+        self.token = Arc::new(f);
+        self
+    }
+
+    /// Syncs these tables. Needed the first time, or [`Builder::all_tables`]; remembered in the file.
+    #[must_use]
+    pub fn tables(mut self, names: &[&str]) -> Self {
+        self.selection = Some(Selection::Named(names.iter().map(|n| (*n).to_owned()).collect()));
+        self
+    }
+
+    /// Syncs every table that can be; [`Client::introspection`] names the others and why.
+    #[must_use]
+    pub fn all_tables(mut self) -> Self {
+        self.selection = Some(Selection::All);
+        self
+    }
+
+    /// What happens when a remote row meets a local edit of the same row.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policies.default = policy;
+        self
+    }
+
+    /// The same for one table.
+    #[must_use]
+    pub fn table_policy(mut self, table: &str, policy: Policy) -> Self {
+        self.policies.tables.insert(table.to_ascii_lowercase(), policy);
+        self
+    }
+
+    /// Is told what happens, on the thread that syncs. It must not call the client.
+    #[must_use]
+    pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(f));
+        self
+    }
+
+    /// Another way to the server than HTTP by ureq.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Another clock and other randomness than the system's.
+    #[must_use]
+    pub fn environment(mut self, env: Arc<dyn Environment>) -> Self {
+        self.env = env;
+        self
+    }
+
+    /// Opens the file and makes sure that its changes are captured. No network.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialized`] where the file is not a synced one and server or tables are missing;
+    /// [`Error::Owned`] where another process syncs it; [`Error::Schema`] where a named table cannot be
+    /// synced; SQLite's.
+    pub fn open(self) -> Result<Client, Error> {
+        if !self.path.exists() {
+            return Err(Error::Argument(format!("there is no file {}", self.path.display())));
+        }
+        let lock = OwnerLock::take(&self.path)?;
+        let mut store = Store::open(&self.path)?;
+        let now = self.env.now_ms();
+        if store.installed()? {
+            store.refresh(now)?;
+        } else {
+            let (Some(server), Some(selection)) = (&self.server, &self.selection) else {
+                return Err(Error::NotInitialized);
+            };
+            store.install(server, selection, &self.env.new_id(), now)?;
+        }
+        let remembered: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
+        let server = match self.server {
+            Some(s) if s != remembered => {
+                Meta::Server.set(&store.conn, &s)?;
+                s
+            }
+            _ => remembered,
+        };
+        let transport = match self.transport {
+            Some(t) => t,
+            None => Arc::new(Http::new(&server)?),
+        };
+        let stopping = Arc::new(AtomicBool::new(false));
+        let engine = Engine {
+            store,
+            api: Api::new(transport, self.token),
+            env: self.env,
+            policies: self.policies,
+            limits: Limits::default(),
+            stage: None,
+            path: self.path.clone(),
+            observer: self.observer,
+            stopping,
+            greeted: false,
+            can_watch: false,
+        };
+        Ok(Client::new(self.path, engine, lock))
+    }
+}

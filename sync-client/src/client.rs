@@ -1,0 +1,382 @@
+//! The public verbs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sync_core::key::Key;
+use sync_core::protocol::capabilities::SchemaReply;
+use sync_core::sqlite::introspect::{Found, statements};
+use sync_core::wire::decode_key;
+
+use crate::api::{Api, TokenSource};
+use crate::apply::Applier;
+use crate::builder::Builder;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::inbox;
+use crate::lock::OwnerLock;
+use crate::report::{Attached, InboxRow, PendingRow, PullReport, PushReport, Status, SyncReport};
+use crate::status::{read_inbox, read_pending, read_status};
+use crate::store::Meta;
+use crate::transport::Transport;
+use crate::worker::Worker;
+
+/// Syncs one SQLite file. Clones share it. The app keeps writing plain SQL on connections of its own.
+///
+/// Every verb works at once and blocks until it is done; [`Client::start`] does the same in the
+/// background. None of them loses a local write: what cannot be sent waits, and says why.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) path: PathBuf,
+    pub(crate) engine: Mutex<Option<Engine>>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) stopping: Arc<std::sync::atomic::AtomicBool>,
+    worker: Mutex<Option<Worker>>,
+    found: Found,
+    _lock: OwnerLock,
+}
+
+impl Client {
+    /// Begins to open a file.
+    #[must_use]
+    pub fn builder(path: impl Into<PathBuf>) -> Builder {
+        Builder::new(path.into())
+    }
+
+    pub(crate) fn new(path: PathBuf, engine: Engine, lock: OwnerLock) -> Self {
+        let shared = Shared {
+            path,
+            transport: Arc::clone(engine.api.transport()),
+            stopping: Arc::clone(&engine.stopping),
+            found: engine.store.found.clone(),
+            engine: Mutex::new(Some(engine)),
+            worker: Mutex::new(None),
+            _lock: lock,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Connects the file to its scope. Local rows stay: equal ones are recognised, others are pushed,
+    /// clashes are settled by the policy. [`Client::sync`] attaches by itself.
+    ///
+    /// # Errors
+    /// The network's and the server's.
+    pub fn attach(&self) -> Result<Attached, Error> {
+        self.with(|e| {
+            e.greet()?;
+            let outcome = e.attach(&mut PullReport::default());
+            e.remember(&outcome)?;
+            outcome
+        })
+    }
+
+    /// Pushes what is pending.
+    ///
+    /// # Errors
+    /// The network's and the server's. Nothing pending is lost.
+    pub fn push(&self) -> Result<PushReport, Error> {
+        self.with(|e| {
+            let outcome = (|| {
+                let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+                e.connected(&mut pull)?;
+                e.push_part(&mut push, &mut pull)?;
+                Ok(push)
+            })();
+            e.remember(&outcome)?;
+            outcome
+        })
+    }
+
+    /// Pulls what other devices committed.
+    ///
+    /// # Errors
+    /// The network's and the server's.
+    pub fn pull(&self) -> Result<PullReport, Error> {
+        self.with(|e| {
+            let outcome = (|| {
+                let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+                e.connected(&mut pull)?;
+                e.settle_doubt(&mut push, &mut pull)?;
+                e.pull_part(&mut pull)?;
+                Ok(pull)
+            })();
+            e.remember(&outcome)?;
+            outcome
+        })
+    }
+
+    /// Pushes and pulls until nothing is left to do.
+    ///
+    /// # Errors
+    /// The network's and the server's; also [`Error::RetryLater`] while another device seeds the scope.
+    pub fn sync(&self) -> Result<SyncReport, Error> {
+        self.with(Engine::sync)
+    }
+
+    /// Downloads everything again and merges it: local work survives.
+    ///
+    /// # Errors
+    /// The network's and the server's.
+    pub fn rebuild(&self) -> Result<PullReport, Error> {
+        self.with(|e| {
+            let outcome = (|| {
+                let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+                e.connected(&mut pull)?;
+                e.settle_doubt(&mut push, &mut pull)?;
+                if !pull.rebuilt {
+                    Meta::Rebuild.set(&e.store.conn, "asked for")?;
+                    e.pull_part(&mut pull)?;
+                }
+                Ok(pull)
+            })();
+            e.remember(&outcome)?;
+            outcome
+        })
+    }
+
+    /// Makes the file an ordinary one again: every row stays, capture and our tables go. Refuses while
+    /// work is pending, unless `discard_pending`: then those rows stay local, and no server hears of them.
+    /// The client is closed afterwards.
+    ///
+    /// # Errors
+    /// [`Error::PendingWork`]; SQLite's.
+    pub fn detach(&self, discard_pending: bool) -> Result<(), Error> {
+        self.stop();
+        let mut guard = self.lock();
+        let Some(engine) = guard.as_ref() else { return Err(closed()) };
+        let pending = read_status(&self.shared.path)?;
+        if !discard_pending && pending.pending_rows + pending.rejected_rows > 0 {
+            return Err(Error::PendingWork(pending.pending_rows + pending.rejected_rows));
+        }
+        engine.store.uninstall()?;
+        *guard = None;
+        Ok(())
+    }
+
+    /// The sync state. Never waits for a sync.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn status(&self) -> Result<Status, Error> {
+        read_status(&self.shared.path)
+    }
+
+    /// What waits to be pushed, since when and why.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn pending(&self) -> Result<Vec<PendingRow>, Error> {
+        read_pending(&self.shared.path)
+    }
+
+    /// Rows that wait for a person: refused by the server, or displaced by one of its rows.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn rejected(&self) -> Result<Vec<InboxRow>, Error> {
+        read_inbox(&self.shared.path, "rejected")
+    }
+
+    /// Local edits that lost, each with the whole row.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn discarded(&self) -> Result<Vec<InboxRow>, Error> {
+        read_inbox(&self.shared.path, "discarded")
+    }
+
+    /// Conflicts that were settled otherwise: the local row won, was merged, or took another number.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn conflicts(&self) -> Result<Vec<InboxRow>, Error> {
+        read_inbox(&self.shared.path, "conflict")
+    }
+
+    /// Lets a refused row be pushed again, or puts a displaced row back. `key` is the key object as in
+    /// [`InboxRow::key`], or the bare text of a one-column key. False where no such row waits.
+    ///
+    /// # Errors
+    /// Where the row cannot be put back; SQLite's.
+    pub fn retry(&self, table: &str, key: &str) -> Result<bool, Error> {
+        self.with(|e| e.retry(table, key))
+    }
+
+    /// Gives up a refused local change: where the server has the row, its state there comes back,
+    /// otherwise the row goes. The local row is recorded in `discarded`. Entries of `rejected` for this
+    /// row are removed. False where no such row waits.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn drop_row(&self, table: &str, key: &str) -> Result<bool, Error> {
+        self.with(|e| e.drop_row(table, key))
+    }
+
+    /// Starts the background worker: it syncs at once, after local commits, when the server says that
+    /// something changed, and now and then. Does nothing where it runs already.
+    ///
+    /// # Errors
+    /// The system's, where no thread can be had.
+    pub fn start(&self) -> Result<(), Error> {
+        let mut worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if worker.is_none() {
+            *worker = Some(Worker::start(&self.shared)?);
+        }
+        Ok(())
+    }
+
+    /// Stops the background worker, and any verb in progress on another thread; returns within a second.
+    pub fn stop(&self) {
+        let worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(w) = worker {
+            w.stop(&self.shared);
+        }
+    }
+
+    /// Makes the background worker sync now, also while it waits after a failure.
+    pub fn wake(&self) {
+        if let Some(w) = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            w.wake();
+        }
+    }
+
+    /// The statements that make the synced tables, parents first, for the server's schema file.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn schema_ddl(&self) -> Result<Vec<String>, Error> {
+        self.with(|e| Ok(statements(&e.store.conn, e.store.schema())?))
+    }
+
+    /// Which tables are synced, which cannot be, and what to know about them, as of [`Builder::open`].
+    #[must_use]
+    pub fn introspection(&self) -> &Found {
+        &self.shared.found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Engine>> {
+        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
+        f(self.lock().as_mut().ok_or_else(closed)?)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(w) = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            w.stop(self);
+        }
+    }
+}
+
+impl Engine {
+    fn retry(&mut self, table: &str, key: &str) -> Result<bool, Error> {
+        let (position, key_text, key) = self.find(table, key)?;
+        let t = self.store.managed[position].id;
+        let k = Key::pack(&key)?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let held = self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some());
+        if held {
+            tx.execute(
+                "UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND k = ?",
+                (t, k.as_bytes()),
+            )?;
+            tx.commit()?;
+            return Ok(true);
+        }
+        let name = self.store.table(position).name.clone();
+        let sql = "SELECT id, local_row FROM main._sync_inbox WHERE kind = 'rejected' AND tbl = ? AND key = ? ORDER BY id DESC";
+        let entry: Option<(i64, Option<String>)> =
+            tx.query_row(sql, (&name, &key_text), |r| Ok((r.get(0)?, r.get(1)?))).ok();
+        let Some((id, local)) = entry else { return Ok(false) };
+        if let Some(row) = local {
+            let table = self.store.table(position);
+            let members = sync_core::json::from_slice(row.as_bytes()).map_err(|e| Error::Damaged(e.to_string()))?;
+            let payload =
+                sync_core::wire::decode_payload(table, &key, &members).map_err(|e| Error::Damaged(e.to_string()))?;
+            let sql = &self.store.managed[position].sql;
+            let since = self.env.now_ms();
+            let base = match sql.read(&tx, &key)? {
+                Some(Ok(old)) => {
+                    sql.update_partial(&tx, &key, &payload.values)?;
+                    Some(old.into_iter().map(Some).collect())
+                }
+                _ => {
+                    sql.insert_partial(&tx, &payload.values)?;
+                    None
+                }
+            };
+            if self.store.dirty(t, k.as_bytes())?.is_none() {
+                self.store.put_dirty(t, k.as_bytes(), since, base.as_ref())?;
+            }
+        }
+        tx.execute("DELETE FROM main._sync_inbox WHERE id = ?", [id])?;
+        tx.commit()?;
+        Ok(true)
+    }
+
+    fn drop_row(&mut self, table: &str, key: &str) -> Result<bool, Error> {
+        let (position, key_text, key) = self.find(table, key)?;
+        let t = self.store.managed[position].id;
+        let k = Key::pack(&key)?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let name = self.store.table(position).name.clone();
+        let entries = tx.execute(
+            "DELETE FROM main._sync_inbox WHERE kind = 'rejected' AND tbl = ? AND key = ?",
+            (&name, &key_text),
+        )?;
+        let waits = self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some());
+        if waits {
+            let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+            applier.displace(position, &key, "dropped", "this refused change was given up here", None)?;
+            applier.finish()?;
+            tx.execute(
+                "UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected' AND reason = 'dropped'",
+                [],
+            )?;
+        }
+        tx.commit()?;
+        Ok(waits || entries > 0)
+    }
+
+    fn find(&self, table: &str, key: &str) -> Result<(usize, String, Vec<sync_core::value::Value>), Error> {
+        let position = self
+            .store
+            .schema()
+            .position(&table.to_ascii_lowercase())
+            .ok_or_else(|| Error::Argument(format!("{table} is not a synced table of this file")))?;
+        let t = self.store.table(position);
+        let text = inbox::normalise_key(t, key);
+        let members = sync_core::json::from_slice(text.as_bytes())
+            .map_err(|e| Error::Argument(format!("the key is not a JSON object: {e}")))?;
+        let values = decode_key(t, &members).map_err(|e| Error::Argument(e.to_string()))?;
+        Ok((position, inbox::key_json(t, &values), values))
+    }
+}
+
+/// Asks a server for its schema: what a new device makes its file from.
+///
+/// # Errors
+/// The network's and the server's.
+pub fn fetch_schema(transport: Arc<dyn Transport>, token: TokenSource, source_id: &str) -> Result<SchemaReply, Error> {
+    Api::new(transport, token).schema(source_id).map_err(Error::from)
+}
+
+fn closed() -> Error {
+    Error::Argument("this client was detached; open the file again".into())
+}
+
+/// Where a file is.
+impl Shared {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,378 @@
+//! The rounds of a sync: connect where needed, push, pull, rebuild, until nothing is left to do.
+//!
+//! From every state there is a way forward: each outcome of a push or a pull either makes progress or
+//! names the next step, and a round that does neither ends the sync with an error.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sync_core::engine::change::Known;
+use sync_core::hash::Algorithm;
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::protocol::capabilities::Limits;
+use sync_core::protocol::connect::Resolution;
+use sync_core::protocol::error::ConflictReply;
+use sync_core::record;
+use sync_core::wire::{Form, decode_key, decode_payload};
+
+use crate::api::Api;
+use crate::apply::Applier;
+use crate::conflict::Policies;
+use crate::context::{Environment, Observer};
+use crate::error::Error;
+use crate::pull::Pulled;
+use crate::push::Pushed;
+use crate::report::{Attached, Event, PullReport, PushReport, SyncReport};
+use crate::stage::{Stage, StagedRow};
+use crate::store::{Meta, OutboxState, Store};
+
+/// One file's syncing. One thread at a time.
+pub(crate) struct Engine {
+    pub(crate) store: Store,
+    pub(crate) api: Api,
+    pub(crate) env: Arc<dyn Environment>,
+    pub(crate) policies: Policies,
+    pub(crate) limits: Limits,
+    pub(crate) stage: Option<Stage>,
+    pub(crate) path: PathBuf,
+    pub(crate) observer: Option<Observer>,
+    pub(crate) stopping: Arc<AtomicBool>,
+    /// Whether capabilities were read since the engine was made.
+    pub(crate) greeted: bool,
+    pub(crate) can_watch: bool,
+}
+
+impl Engine {
+    pub(crate) fn tell(&self, event: &Event) {
+        if let Some(o) = &self.observer {
+            o(event);
+        }
+    }
+
+    pub(crate) fn source_id(&self) -> Result<String, Error> {
+        Meta::SourceId.get(&self.store.conn)?.ok_or_else(|| Error::Damaged("source".into()))
+    }
+
+    pub(crate) fn wire_schema(&self) -> Result<String, Error> {
+        Ok(Meta::WireSchema.get(&self.store.conn)?.unwrap_or_else(|| "main".into()))
+    }
+
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        if self.api.is_ours() { Algorithm::Blake3 } else { Algorithm::Sha256 }
+    }
+
+    /// The view in which rows are sent.
+    pub(crate) fn form(&self) -> Form {
+        if self.api.is_ours() { Form::Exact } else { Form::Plain }
+    }
+
+    /// The scratch database; made where there is none.
+    pub(crate) fn stage(&mut self) -> Result<Stage, Error> {
+        match self.stage.take() {
+            Some(s) => Ok(s),
+            None => Stage::create(&self.path),
+        }
+    }
+
+    fn check_stopped(&self) -> Result<(), Error> {
+        if self.stopping.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Reads what the server offers, once.
+    pub(crate) fn greet(&mut self) -> Result<(), Error> {
+        if self.greeted {
+            return Ok(());
+        }
+        let source = self.source_id()?;
+        let c = self.api.capabilities(&source).map_err(Error::from)?;
+        if !c.has("connect_lifecycle") {
+            return Err(Error::Protocol("it does not offer the connect lifecycle".into()));
+        }
+        self.same_scope(c.scope_id.as_deref())?;
+        self.api.set_ours(c.bundle_hash_algorithms.iter().any(|a| a == Algorithm::Blake3.name()));
+        self.can_watch = c.has("bundle_change_watch");
+        if let Some(schema) = c.registered_tables.first().and_then(|t| t.split_once('.')) {
+            Meta::WireSchema.set(&self.store.conn, schema.0)?;
+        }
+        if !c.registered_tables.is_empty() {
+            let missing: Vec<&str> = self
+                .store
+                .schema()
+                .tables()
+                .iter()
+                .filter(|t| !c.registered_tables.iter().any(|r| r.split_once('.').is_some_and(|(_, n)| n == t.name)))
+                .map(|t| t.sql_name.as_str())
+                .collect();
+            if !missing.is_empty() {
+                return Err(Error::Refused {
+                    code: "unknown_table".into(),
+                    message: format!(
+                        "the server does not have {}; add the output of `sync-client schema` to its schema.sql and \
+                         restart it",
+                        missing.join(", ")
+                    ),
+                });
+            }
+        }
+        self.limits = c.bundle_limits;
+        self.greeted = true;
+        Ok(())
+    }
+
+    /// H8: a token of another user must not mix two users' rows.
+    fn same_scope(&self, scope: Option<&str>) -> Result<(), Error> {
+        let Some(scope) = scope else { return Ok(()) };
+        let conn = &self.store.conn;
+        match Meta::ScopeId.get::<String>(conn)? {
+            Some(known) if known != scope && Meta::Attached.integer(conn)? != 0 => Err(Error::WrongScope),
+            Some(known) if known == scope => Ok(()),
+            _ => Meta::ScopeId.set(conn, scope),
+        }
+    }
+
+    /// Connects the file to its scope, where it is not yet.
+    pub(crate) fn attach(&mut self, report: &mut PullReport) -> Result<Attached, Error> {
+        self.store.refresh(self.env.now_ms())?;
+        if Meta::Attached.integer(&self.store.conn)? != 0 {
+            return Ok(Attached::Resumed);
+        }
+        self.greet()?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        tx.commit()?;
+        let pending = self.store.any_dirty(false)? || self.store.outbox()?.is_some();
+        let source = self.source_id()?;
+        let reply = self.api.connect(&source, pending).map_err(Error::from)?;
+        self.same_scope(reply.scope_id.as_deref())?;
+        let conn = &self.store.conn;
+        match reply.resolution {
+            Resolution::RetryLater => {
+                let seconds = reply.retry_after_seconds.unwrap_or(1).max(1).unsigned_abs();
+                Meta::RetryAfter.set(conn, seconds.cast_signed())?;
+                return Ok(Attached::RetryLater);
+            }
+            Resolution::InitializeLocal => {
+                let id = reply
+                    .initialization_id
+                    .ok_or_else(|| Error::Protocol("initialize_local came without an initialization_id".into()))?;
+                let tx = self.store.begin()?;
+                Meta::InitializationId.set(&tx, id)?;
+                Meta::Attached.set(&tx, 1)?;
+                tx.commit()?;
+            }
+            Resolution::InitializeEmpty => Meta::Attached.set(conn, 1)?,
+            Resolution::RemoteAuthoritative => {
+                Meta::InitializationId.clear(conn)?;
+                Meta::Rebuild.set(conn, "this file joins an existing scope")?;
+                match self.rebuild_once(report)? {
+                    Pulled::Stable => Meta::Attached.set(&self.store.conn, 1)?,
+                    _ => return Err(Error::Protocol("the scope went away while it was joined".into())),
+                }
+            }
+        }
+        Meta::RetryAfter.clear(&self.store.conn)?;
+        Ok(match reply.resolution {
+            Resolution::InitializeLocal => Attached::Seeding,
+            Resolution::InitializeEmpty => Attached::Empty,
+            _ => Attached::Merged,
+        })
+    }
+
+    /// Pushes and pulls until nothing is left to do.
+    pub(crate) fn sync(&mut self) -> Result<SyncReport, Error> {
+        self.tell(&Event::Started);
+        let outcome = self.rounds();
+        self.remember(&outcome)?;
+        match &outcome {
+            Ok(report) => self.tell(&Event::Finished { report: report.clone() }),
+            Err(e) => self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms: None }),
+        }
+        outcome
+    }
+
+    fn rounds(&mut self) -> Result<SyncReport, Error> {
+        let mut report = SyncReport::default();
+        loop {
+            self.check_stopped()?;
+            report.rounds += 1;
+            self.connected(&mut report.pull)?;
+            self.push_part(&mut report.push, &mut report.pull)?;
+            self.pull_part(&mut report.pull)?;
+            let more = self.store.any_dirty(true)? || self.store.any_logged()? || self.store.outbox()?.is_some();
+            if !more {
+                return Ok(report);
+            }
+            if report.rounds >= MAX_ROUNDS {
+                return Err(Error::Protocol("rows stay pending after many rounds; see `pending`".into()));
+            }
+        }
+    }
+
+    /// Attached, greeted, and with a schema that capture knows.
+    pub(crate) fn connected(&mut self, report: &mut PullReport) -> Result<(), Error> {
+        self.store.refresh(self.env.now_ms())?;
+        self.greet()?;
+        if self.attach(report)? == Attached::RetryLater {
+            let seconds = Meta::RetryAfter.integer(&self.store.conn)?.max(1).unsigned_abs();
+            return Err(Error::RetryLater { seconds });
+        }
+        Ok(())
+    }
+
+    /// Pushes what is pending, once around: conflicts wait for the pull that settles them.
+    pub(crate) fn push_part(&mut self, report: &mut PushReport, pull: &mut PullReport) -> Result<(), Error> {
+        if Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
+            return Ok(());
+        }
+        for _ in 0..MAX_PUSHES {
+            self.check_stopped()?;
+            match self.push_once()? {
+                Pushed::Nothing | Pushed::Rebuild | Pushed::FreshSource => return Ok(()),
+                Pushed::Committed => {
+                    let rows = self.store.outbox()?.map_or(0, |o| o.rows);
+                    report.committed_rows += rows.unsigned_abs();
+                    report.bundles += 1;
+                    return Ok(());
+                }
+                Pushed::Conflicts(conflicts) => {
+                    self.pull_part(pull)?;
+                    self.learn(&conflicts, pull)?;
+                    return Ok(());
+                }
+                Pushed::Rejected(n) => report.rejected_rows += n,
+                Pushed::Reconnect => self.reconnect(pull)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Pulls to stable, rebuilding where the history asks for it.
+    pub(crate) fn pull_part(&mut self, report: &mut PullReport) -> Result<(), Error> {
+        for _ in 0..MAX_PULLS {
+            self.check_stopped()?;
+            let pulled = if Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
+                self.rebuild_once(report)?
+            } else {
+                self.pull_to_stable(report)?
+            };
+            match pulled {
+                Pulled::Stable if Meta::Rebuild.get::<String>(&self.store.conn)?.is_none() => return Ok(()),
+                Pulled::Stable | Pulled::Rebuild => {}
+                Pulled::Reconnect => self.reconnect(report)?,
+            }
+        }
+        Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
+    }
+
+    /// The scope is not there (any more), or its lease lapsed: connect again. H3: with a checkpoint, all
+    /// rows are local work again, and this device may be the one to seed.
+    fn reconnect(&mut self, report: &mut PullReport) -> Result<(), Error> {
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        self.store.release_outbox()?;
+        if Meta::Checkpoint.integer(&tx)? > 0 {
+            tx.execute(
+                "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE v > 0",
+                [self.env.now_ms()],
+            )?;
+            tx.execute_batch("DELETE FROM main._sync_row; DELETE FROM main._sync_history;")?;
+            Meta::SourceId.set(&tx, self.env.new_id())?;
+            Meta::NextSourceBundleId.set(&tx, 1)?;
+            Meta::ScopeId.clear(&tx)?;
+        }
+        Meta::Checkpoint.set(&tx, 0)?;
+        Meta::LatestKnown.set(&tx, 0)?;
+        Meta::HistoryHash.clear(&tx)?;
+        Meta::InitializationId.clear(&tx)?;
+        Meta::Attached.set(&tx, 0)?;
+        Meta::Rebuild.clear(&tx)?;
+        Meta::Fork.clear(&tx)?;
+        tx.commit()?;
+        self.connected(report)
+    }
+
+    /// What a conflict reply says that no pull will: a tombstone from before this file's snapshot, or a
+    /// row that this file set aside.
+    fn learn(&mut self, conflicts: &[ConflictReply], report: &mut PullReport) -> Result<(), Error> {
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.begin_bundle("", false);
+        for c in conflicts {
+            let Some(position) = self.store.schema().position(&c.table) else { continue };
+            let table = self.store.table(position);
+            let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());
+            let key = decode_key(table, &c.key).map_err(wrong)?;
+            let k = Key::pack(&key)?.as_bytes().to_vec();
+            let t = self.store.managed[position].id;
+            let server = match (c.server_row_version, c.server_row_deleted) {
+                (0, _) => Known::Never,
+                (v, true) => Known::Gone(v),
+                (v, false) => Known::Live(v),
+            };
+            let known = self.store.known(t, &k)?;
+            if known == server {
+                continue;
+            }
+            let Some(dirty) = self.store.dirty(t, &k)? else { continue };
+            let row = match &c.server_row {
+                Some(row) if !c.server_row_deleted => {
+                    Some(record::encode_partial(&decode_payload(table, &key, row).map_err(wrong)?.values))
+                }
+                _ => None,
+            };
+            let op = if row.is_some() { Op::Update } else { Op::Delete };
+            applier.meet(
+                StagedRow { position, k: k.clone(), op, version: c.server_row_version, row },
+                known,
+                &dirty,
+            )?;
+            if server == Known::Never {
+                self.store.set_known(t, &k, Known::Never)?;
+            }
+        }
+        applier.end_bundle()?;
+        let outcome = applier.finish()?;
+        tx.commit()?;
+        report.conflicts += outcome.conflicts;
+        outcome.events.iter().for_each(|e| self.tell(e));
+        Ok(())
+    }
+
+    /// Takes an outbox whose fate is in doubt as far as it goes, before anything is pulled.
+    pub(crate) fn settle_doubt(&mut self, push: &mut PushReport, pull: &mut PullReport) -> Result<(), Error> {
+        match self.store.outbox()? {
+            Some(o) if o.state == OutboxState::Sent => self.push_part(push, pull),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the last success or failure, for `status`.
+    pub(crate) fn remember<T>(&self, outcome: &Result<T, Error>) -> Result<(), Error> {
+        let conn = &self.store.conn;
+        match outcome {
+            Ok(_) => {
+                Meta::LastSuccess.set(conn, self.env.now_ms())?;
+                for m in [Meta::LastError, Meta::LastErrorAt, Meta::LastErrorClass] {
+                    m.clear(conn)?;
+                }
+            }
+            Err(Error::Stopped) => {}
+            Err(e) => {
+                Meta::LastErrorAt.set(conn, self.env.now_ms())?;
+                Meta::LastErrorClass.set(conn, serde_json::to_string(&e.class()).unwrap_or_default())?;
+                Meta::LastError.set(conn, e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sync whose rounds make progress ends long before this.
+const MAX_ROUNDS: u64 = 1000;
+/// Pushes in one round, each after rows were held back.
+const MAX_PUSHES: u32 = 50;
+/// Pulls and rebuilds in one round.
+const MAX_PULLS: u32 = 5;

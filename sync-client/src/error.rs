@@ -1,0 +1,129 @@
+//! What can go wrong, in the words of the person whom it stops.
+
+use sync_core::protocol::Code;
+use sync_core::sqlite::introspect::Refusal;
+
+use crate::report::ErrorClass;
+use crate::transport::TransportError;
+
+/// Why a verb failed. Nothing local is lost by any of these.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no reply, or the server fails for now: try again later.
+    #[error("{message}")]
+    Offline {
+        /// What happened.
+        message: String,
+        /// What the server asked for, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// [`crate::Client::stop`] was called.
+    #[error("stopped")]
+    Stopped,
+    /// The token is refused, or there is none.
+    #[error("the server refuses the token: {0}")]
+    Auth(String),
+    /// The server refuses the request for good.
+    #[error("the server refuses this ({code}): {message}")]
+    Refused {
+        /// The protocol's code.
+        code: String,
+        /// The server's words.
+        message: String,
+    },
+    /// Another device is seeding the scope.
+    #[error("another device is filling this account for the first time; try again in {seconds} s")]
+    RetryLater {
+        /// How long to wait.
+        seconds: u64,
+    },
+    /// The reply breaks the protocol.
+    #[error("the server breaks the protocol: {0}")]
+    Protocol(String),
+    /// The token belongs to another user than the file was attached to.
+    #[error(
+        "this file belongs to another account on the server: nothing was sent; use the token that it was attached \
+         with, or detach the file first"
+    )]
+    WrongScope,
+    /// The file is not a synced one.
+    #[error("this file is not synced yet: name a server and tables first (sync-client init)")]
+    NotInitialized,
+    /// Another process of ours has the file.
+    #[error("this file is being synced by another process ({by}); stop it first, or leave the syncing to it")]
+    Owned {
+        /// Who.
+        by: String,
+    },
+    /// Tables that cannot be synced.
+    #[error("{}", refusals(.0))]
+    Schema(Vec<Refusal>),
+    /// A trigger that would do half its work.
+    #[error(
+        "trigger {0} writes both synced and unsynced tables; sync all tables that it writes, or split it into two triggers"
+    )]
+    MixedTrigger(String),
+    /// Detaching would lose work.
+    #[error("{0} changed rows are not on the server yet; sync first, or detach with discarding them")]
+    PendingWork(u64),
+    /// An argument that makes no sense.
+    #[error("{0}")]
+    Argument(String),
+    /// The file was written by a newer version.
+    #[error("this file was synced by a newer version (format {0}); update this program")]
+    NewerFormat(i64),
+    /// SQLite.
+    #[error("the database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file system.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Something of ours in the file is not readable.
+    #[error("the sync state in this file is damaged ({0}); detach and init again keeps every row")]
+    Damaged(String),
+}
+
+impl Error {
+    /// The class, for status and exit codes.
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        match self {
+            Self::Offline { .. } | Self::Stopped | Self::RetryLater { .. } => ErrorClass::Offline,
+            Self::Auth(_) => ErrorClass::Auth,
+            Self::Refused { .. } | Self::WrongScope => ErrorClass::Refused,
+            Self::Protocol(_) => ErrorClass::Protocol,
+            _ => ErrorClass::Local,
+        }
+    }
+
+    pub(crate) fn refused(code: Code, message: impl Into<String>) -> Self {
+        Self::Refused { code: code.as_str().to_owned(), message: message.into() }
+    }
+}
+
+impl From<TransportError> for Error {
+    fn from(e: TransportError) -> Self {
+        match e {
+            TransportError::Interrupted => Self::Stopped,
+            other => Self::Offline { message: other.to_string(), retry_after: None },
+        }
+    }
+}
+
+impl From<sync_core::key::KeyError> for Error {
+    fn from(e: sync_core::key::KeyError) -> Self {
+        Self::Damaged(e.to_string())
+    }
+}
+
+impl From<sync_core::record::RecordError> for Error {
+    fn from(e: sync_core::record::RecordError) -> Self {
+        Self::Damaged(e.to_string())
+    }
+}
+
+fn refusals(list: &[Refusal]) -> String {
+    let lines: Vec<String> =
+        list.iter().map(|r| format!("table {} cannot be synced: {}; {}", r.table, r.reason, r.fix)).collect();
+    lines.join("\n")
+}

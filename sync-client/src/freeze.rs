@@ -1,0 +1,202 @@
+//! Freezing: intents become one numbered, immutable bundle, in one durable transaction (hop `freeze`).
+//!
+//! Upserts go parents first, then deletes children first. An intent that means nothing ends here; a
+//! row that cannot travel is held back, and nothing else waits for it.
+
+use rusqlite::Connection;
+use sync_core::engine::change::{Change, Known, derive};
+use sync_core::hash::RequestHasher;
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::record;
+use sync_core::wire::{Form, key_can_travel, push_key, push_payload};
+
+use crate::error::Error;
+use crate::store::{Meta, Outbox, OutboxState, Store};
+
+impl Store {
+    /// Freezes what is pending, at most `limit` rows of it. `None` where nothing has to be pushed.
+    pub(crate) fn freeze(&self, limit: Option<i64>, now: i64) -> Result<Option<Outbox>, Error> {
+        let tx = self.begin()?;
+        self.absorb(now)?;
+        if !self.any_dirty(true)? {
+            tx.commit()?;
+            return Ok(None);
+        }
+        let schema_name: String = Meta::WireSchema.get(&tx)?.unwrap_or_else(|| "main".into());
+        let mut f = Freezer {
+            store: self,
+            schema_name,
+            hasher: RequestHasher::default(),
+            ordinal: 0,
+            limit: limit.unwrap_or(i64::MAX),
+            key: String::new(),
+            payload: String::new(),
+            holds: Vec::new(),
+        };
+        tx.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_deletes (t, k, since, base, v); DELETE FROM temp._sync_deletes;",
+        )?;
+        for position in self.schema().parents_first() {
+            f.upserts(*position)?;
+        }
+        for position in self.schema().parents_first().iter().rev() {
+            f.deletes(*position)?;
+        }
+        let (rows, request_hash, full) = (f.ordinal, f.hasher.finish(), f.ordinal >= f.limit);
+        for (t, k, reason, message) in f.holds {
+            self.hold(t, &k, reason, &message)?;
+        }
+        forget_frozen(&tx, full)?;
+        let outbox = if rows == 0 {
+            None
+        } else {
+            let source_id: String = Meta::SourceId.get(&tx)?.ok_or_else(|| Error::Damaged("source".into()))?;
+            let outbox = Outbox {
+                state: OutboxState::Frozen,
+                source_id,
+                source_bundle_id: self.next_source_bundle_id()?,
+                rows,
+                request_hash,
+                bundle_seq: 0,
+            };
+            self.set_outbox(&outbox)?;
+            Some(outbox)
+        };
+        tx.commit()?;
+        Ok(outbox)
+    }
+}
+
+/// Ends the intents that are frozen now, or that meant nothing. When the bundle is full, those that
+/// did not fit stay.
+fn forget_frozen(conn: &Connection, full: bool) -> Result<(), Error> {
+    if full {
+        conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
+        conn.execute(
+            "DELETE FROM main._sync_dirty WHERE EXISTS \
+             (SELECT 1 FROM main._sync_out o WHERE o.t = _sync_dirty.t AND o.k = _sync_dirty.k)",
+            [],
+        )?;
+    } else if conn.prepare("SELECT 1 FROM main._sync_dirty WHERE held IS NOT NULL")?.exists([])? {
+        conn.execute("DELETE FROM main._sync_dirty WHERE held IS NULL", [])?;
+    } else {
+        conn.execute("DELETE FROM main._sync_dirty", [])?;
+    }
+    Ok(())
+}
+
+struct Freezer<'a> {
+    store: &'a Store,
+    schema_name: String,
+    hasher: RequestHasher,
+    ordinal: i64,
+    limit: i64,
+    key: String,
+    payload: String,
+    holds: Vec<(i64, Vec<u8>, &'static str, String)>,
+}
+
+impl Freezer<'_> {
+    fn upserts(&mut self, position: usize) -> Result<(), Error> {
+        let store = self.store;
+        let m = &store.managed[position];
+        let table = store.table(position);
+        let mut pending = store.conn.prepare_cached(
+            "SELECT d.k, d.since, d.base, r.v FROM main._sync_dirty d \
+             LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k WHERE d.t = ? AND d.held IS NULL ORDER BY d.k",
+        )?;
+        let mut deletes = store
+            .conn
+            .prepare_cached("INSERT INTO temp._sync_deletes (t, k, since, base, v) VALUES (?, ?, ?, ?, ?)")?;
+        let mut rows = pending.query([m.id])?;
+        while let Some(r) = rows.next()? {
+            if self.ordinal >= self.limit {
+                break;
+            }
+            let k: Vec<u8> = r.get(0)?;
+            let since: i64 = r.get(1)?;
+            let base: Option<Vec<u8>> = r.get(2)?;
+            let known = Known::from_stored(r.get(3)?);
+            let key = Key::from_stored(k).unpack()?;
+            let k: Vec<u8> = r.get(0)?;
+            let live = match m.sql.read(&store.conn, &key)? {
+                None => None,
+                Some(Ok(row)) => Some(row),
+                Some(Err(e)) => {
+                    let column = &table.columns[e.0].name;
+                    let message =
+                        format!("column {column} holds text that is not valid UTF-8; correct it or delete the row");
+                    self.holds.push((m.id, k, "not_utf8", message));
+                    continue;
+                }
+            };
+            let base_record = base.as_deref().map(record::decode).transpose()?;
+            match derive(live.as_deref(), known, base_record.as_ref()) {
+                Change::Nothing => {}
+                Change::Push(Op::Delete, v) => {
+                    deletes.execute((m.id, &k, since, &base, v))?;
+                }
+                Change::Push(op, v) => {
+                    if !key_can_travel(table, &key) {
+                        let message = "the key is not of the column's kind: a BLOB key has 16 bytes (a UUID), an \
+                                       INTEGER key is a number, a TEXT key is text";
+                        self.holds.push((m.id, k, "key_form", message.into()));
+                        continue;
+                    }
+                    let row = live.unwrap_or_default();
+                    self.payload.clear();
+                    push_payload(&mut self.payload, table, &m.order, &row, Form::Exact);
+                    self.put(position, &k, &key, op, v, Some(&record::encode(&row)), base.as_deref(), since)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deletes(&mut self, position: usize) -> Result<(), Error> {
+        let m = &self.store.managed[position];
+        let mut s = self
+            .store
+            .conn
+            .prepare_cached("SELECT k, since, base, v FROM temp._sync_deletes WHERE t = ? ORDER BY k")?;
+        let mut rows = s.query([m.id])?;
+        while let Some(r) = rows.next()? {
+            if self.ordinal >= self.limit {
+                break;
+            }
+            let k: Vec<u8> = r.get(0)?;
+            let key = Key::from_stored(k.clone()).unpack()?;
+            let base: Option<Vec<u8>> = r.get(2)?;
+            self.put(position, &k, &key, Op::Delete, r.get(3)?, None, base.as_deref(), r.get(1)?)?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call is one row of the outbox, column by column")]
+    fn put(
+        &mut self,
+        position: usize,
+        k: &[u8],
+        key: &[sync_core::value::Value],
+        op: Op,
+        base_version: i64,
+        row: Option<&[u8]>,
+        base: Option<&[u8]>,
+        since: i64,
+    ) -> Result<(), Error> {
+        let table = self.store.table(position);
+        self.key.clear();
+        push_key(&mut self.key, table, key, Form::Exact);
+        let payload = row.map(|_| self.payload.as_str());
+        self.hasher.row(&self.schema_name, &table.name, &self.key, op, base_version, payload);
+        self.store
+            .conn
+            .prepare_cached(
+                "INSERT INTO main._sync_out (ordinal, t, k, op, base_version, row, base, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute((self.ordinal, self.store.managed[position].id, k, op.stored(), base_version, row, base, since))?;
+        self.ordinal += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! One owner of a file's syncing at a time: an advisory lock on a file beside it. The app's own
+//! connections do not notice.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// Held as long as it lives; the system frees it when the process dies.
+#[derive(Debug)]
+pub(crate) struct OwnerLock {
+    _file: File,
+}
+
+impl OwnerLock {
+    /// Takes the lock, or says who has it.
+    pub(crate) fn take(database: &Path) -> Result<Self, Error> {
+        let path = beside(database, "-sync-lock");
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut by = String::new();
+                file.read_to_string(&mut by)?;
+                let by = if by.trim().is_empty() { "unknown".to_owned() } else { by.trim().to_owned() };
+                return Err(Error::Owned { by });
+            }
+            Err(TryLockError::Error(e)) => return Err(e.into()),
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "process {}", std::process::id())?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// A path beside the database, with a suffix of its own.
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    database.with_file_name(name)
+}

@@ -1,0 +1,427 @@
+//! Pulling: bundles after the checkpoint are staged, verified, and applied whole (hops `pull`, `apply`).
+
+use sync_core::hash::{Algorithm, BundleHasher, Digest, HashRow};
+use sync_core::key::Key;
+use sync_core::protocol::Code;
+use sync_core::protocol::pull::{BundleHead, PullRequest};
+use sync_core::protocol::rows::{PullSink, ReadError, WireRow, read_page, read_pull};
+use sync_core::record;
+use sync_core::wire::{Form, push_key, push_payload};
+
+use crate::api::broken;
+use crate::apply::Applier;
+use crate::context::FaultPoint;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::report::{Event, PullReport};
+use crate::stage::{Intake, Stage, StagedBundle};
+use crate::store::{Meta, Outbox, OutboxState};
+
+/// How a pull ended.
+#[derive(Debug)]
+pub(crate) enum Pulled {
+    /// Everything up to the frozen end of the window is applied.
+    Stable,
+    /// The history is pruned, rewritten or broken: rebuild from a snapshot.
+    Rebuild,
+    /// The server does not know this scope any more.
+    Reconnect,
+}
+
+impl Engine {
+    /// Pulls until the window that was frozen by the first page is applied.
+    pub(crate) fn pull_to_stable(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
+        let mut target = 0;
+        loop {
+            let conn = &self.store.conn;
+            let checkpoint = Meta::Checkpoint.integer(conn)?;
+            let ours = self.api.is_ours();
+            let request = PullRequest {
+                after_bundle_seq: checkpoint,
+                max_bundles: if ours { 0 } else { 200 },
+                target_bundle_seq: target,
+                after_history_hash: Meta::HistoryHash.get::<String>(conn)?.filter(|_| ours && target == 0),
+                max_inline_rows: ours.then_some(INLINE_ROWS),
+            };
+            let source = self.source_id()?;
+            let response = match self.api.pull(&source, &request) {
+                Ok(r) => r,
+                Err(e) => match e.code() {
+                    Some(Code::HistoryPruned) => {
+                        return self.must_rebuild("the history after the checkpoint is no longer kept");
+                    }
+                    Some(Code::CheckpointAhead | Code::HistoryDiverged) => {
+                        let fork = self.find_fork(&source)?;
+                        Meta::Fork.set(&self.store.conn, fork)?;
+                        return self.must_rebuild("the server's history was rewritten");
+                    }
+                    Some(Code::ScopeUninitialized) => return Ok(Pulled::Reconnect),
+                    _ => return Err(e.into()),
+                },
+            };
+            let stage = self.stage()?;
+            stage.clear()?;
+            stage.begin()?;
+            let mut sink = Sink {
+                intake: Intake::new(self.store.schema(), self.algorithm()),
+                stage: &stage,
+                expected: checkpoint + 1,
+                ordinal: 0,
+                seq: 0,
+            };
+            let head = match read_pull(response.body, &mut sink) {
+                Ok(head) => head,
+                Err(ReadError::Stopped(Error::Protocol(why))) => {
+                    stage.end()?;
+                    self.stage = Some(stage);
+                    tracing::warn!("a pull was refused: {why}");
+                    return self.must_rebuild(&why);
+                }
+                Err(e) => {
+                    stage.end()?;
+                    self.stage = Some(stage);
+                    return Err(read_failed(e));
+                }
+            };
+            stage.end()?;
+            Meta::LatestKnown
+                .set(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
+            if head.stable_bundle_seq < checkpoint {
+                self.stage = Some(stage);
+                return self.must_rebuild("the server's history ends before the checkpoint");
+            }
+            target = head.stable_bundle_seq;
+            let bundles = stage.bundles()?;
+            let done = self.apply_bundles(&stage, &bundles, report);
+            self.stage = Some(stage);
+            done?;
+            let now_at = Meta::Checkpoint.integer(&self.store.conn)?;
+            report.checkpoint = now_at;
+            if !head.has_more || now_at >= target {
+                if now_at < target && bundles.is_empty() {
+                    return self.must_rebuild("the server's history has a gap");
+                }
+                if now_at >= target {
+                    return Ok(Pulled::Stable);
+                }
+            } else if bundles.is_empty() {
+                return Err(Error::Protocol("a pull page made no progress".into()));
+            }
+        }
+    }
+
+    /// H1, H2: the highest bundle whose history hash the server confirms, among those that this file
+    /// remembers; 0 where there is none.
+    fn find_fork(&self, source: &str) -> Result<i64, Error> {
+        let mut s = self.store.conn.prepare("SELECT seq, hash FROM main._sync_history ORDER BY seq")?;
+        let known: Vec<(i64, Vec<u8>)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        let (mut shared, mut low, mut high) = (0, 0, known.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let (seq, hash) = &known[middle];
+            let request = PullRequest {
+                after_bundle_seq: *seq,
+                max_bundles: 1,
+                after_history_hash: Digest::from_bytes(hash).map(|d| d.hex()),
+                max_inline_rows: Some(0),
+                ..PullRequest::default()
+            };
+            match self.api.pull(source, &request) {
+                Ok(_) => {
+                    shared = *seq;
+                    low = middle + 1;
+                }
+                Err(e) => match e.code() {
+                    Some(Code::CheckpointAhead | Code::HistoryDiverged) => high = middle,
+                    // Older than what is kept: cannot be compared, so it is not taken as shared.
+                    Some(Code::HistoryPruned) => low = middle + 1,
+                    _ => return Err(e.into()),
+                },
+            }
+        }
+        Ok(shared)
+    }
+
+    fn must_rebuild(&self, why: &str) -> Result<Pulled, Error> {
+        Meta::Rebuild.set(&self.store.conn, why)?;
+        Ok(Pulled::Rebuild)
+    }
+
+    /// Applies staged bundles in order, several small ones in one transaction.
+    fn apply_bundles(&mut self, stage: &Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
+        let mut at = 0;
+        while at < bundles.len() {
+            let outbox = self.store.outbox()?;
+            let first = &bundles[at];
+            self.notice_twin(first)?;
+            if is_own(first, outbox.as_ref()) && self.confirm_by_hash(first, outbox.as_ref())? {
+                report.bundles += 1;
+                at += 1;
+                continue;
+            }
+            if first.omitted {
+                self.fetch_rows(stage, first)?;
+            }
+            let mut end = at + 1;
+            let mut rows = first.rows;
+            while end < bundles.len()
+                && !bundles[end].omitted
+                && rows + bundles[end].rows <= ROWS_PER_TRANSACTION
+                && !is_own(&bundles[end], outbox.as_ref())
+                && !is_own(first, outbox.as_ref())
+            {
+                rows += bundles[end].rows;
+                end += 1;
+            }
+            self.env.fault(FaultPoint::Staged);
+            self.apply_together(stage, &bundles[at..end], outbox.as_ref(), report)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn apply_together(
+        &mut self,
+        stage: &Stage,
+        bundles: &[StagedBundle],
+        outbox: Option<&Outbox>,
+        report: &mut PullReport,
+    ) -> Result<(), Error> {
+        self.store.refresh(self.env.now_ms())?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        for b in bundles {
+            let own = is_own(b, outbox);
+            applier.begin_bundle(&b.source_id, own);
+            stage.each_row(b.seq, |row| applier.row(row))?;
+            applier.end_bundle()?;
+            self.confirm(b, own)?;
+        }
+        let outcome = applier.finish()?;
+        self.env.fault(FaultPoint::Applying);
+        tx.commit()?;
+        report.bundles += bundles.len() as u64;
+        report.applied_rows += outcome.applied;
+        report.conflicts += outcome.conflicts;
+        report.set_aside += outcome.set_aside;
+        let checkpoint = bundles.last().map_or(0, |b| b.seq);
+        self.tell(&Event::Applied { rows: report.applied_rows, checkpoint });
+        outcome.events.iter().for_each(|e| self.tell(e));
+        Ok(())
+    }
+
+    /// Moves the checkpoint over a bundle, in the transaction that applied it.
+    fn confirm(&self, b: &StagedBundle, own: bool) -> Result<(), Error> {
+        let conn = &self.store.conn;
+        Meta::Checkpoint.set(conn, b.seq)?;
+        match &b.history {
+            Some(h) => {
+                Meta::HistoryHash.set(conn, h)?;
+                if let Some(d) = Digest::from_hex(h) {
+                    conn.prepare_cached("INSERT OR REPLACE INTO main._sync_history (seq, hash) VALUES (?, ?)")?
+                        .execute((b.seq, d.0.as_slice()))?;
+                    conn.prepare_cached("DELETE FROM main._sync_history WHERE seq <= ?")?
+                        .execute([b.seq - KEPT_HASHES])?;
+                }
+            }
+            None => Meta::HistoryHash.clear(conn)?,
+        }
+        if own {
+            Meta::NextSourceBundleId.set(conn, b.source_bundle_id + 1)?;
+            self.store.clear_outbox()?;
+        }
+        Ok(())
+    }
+
+    /// The usual case of an own bundle: it is exactly what was frozen, which its hash proves. Nothing is
+    /// downloaded, and no row of the app is touched.
+    fn confirm_by_hash(&self, b: &StagedBundle, outbox: Option<&Outbox>) -> Result<bool, Error> {
+        let (Some(outbox), Some(hash)) = (outbox, &b.hash) else { return Ok(false) };
+        if outbox.rows != b.rows || self.frozen_hash(b.seq)? != *hash {
+            return Ok(false);
+        }
+        let tx = self.store.begin()?;
+        tx.execute(
+            "INSERT OR REPLACE INTO main._sync_row (t, k, v) \
+             SELECT t, k, CASE op WHEN 3 THEN -?1 ELSE ?1 END FROM main._sync_out",
+            [b.seq],
+        )?;
+        self.confirm(b, true)?;
+        tx.commit()?;
+        self.tell(&Event::Applied { rows: b.rows.unsigned_abs(), checkpoint: b.seq });
+        Ok(true)
+    }
+
+    /// The hash that the outbox would have as this bundle.
+    fn frozen_hash(&self, seq: i64) -> Result<String, Error> {
+        let form = match self.algorithm() {
+            Algorithm::Blake3 => Form::Exact,
+            Algorithm::Sha256 => Form::Reference,
+        };
+        let schema_name = self.wire_schema()?;
+        let mut hasher = BundleHasher::new(self.algorithm());
+        let (mut key, mut payload) = (String::new(), String::new());
+        let mut from = 0;
+        loop {
+            let rows = self.store.outbox_rows(from, 500)?;
+            if rows.is_empty() {
+                return Ok(hasher.finish().hex());
+            }
+            from += rows.len() as i64;
+            for r in rows {
+                let Some(position) = self.store.position(r.t) else { return Ok(String::new()) };
+                let table = self.store.table(position);
+                key.clear();
+                push_key(&mut key, table, &Key::from_stored(r.k).unpack()?, form);
+                payload.clear();
+                if let Some(stored) = &r.row {
+                    let row = record::decode_full(stored)?;
+                    if row.len() != table.columns.len() {
+                        return Ok(String::new());
+                    }
+                    push_payload(&mut payload, table, &self.store.managed[position].order, &row, form);
+                }
+                hasher.row(HashRow {
+                    schema: &schema_name,
+                    table: &table.name,
+                    key: &key,
+                    op: r.op,
+                    row_version: seq,
+                    payload: r.row.is_some().then_some(&payload),
+                });
+            }
+        }
+    }
+
+    /// P3: our source wrote a bundle that this file did not freeze: a copy of the file uses it too.
+    fn notice_twin(&self, b: &StagedBundle) -> Result<(), Error> {
+        let conn = &self.store.conn;
+        if b.source_id != self.source_id()? || b.source_bundle_id < self.store.next_source_bundle_id()? {
+            return Ok(());
+        }
+        let outbox = self.store.outbox()?;
+        let ours = outbox.as_ref().is_some_and(|o| {
+            o.source_bundle_id == b.source_bundle_id && o.source_id == b.source_id && o.state != OutboxState::Frozen
+        });
+        if !ours {
+            let tx = self.store.begin()?;
+            self.store.release_outbox()?;
+            Meta::SourceId.set(conn, self.env.new_id())?;
+            Meta::NextSourceBundleId.set(conn, 1)?;
+            tx.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Downloads the rows of a bundle that came without them, and verifies its hash.
+    fn fetch_rows(&mut self, stage: &Stage, b: &StagedBundle) -> Result<(), Error> {
+        let source = self.source_id()?;
+        let mut after = None;
+        let mut ordinal = 0;
+        let mut taken = 0;
+        let mut intake = Intake::new(self.store.schema(), self.algorithm());
+        loop {
+            let response = self.api.committed_rows(&source, b.seq, after, PAGE_ROWS).map_err(Error::from)?;
+            stage.begin()?;
+            let page = read_page(response.body, |w| {
+                if let Some(row) = intake.row(&w)? {
+                    stage.put_row(b.seq, ordinal, &row)?;
+                    ordinal += 1;
+                }
+                taken += 1;
+                Ok(())
+            });
+            stage.end()?;
+            let page = page.map_err(read_failed)?;
+            self.tell(&Event::Downloaded { rows: taken, total: Some(b.rows.unsigned_abs()) });
+            self.env.fault(FaultPoint::Downloading);
+            if !page.has_more {
+                break;
+            }
+            if after == Some(page.next_row_ordinal) {
+                return Err(Error::Protocol("a page of rows made no progress".into()));
+            }
+            after = Some(page.next_row_ordinal);
+        }
+        let head = BundleHead {
+            bundle_seq: b.seq,
+            row_count: Some(b.rows),
+            bundle_hash: b.hash.clone(),
+            ..BundleHead::default()
+        };
+        intake.finish(&head)?;
+        Ok(())
+    }
+}
+
+fn is_own(b: &StagedBundle, outbox: Option<&Outbox>) -> bool {
+    outbox.is_some_and(|o| {
+        o.source_id == b.source_id && o.source_bundle_id == b.source_bundle_id && o.state != OutboxState::Frozen
+    })
+}
+
+pub(crate) fn read_failed(e: ReadError<Error>) -> Error {
+    match e {
+        ReadError::Json(e) => Error::Offline { message: format!("the reply is not whole: {e}"), retry_after: None },
+        ReadError::Io(e) => broken(e),
+        ReadError::Stopped(e) => e,
+    }
+}
+
+struct Sink<'a> {
+    intake: Intake<'a>,
+    stage: &'a Stage,
+    /// The only sequence that may come next.
+    expected: i64,
+    ordinal: i64,
+    seq: i64,
+}
+
+impl PullSink for Sink<'_> {
+    type Error = Error;
+
+    fn row(&mut self, w: WireRow) -> Result<(), Error> {
+        if let Some(row) = self.intake.row(&w)? {
+            // The head follows its rows: until then they stand under the sequence that must come.
+            self.stage.put_row(self.expected, self.ordinal, &row)?;
+            self.ordinal += 1;
+        }
+        Ok(())
+    }
+
+    fn bundle(&mut self, head: BundleHead) -> Result<(), Error> {
+        if head.bundle_seq != self.expected {
+            return Err(Error::Protocol(format!("bundle {} came where {} was due", head.bundle_seq, self.expected)));
+        }
+        self.seq = head.bundle_seq;
+        let rows = if head.rows_omitted {
+            head.row_count.unwrap_or(0)
+        } else {
+            let rows = self.intake.rows();
+            self.intake.finish(&head)?;
+            rows
+        };
+        self.stage.put_bundle(&StagedBundle {
+            seq: head.bundle_seq,
+            source_id: head.source_id,
+            source_bundle_id: head.source_bundle_id,
+            rows,
+            hash: head.bundle_hash,
+            history: head.history_hash,
+            omitted: head.rows_omitted,
+        })?;
+        self.expected += 1;
+        self.ordinal = 0;
+        Ok(())
+    }
+}
+
+/// A bundle with more rows comes without them and is fetched page by page.
+const INLINE_ROWS: i64 = 2000;
+/// Rows of such a page.
+const PAGE_ROWS: i64 = 5000;
+/// Small bundles are applied together up to this many rows, so that locks stay short.
+const ROWS_PER_TRANSACTION: i64 = 2000;
+/// History hashes that are kept to find a fork.
+const KEPT_HASHES: i64 = 1000;

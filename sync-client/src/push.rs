@@ -1,0 +1,336 @@
+//! Pushing: the outbox becomes a committed bundle, exactly once (hop `push`; protocol §6, §7).
+
+use sync_core::canonical::push_integer;
+use sync_core::key::Key;
+use sync_core::protocol::error::{ConflictReply, RejectionReply};
+use sync_core::protocol::push::{CommitReply, CreatePushReply, CreatePushRequest};
+use sync_core::protocol::{Code, Op};
+use sync_core::record;
+use sync_core::wire::{Form, push_key, push_partial_payload};
+
+use crate::api::CallError;
+use crate::context::FaultPoint;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::report::Event;
+use crate::store::{Meta, Outbox, OutboxRow, OutboxState};
+
+/// How a push ended.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// Nothing was pending.
+    Nothing,
+    /// The bundle is history; pull will confirm it.
+    Committed,
+    /// Rows changed on the server: pull, settle, freeze again.
+    Conflicts(Vec<ConflictReply>),
+    /// Rows were refused and are held; the rest can be frozen again.
+    Rejected(u64),
+    /// The scope has to be connected again first.
+    Reconnect,
+    /// The server's history is not the one that this file knows.
+    Rebuild,
+    /// This file got a fresh source; freeze again under it.
+    FreshSource,
+}
+
+impl Engine {
+    /// Takes the outbox as far as it goes, freezing one first where there is none.
+    pub(crate) fn push_once(&mut self) -> Result<Pushed, Error> {
+        let outbox = match self.store.outbox()? {
+            Some(o) => o,
+            None => {
+                let limit = Some(self.limits.max_rows_per_bundle).filter(|n| *n > 0);
+                let Some(o) = self.store.freeze(limit, self.env.now_ms())? else { return Ok(Pushed::Nothing) };
+                self.tell(&Event::Frozen { rows: o.rows as u64 });
+                self.env.fault(FaultPoint::Frozen);
+                o
+            }
+        };
+        if outbox.state == OutboxState::Committed {
+            return Ok(Pushed::Committed);
+        }
+        match self.create(&outbox)? {
+            Created::Session(push_id) => self.upload_and_commit(outbox, &push_id),
+            Created::Committed(reply) => self.already_committed(outbox, &reply),
+            Created::Ended(end) => Ok(end),
+        }
+    }
+
+    /// The session for the outbox, or what stands in its way. Every code of the failure table has its line.
+    fn create(&mut self, outbox: &Outbox) -> Result<Created, Error> {
+        let conn = &self.store.conn;
+        let mut request = CreatePushRequest {
+            source_bundle_id: outbox.source_bundle_id,
+            planned_row_count: outbox.rows,
+            initialization_id: Meta::InitializationId.get(conn)?,
+            request_hash: self.api.is_ours().then(|| outbox.request_hash.hex()),
+        };
+        loop {
+            let error = match self.api.create_push(&outbox.source_id, &request) {
+                Ok(reply) if reply.status == CreatePushReply::ALREADY_COMMITTED => {
+                    let committed = reply.committed.ok_or_else(|| missing("already_committed"))?;
+                    return Ok(Created::Committed(committed));
+                }
+                Ok(reply) => {
+                    let id = reply.push_id.filter(|_| reply.status == CreatePushReply::STAGING);
+                    return id.map(Created::Session).ok_or_else(|| missing("push session"));
+                }
+                Err(e) => e,
+            };
+            let sent = outbox.state == OutboxState::Sent;
+            return match error.code() {
+                // P10: the lease is gone, or the scope was initialized meanwhile: once without it.
+                Some(Code::PushSessionInvalid | Code::InitializationStale | Code::InitializationExpired)
+                    if request.initialization_id.is_some() =>
+                {
+                    request.initialization_id = None;
+                    Meta::InitializationId.clear(&self.store.conn)?;
+                    continue;
+                }
+                Some(
+                    Code::ScopeUninitialized
+                    | Code::InitializationStale
+                    | Code::InitializationExpired
+                    | Code::PushSessionInvalid,
+                ) => Ok(Created::Ended(Pushed::Reconnect)),
+                // It had committed, and its bundle is no longer kept: the rebuild recognises equal rows.
+                Some(Code::HistoryPruned) if sent => {
+                    let tx = self.store.begin()?;
+                    self.store.release_outbox()?;
+                    Meta::NextSourceBundleId.set(&tx, outbox.source_bundle_id + 1)?;
+                    Meta::Rebuild.set(&tx, "the history of an own push is no longer kept")?;
+                    tx.commit()?;
+                    Ok(Created::Ended(Pushed::Rebuild))
+                }
+                // Somebody else writes under this source: a copy of this file, or its older self.
+                Some(Code::HistoryPruned | Code::SourceSequenceOutOfOrder | Code::SourceRetired) => {
+                    self.fresh_source()?;
+                    Ok(Created::Ended(Pushed::FreshSource))
+                }
+                Some(Code::BundleTooLarge) => Err(error.into()),
+                _ => Err(error.into()),
+            };
+        }
+    }
+
+    fn upload_and_commit(&mut self, mut outbox: Outbox, push_id: &str) -> Result<Pushed, Error> {
+        if let Some(end) = self.upload(&outbox, push_id)? {
+            return Ok(end);
+        }
+        outbox.state = OutboxState::Sent;
+        self.store.set_outbox(&outbox)?;
+        self.env.fault(FaultPoint::BeforeCommit);
+        match self.api.commit(&outbox.source_id, push_id) {
+            Ok(reply) => {
+                self.env.fault(FaultPoint::AfterCommit);
+                self.committed(outbox, &reply)?;
+                Ok(Pushed::Committed)
+            }
+            Err(CallError::Reply(r)) => match r.reply.code() {
+                Some(Code::PushConflict) => {
+                    let mut conflicts = r.reply.conflicts;
+                    if conflicts.is_empty() {
+                        conflicts.extend(r.reply.conflict);
+                    }
+                    Ok(self.release_proven(&outbox, push_id)?.unwrap_or(Pushed::Conflicts(conflicts)))
+                }
+                Some(Code::PushRejected) => {
+                    if let Some(end) = self.release_proven(&outbox, push_id)? {
+                        return Ok(end);
+                    }
+                    self.hold_rejected(&r.reply.rejections)
+                }
+                Some(Code::SourceSequenceChanged | Code::SourceRetired) => {
+                    self.fresh_source()?;
+                    Ok(Pushed::FreshSource)
+                }
+                Some(Code::InitializationExpired | Code::InitializationStale) => {
+                    Meta::InitializationId.clear(&self.store.conn)?;
+                    Ok(Pushed::Reconnect)
+                }
+                // A session that is gone proves nothing: the next round creates again under the same tuple.
+                _ => Err(CallError::Reply(r).into()),
+            },
+            Err(CallError::Other(e)) => Err(e),
+        }
+    }
+
+    /// Uploads every row. `Some` where the server refused rows.
+    fn upload(&mut self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
+        let most = match self.limits.max_rows_per_push_chunk {
+            n if n > 0 => n,
+            _ => FOREIGN_CHUNK_ROWS,
+        };
+        let schema_name = self.wire_schema()?;
+        let mut ordinal = 0;
+        let mut body = String::with_capacity(CHUNK_BYTES + 64 * 1024);
+        let mut waiting: std::collections::VecDeque<OutboxRow> = std::collections::VecDeque::new();
+        let mut read = 0;
+        while ordinal < outbox.rows {
+            body.clear();
+            body.push_str("{\"start_row_ordinal\":");
+            push_integer(&mut body, ordinal);
+            body.push_str(",\"rows\":[");
+            let mut n = 0;
+            while n < most && (n == 0 || body.len() < CHUNK_BYTES) {
+                if waiting.is_empty() {
+                    waiting.extend(self.store.outbox_rows(read, READ_ROWS)?);
+                    read += waiting.len() as i64;
+                }
+                let Some(row) = waiting.pop_front() else { break };
+                if n > 0 {
+                    body.push(',');
+                }
+                self.push_row(&mut body, &schema_name, &row)?;
+                n += 1;
+            }
+            if n == 0 {
+                return Err(Error::Damaged("the outbox lacks rows".into()));
+            }
+            body.push_str("]}");
+            match self.api.chunk(&outbox.source_id, push_id, body.as_bytes()) {
+                Ok(_) => {}
+                Err(CallError::Reply(r))
+                    if r.reply.code() == Some(Code::PushChunkInvalid) && !r.reply.rejections.is_empty() =>
+                {
+                    if let Some(end) = self.release_proven(outbox, push_id)? {
+                        return Ok(Some(end));
+                    }
+                    return Ok(Some(self.hold_rejected(&r.reply.rejections)?));
+                }
+                Err(e) if matches!(e.code(), Some(Code::InitializationExpired | Code::InitializationStale)) => {
+                    Meta::InitializationId.clear(&self.store.conn)?;
+                    return Ok(Some(Pushed::Reconnect));
+                }
+                Err(e) => return Err(e.into()),
+            }
+            ordinal += n;
+            self.tell(&Event::Uploaded { rows: ordinal as u64, total: outbox.rows as u64 });
+            self.env.fault(FaultPoint::Uploading);
+        }
+        Ok(None)
+    }
+
+    fn push_row(&self, body: &mut String, schema_name: &str, row: &OutboxRow) -> Result<(), Error> {
+        let position =
+            self.store.position(row.t).ok_or_else(|| Error::Damaged("a table in the outbox is gone".into()))?;
+        let table = self.store.table(position);
+        body.push_str("{\"schema\":");
+        sync_core::canonical::push_string(body, schema_name, sync_core::canonical::Escapes::Minimal);
+        body.push_str(",\"table\":");
+        sync_core::canonical::push_string(body, &table.name, sync_core::canonical::Escapes::Minimal);
+        body.push_str(",\"key\":");
+        push_key(body, table, &Key::from_stored(row.k.clone()).unpack()?, Form::Exact);
+        body.push_str(",\"op\":\"");
+        body.push_str(row.op.name());
+        body.push_str("\",\"base_row_version\":");
+        push_integer(body, row.base_version);
+        if let (Some(stored), false) = (&row.row, row.op == Op::Delete) {
+            let mut record = record::decode(stored)?;
+            record.resize(table.columns.len(), None);
+            body.push_str(",\"payload\":");
+            push_partial_payload(body, table, &self.store.managed[position].order, &record, self.form());
+        }
+        body.push('}');
+        Ok(())
+    }
+
+    /// A commit's reply, or `already_committed`.
+    fn committed(&mut self, mut outbox: Outbox, reply: &CommitReply) -> Result<(), Error> {
+        outbox.state = OutboxState::Committed;
+        outbox.bundle_seq = reply.bundle_seq;
+        let tx = self.store.begin()?;
+        self.store.set_outbox(&outbox)?;
+        Meta::InitializationId.clear(&tx)?;
+        tx.commit()?;
+        self.tell(&Event::Committed { bundle_seq: reply.bundle_seq, rows: reply.row_count.unsigned_abs() });
+        Ok(())
+    }
+
+    /// P3: another request hash under our tuple means another file writes under our source.
+    fn already_committed(&mut self, outbox: Outbox, reply: &CommitReply) -> Result<Pushed, Error> {
+        let ours = outbox.request_hash.hex();
+        if reply.request_hash.as_ref().is_some_and(|h| *h != ours) || outbox.state == OutboxState::Frozen {
+            self.fresh_source()?;
+            return Ok(Pushed::FreshSource);
+        }
+        self.committed(outbox, reply)?;
+        Ok(Pushed::Committed)
+    }
+
+    /// Puts the outbox back among the intents once the server proved that it did not commit it. `Some`
+    /// where it turned out that it had.
+    fn release_proven(&mut self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
+        if !self.api.delete_push(&outbox.source_id, push_id)? {
+            match self.create(outbox)? {
+                Created::Session(id) => {
+                    self.api.delete_push(&outbox.source_id, &id)?;
+                }
+                Created::Committed(reply) => return self.already_committed(outbox.clone(), &reply).map(Some),
+                Created::Ended(end) => return Ok(Some(end)),
+            }
+        }
+        let tx = self.store.begin()?;
+        self.store.release_outbox()?;
+        tx.commit()?;
+        Ok(None)
+    }
+
+    /// A source of its own for this file. Every intent is kept; what is in doubt under the old source
+    /// comes back by pull as rows equal to ours.
+    fn fresh_source(&mut self) -> Result<(), Error> {
+        let tx = self.store.begin()?;
+        self.store.release_outbox()?;
+        Meta::SourceId.set(&tx, self.env.new_id())?;
+        Meta::NextSourceBundleId.set(&tx, 1)?;
+        Meta::InitializationId.clear(&tx)?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Holds refused rows back with the server's reason.
+    fn hold_rejected(&mut self, rejections: &[RejectionReply]) -> Result<Pushed, Error> {
+        let tx = self.store.begin()?;
+        let mut held = 0;
+        let mut told = Vec::new();
+        for r in rejections {
+            let Some(position) = self.store.schema().position(&r.table) else { continue };
+            let table = self.store.table(position);
+            let Ok(key) = sync_core::wire::decode_key(table, &r.key) else { continue };
+            let Ok(k) = Key::pack(&key) else { continue };
+            let kind = if r.kind.is_empty() { "refused" } else { &r.kind };
+            self.store.hold(self.store.managed[position].id, k.as_bytes(), kind, &r.message)?;
+            held += 1;
+            told.push(Event::Inbox {
+                kind: "rejected".into(),
+                table: table.name.clone(),
+                key: crate::inbox::key_json(table, &key),
+                message: r.message.clone(),
+            });
+        }
+        tx.commit()?;
+        if held == 0 {
+            return Err(Error::refused(Code::PushRejected, "the server refused rows without naming one of ours"));
+        }
+        told.iter().for_each(|e| self.tell(e));
+        Ok(Pushed::Rejected(held))
+    }
+}
+
+enum Created {
+    Session(String),
+    Committed(CommitReply),
+    Ended(Pushed),
+}
+
+fn missing(what: &str) -> Error {
+    Error::Protocol(format!("the reply lacks the {what}"))
+}
+
+/// A chunk ends at this many bytes, so that a weak link loses little.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// Rows read from the outbox at once.
+const READ_ROWS: i64 = 500;
+/// Rows of a chunk where the server advertises no limit.
+const FOREIGN_CHUNK_ROWS: i64 = 1000;

@@ -1,0 +1,278 @@
+//! Where remote rows wait between the network and the app's file: a scratch database beside it.
+//!
+//! No transaction on the app's file spans a network call, and no page is held in memory whole. What
+//! is staged may be lost at any time: it is asked for again.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use sync_core::hash::{Algorithm, BundleHasher, Digest, HashRow};
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::protocol::pull::BundleHead;
+use sync_core::protocol::rows::WireRow;
+use sync_core::record;
+use sync_core::schema::Schema;
+use sync_core::wire::{Form, decode_key, decode_payload, push_members};
+
+use crate::error::Error;
+
+/// The scratch database.
+pub(crate) struct Stage {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// A staged row. Tables are positions in the schema of the moment.
+#[derive(Debug)]
+pub(crate) struct StagedRow {
+    pub(crate) position: usize,
+    pub(crate) k: Vec<u8>,
+    pub(crate) op: Op,
+    pub(crate) version: i64,
+    /// A stored record, possibly without columns; `None` for DELETE.
+    pub(crate) row: Option<Vec<u8>>,
+}
+
+/// A staged bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StagedBundle {
+    pub(crate) seq: i64,
+    pub(crate) source_id: String,
+    pub(crate) source_bundle_id: i64,
+    pub(crate) rows: i64,
+    pub(crate) hash: Option<String>,
+    pub(crate) history: Option<String>,
+    /// The rows are not here yet.
+    pub(crate) omitted: bool,
+}
+
+impl Stage {
+    /// Makes an empty one beside the app's file.
+    pub(crate) fn create(file: &Path) -> Result<Self, Error> {
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push("-sync-stage");
+        let path = file.with_file_name(name);
+        remove(&path);
+        let conn = Connection::open(&path)?;
+        conn.execute_batch(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -2048;
+             CREATE TABLE bundle (seq INTEGER PRIMARY KEY, source TEXT, source_bundle_id INTEGER, rows INTEGER, hash TEXT,
+               history TEXT, omitted INTEGER);
+             CREATE TABLE row (seq INTEGER, ordinal INTEGER, t INTEGER, k BLOB, op INTEGER, v INTEGER, row BLOB,
+               PRIMARY KEY (seq, ordinal)) WITHOUT ROWID;
+             CREATE TABLE snapshot (t INTEGER, k BLOB, v INTEGER, row BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID;",
+        )?;
+        Ok(Self { conn, path })
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        Ok(self.conn.execute_batch("DELETE FROM bundle; DELETE FROM row; DELETE FROM snapshot;")?)
+    }
+
+    /// Writes between these two calls go in one step.
+    pub(crate) fn begin(&self) -> Result<(), Error> {
+        Ok(self.conn.execute_batch("BEGIN")?)
+    }
+
+    /// The end of the step. A step that failed is forgotten with [`Stage::clear`].
+    pub(crate) fn end(&self) -> Result<(), Error> {
+        Ok(self.conn.execute_batch("COMMIT")?)
+    }
+
+    pub(crate) fn put_row(&self, seq: i64, ordinal: i64, r: &StagedRow) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("INSERT INTO row (seq, ordinal, t, k, op, v, row) VALUES (?, ?, ?, ?, ?, ?, ?)")?
+            .execute((seq, ordinal, r.position as i64, &r.k, r.op.stored(), r.version, &r.row))?;
+        Ok(())
+    }
+
+    pub(crate) fn put_snapshot_row(&self, r: &StagedRow) -> Result<(), Error> {
+        self.conn.prepare_cached("INSERT INTO snapshot (t, k, v, row) VALUES (?, ?, ?, ?)")?.execute((
+            r.position as i64,
+            &r.k,
+            r.version,
+            &r.row,
+        ))?;
+        Ok(())
+    }
+
+    pub(crate) fn put_bundle(&self, b: &StagedBundle) -> Result<(), Error> {
+        self.conn
+            .prepare_cached(
+                "INSERT OR REPLACE INTO bundle (seq, source, source_bundle_id, rows, hash, history, omitted) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute((b.seq, &b.source_id, b.source_bundle_id, b.rows, &b.hash, &b.history, b.omitted))?;
+        Ok(())
+    }
+
+    /// The staged bundles in order.
+    pub(crate) fn bundles(&self) -> Result<Vec<StagedBundle>, Error> {
+        let sql = "SELECT seq, source, source_bundle_id, rows, hash, history, omitted FROM bundle ORDER BY seq";
+        let mut s = self.conn.prepare_cached(sql)?;
+        let rows = s.query_map([], |r| {
+            Ok(StagedBundle {
+                seq: r.get(0)?,
+                source_id: r.get(1)?,
+                source_bundle_id: r.get(2)?,
+                rows: r.get(3)?,
+                hash: r.get(4)?,
+                history: r.get(5)?,
+                omitted: r.get(6)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Hands over the rows of a bundle in order.
+    pub(crate) fn each_row(&self, seq: i64, mut each: impl FnMut(StagedRow) -> Result<(), Error>) -> Result<(), Error> {
+        let sql = "SELECT t, k, op, v, row FROM row WHERE seq = ? ORDER BY ordinal";
+        let mut s = self.conn.prepare_cached(sql)?;
+        let mut rows = s.query([seq])?;
+        while let Some(r) = rows.next()? {
+            each(StagedRow {
+                position: r.get::<_, i64>(0)? as usize,
+                k: r.get(1)?,
+                op: Op::from_stored(r.get(2)?).ok_or_else(|| Error::Damaged("stage".into()))?,
+                version: r.get(3)?,
+                row: r.get(4)?,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands over the rows of the snapshot by table and key.
+    pub(crate) fn each_snapshot_row(&self, mut each: impl FnMut(StagedRow) -> Result<(), Error>) -> Result<(), Error> {
+        let mut s = self.conn.prepare_cached("SELECT t, k, v, row FROM snapshot ORDER BY t, k")?;
+        let mut rows = s.query([])?;
+        while let Some(r) = rows.next()? {
+            each(StagedRow {
+                position: r.get::<_, i64>(0)? as usize,
+                k: r.get(1)?,
+                op: Op::Insert,
+                version: r.get(2)?,
+                row: r.get(3)?,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the snapshot holds this key.
+    pub(crate) fn in_snapshot(&self, position: usize, k: &[u8]) -> Result<bool, Error> {
+        Ok(self.conn.prepare_cached("SELECT 1 FROM snapshot WHERE t = ? AND k = ?")?.exists((position as i64, k))?)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("a scratch file could not be removed: {e}");
+    }
+}
+
+/// Reads wire rows of one bundle: checks them, hashes them, and turns them into staged ones.
+pub(crate) struct Intake<'a> {
+    schema: &'a Schema,
+    algorithm: Algorithm,
+    hasher: BundleHasher,
+    key: String,
+    payload: String,
+    /// Rows of tables that this file does not have.
+    pub(crate) skipped: u64,
+}
+
+impl<'a> Intake<'a> {
+    pub(crate) fn new(schema: &'a Schema, algorithm: Algorithm) -> Self {
+        Self {
+            schema,
+            algorithm,
+            hasher: BundleHasher::new(algorithm),
+            key: String::new(),
+            payload: String::new(),
+            skipped: 0,
+        }
+    }
+
+    /// Rows taken since the last [`Intake::finish`].
+    pub(crate) const fn rows(&self) -> i64 {
+        self.hasher.rows()
+    }
+
+    /// Takes a bundle's row. `None` for a table that this file does not sync.
+    pub(crate) fn row(&mut self, w: &WireRow) -> Result<Option<StagedRow>, Error> {
+        let op = Op::parse(&w.op).ok_or_else(|| Error::Protocol(format!("unknown operation in {}", w.table)))?;
+        let form = match self.algorithm {
+            Algorithm::Blake3 => Form::Exact,
+            Algorithm::Sha256 => Form::Reference,
+        };
+        self.key.clear();
+        push_members(&mut self.key, &w.key, form);
+        let payload = match (&w.payload, op) {
+            (Some(p), Op::Insert | Op::Update) => {
+                self.payload.clear();
+                push_members(&mut self.payload, p, form);
+                Some(self.payload.as_str())
+            }
+            _ => None,
+        };
+        self.hasher.row(HashRow {
+            schema: &w.schema,
+            table: &w.table,
+            key: &self.key,
+            op,
+            row_version: w.version,
+            payload,
+        });
+        self.stage(w, op)
+    }
+
+    /// Takes a snapshot's row.
+    pub(crate) fn snapshot_row(&mut self, w: &WireRow) -> Result<Option<StagedRow>, Error> {
+        self.stage(w, Op::Insert)
+    }
+
+    fn stage(&mut self, w: &WireRow, op: Op) -> Result<Option<StagedRow>, Error> {
+        let Some(position) = self.schema.position(&w.table) else {
+            self.skipped += 1;
+            return Ok(None);
+        };
+        let table = &self.schema.tables()[position];
+        let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());
+        let key = decode_key(table, &w.key).map_err(wrong)?;
+        let k = Key::pack(&key)?.as_bytes().to_vec();
+        let row = match (op, &w.payload) {
+            (Op::Delete, _) => None,
+            (_, None) => return Err(Error::Protocol(format!("a row of {} has no payload", table.name))),
+            (_, Some(p)) => Some(record::encode_partial(&decode_payload(table, &key, p).map_err(wrong)?.values)),
+        };
+        Ok(Some(StagedRow { position, k, op, version: w.version, row }))
+    }
+
+    /// Ends a bundle: checks its hash and count against the head.
+    pub(crate) fn finish(&mut self, head: &BundleHead) -> Result<Digest, Error> {
+        let hasher = std::mem::replace(&mut self.hasher, BundleHasher::new(self.algorithm));
+        if head.row_count.is_some_and(|n| n != hasher.rows()) {
+            return Err(Error::Protocol(format!(
+                "bundle {} does not have the rows that it announces",
+                head.bundle_seq
+            )));
+        }
+        let digest = hasher.finish();
+        if head.bundle_hash.as_ref().is_some_and(|h| *h != digest.hex()) {
+            return Err(Error::Protocol(format!(
+                "bundle {} does not have the hash that it announces",
+                head.bundle_seq
+            )));
+        }
+        Ok(digest)
+    }
+}

@@ -1,0 +1,117 @@
+//! Local intents: each key that changed since it was last frozen, with its base.
+//!
+//! Triggers append to logs; [`Store::absorb`] folds the logs into one entry a key, in a transaction
+//! of ours. The first entry of a key is its base, later ones add nothing.
+
+use rusqlite::OptionalExtension as _;
+use sync_core::record::{self, Record};
+use sync_core::sqlite::capture::{CAME, log_columns, log_name};
+use sync_core::sqlite::quote;
+
+use super::Store;
+use crate::error::Error;
+
+/// One key's intent.
+#[derive(Debug)]
+pub(crate) struct Dirty {
+    /// When it was noticed, in milliseconds since the epoch.
+    pub(crate) since: i64,
+    /// The row at its known version, where known.
+    pub(crate) base: Option<Record>,
+    /// The refusal that it waits for, in one word.
+    pub(crate) held: Option<String>,
+}
+
+impl Store {
+    /// Folds the logs into the intents. An edit of a refused row lets it be tried again.
+    pub(crate) fn absorb(&self, now: i64) -> Result<(), Error> {
+        for (position, m) in self.managed.iter().enumerate() {
+            let table = self.table(position);
+            let log = quote(&log_name(m.id));
+            let mut any = self.conn.prepare_cached(&format!("SELECT 1 FROM main.{log} LIMIT 1"))?;
+            if !any.exists([])? {
+                continue;
+            }
+            let names = log_columns(table.columns.len());
+            let key = table.key.iter().map(|i| names[*i].as_str()).collect::<Vec<_>>().join(", ");
+            // OR IGNORE passes over keys that have no stored form: rows with NULL in their key.
+            self.conn
+                .prepare_cached(&format!(
+                    "INSERT OR IGNORE INTO main._sync_dirty (t, k, since, base) \
+                     SELECT ?1, _sync_key({key}), ?2, CASE op WHEN {CAME} THEN NULL ELSE _sync_pack({}) END \
+                     FROM main.{log} WHERE true ORDER BY n \
+                     ON CONFLICT (t, k) DO UPDATE SET held = NULL, message = NULL",
+                    names.join(", ")
+                ))?
+                .execute((m.id, now))?;
+            self.conn.prepare_cached(&format!("DELETE FROM main.{log}"))?.execute([])?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is any intent, or, with `pushable`, one that no refusal holds back.
+    pub(crate) fn any_dirty(&self, pushable: bool) -> Result<bool, Error> {
+        let sql = if pushable {
+            "SELECT 1 FROM main._sync_dirty WHERE held IS NULL LIMIT 1"
+        } else {
+            "SELECT 1 FROM main._sync_dirty LIMIT 1"
+        };
+        Ok(self.conn.prepare_cached(sql)?.exists([])?)
+    }
+
+    /// Whether the app wrote something that is not absorbed yet.
+    pub(crate) fn any_logged(&self) -> Result<bool, Error> {
+        for m in &self.managed {
+            let sql = format!("SELECT 1 FROM main.{} LIMIT 1", quote(&log_name(m.id)));
+            if self.conn.prepare_cached(&sql)?.exists([])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The intent for a key.
+    pub(crate) fn dirty(&self, t: i64, k: &[u8]) -> Result<Option<Dirty>, Error> {
+        let found = self
+            .conn
+            .prepare_cached("SELECT since, base, held FROM main._sync_dirty WHERE t = ? AND k = ?")?
+            .query_row((t, k), |r| Ok((r.get(0)?, r.get::<_, Option<Vec<u8>>>(1)?, r.get(2)?)))
+            .optional()?;
+        found
+            .map(|(since, base, held)| Ok(Dirty { since, base: base.map(|b| record::decode(&b)).transpose()?, held }))
+            .transpose()
+    }
+
+    /// Ends an intent: confirmed, or discarded and recorded.
+    pub(crate) fn drop_dirty(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
+        let n = self.conn.prepare_cached("DELETE FROM main._sync_dirty WHERE t = ? AND k = ?")?.execute((t, k))?;
+        Ok(n > 0)
+    }
+
+    /// Records an intent, or moves the base of one that exists. It is tried again if it was held.
+    pub(crate) fn put_dirty(&self, t: i64, k: &[u8], since: i64, base: Option<&Record>) -> Result<(), Error> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO main._sync_dirty (t, k, since, base) VALUES (?, ?, ?, ?) \
+                 ON CONFLICT (t, k) DO UPDATE SET base = excluded.base, held = NULL, message = NULL",
+            )?
+            .execute((t, k, since, base.map(|b| record::encode_partial(b))))?;
+        Ok(())
+    }
+
+    /// Holds an intent back, with the reason in one word and for a person.
+    pub(crate) fn hold(&self, t: i64, k: &[u8], reason: &str, message: &str) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("UPDATE main._sync_dirty SET held = ?3, message = ?4 WHERE t = ?1 AND k = ?2")?
+            .execute((t, k, reason, message))?;
+        Ok(())
+    }
+
+    /// Lets the held intents of a table be tried again.
+    pub(crate) fn release_held(&self, t: i64) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND held IS NOT NULL")?
+            .execute([t])?;
+        Ok(())
+    }
+}

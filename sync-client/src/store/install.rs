@@ -1,0 +1,257 @@
+//! Making a file a synced one, and keeping its capture in step with its schema.
+
+use rusqlite::{Connection, OptionalExtension as _};
+use sync_core::schema::Table;
+use sync_core::sqlite::capture::{CAME, create_log, log_columns, log_name, triggers};
+use sync_core::sqlite::introspect::{Found, introspect};
+use sync_core::sqlite::rows::RowSql;
+use sync_core::sqlite::{quote, triggers as app_triggers};
+
+use super::{FORMAT, Managed, Meta, Store};
+use crate::error::Error;
+
+/// Which tables are synced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// Every table that can be.
+    All,
+    /// These, and it is an error if one cannot be.
+    Named(Vec<String>),
+}
+
+impl Selection {
+    fn names(&self) -> Option<&[String]> {
+        match self {
+            Self::All => None,
+            Self::Named(n) => Some(n),
+        }
+    }
+
+    fn stored(&self) -> String {
+        match self {
+            Self::All => "*".into(),
+            Self::Named(n) => serde_json::to_string(n).unwrap_or_default(),
+        }
+    }
+
+    fn from_stored(s: &str) -> Result<Self, Error> {
+        if s == "*" {
+            return Ok(Self::All);
+        }
+        serde_json::from_str(s).map(Self::Named).map_err(|_| Error::Damaged("tables".into()))
+    }
+}
+
+/// What is synced and what is not, without changing anything.
+pub(crate) fn look(conn: &Connection, selection: &Selection) -> Result<Found, Error> {
+    let found = introspect(conn, selection.names())?;
+    if matches!(selection, Selection::Named(_)) && !found.refused.is_empty() {
+        return Err(Error::Schema(found.refused));
+    }
+    Ok(found)
+}
+
+impl Store {
+    /// Whether the file is a synced one.
+    pub(crate) fn installed(&self) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_sync_meta'";
+        Ok(self.conn.prepare(sql)?.exists([])?)
+    }
+
+    /// Makes the file a synced one: our tables, a source id, and every present row as an intent.
+    pub(crate) fn install(
+        &mut self,
+        server: &str,
+        selection: &Selection,
+        source_id: &str,
+        now: i64,
+    ) -> Result<(), Error> {
+        let found = look(&self.conn, selection)?;
+        if found.schema.tables().is_empty() {
+            return Err(if found.refused.is_empty() {
+                Error::Argument("this file has no tables yet; create them first, then sync them".into())
+            } else {
+                Error::Schema(found.refused)
+            });
+        }
+        // Readers and the app's writers do not block one another in WAL mode. Outside a transaction by rule.
+        self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
+        let tx = self.begin()?;
+        tx.execute_batch(TABLES)?;
+        Meta::Format.set(&tx, FORMAT)?;
+        Meta::Server.set(&tx, server)?;
+        Meta::WireSchema.set(&tx, "main")?;
+        Meta::SourceId.set(&tx, source_id)?;
+        Meta::NextSourceBundleId.set(&tx, 1)?;
+        Meta::Tables.set(&tx, selection.stored())?;
+        tx.commit()?;
+        self.refresh(now)
+    }
+
+    /// Reads the schema again where it changed, and repairs the capture: tables that are new, columns
+    /// that were added, triggers that a migration dropped.
+    pub(crate) fn refresh(&mut self, now: i64) -> Result<(), Error> {
+        let version: i64 = self.conn.query_row("PRAGMA main.schema_version", [], |r| r.get(0))?;
+        if version == self.schema_version {
+            return Ok(());
+        }
+        let format = Meta::Format.integer(&self.conn)?;
+        if format > FORMAT {
+            return Err(Error::NewerFormat(format));
+        }
+        let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
+        let found = look(&self.conn, &Selection::from_stored(&stored)?)?;
+        let app = app_triggers::read(&mut self.conn)?;
+        let plan = app_triggers::plan(&found.schema, &app);
+        if let Some(t) = plan.mixed.first() {
+            return Err(Error::MixedTrigger(t.name.clone()));
+        }
+        let mut whole = Vec::new();
+        let mut managed = Vec::new();
+        let tx = self.begin()?;
+        for table in found.schema.tables() {
+            let (id, was_whole) = capture(&tx, table, now)?;
+            whole.push(was_whole);
+            managed.push(Managed { id, sql: RowSql::new(table), order: table.canonical_order() });
+        }
+        if Meta::Attached.integer(&tx)? != 0 && whole.contains(&false) {
+            Meta::Rebuild.set(&tx, "the schema changed while capture was away")?;
+        }
+        for ((table, m), whole) in found.schema.tables().iter().zip(&managed).zip(&whole) {
+            if !whole {
+                suspect_all(&tx, m, table, now)?;
+            }
+        }
+        tx.commit()?;
+        app_triggers::install_copies(&self.conn, &plan.copy)?;
+        self.by_id = managed.iter().enumerate().map(|(position, m)| (m.id, position)).collect();
+        self.managed = managed;
+        self.found = found;
+        self.schema_version = self.conn.query_row("PRAGMA main.schema_version", [], |r| r.get(0))?;
+        Ok(())
+    }
+
+    /// Removes everything of ours from the file. The rows stay.
+    pub(crate) fn uninstall(&self) -> Result<(), Error> {
+        let tx = self.begin()?;
+        let list = "SELECT type, name FROM main.sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\' \
+                    AND type IN ('trigger', 'table') ORDER BY type DESC";
+        let mut s = tx.prepare(list)?;
+        let names: Vec<(String, String)> =
+            s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        drop(s);
+        for (kind, name) in names {
+            tx.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(&name)))?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+}
+
+/// Makes sure of a table's number, log and triggers. The second value is false where writes may have
+/// gone unseen: the table is new here, or its triggers were gone.
+fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, bool), Error> {
+    let columns = serde_json::to_string(&table.columns.iter().map(|c| &c.sql_name).collect::<Vec<_>>())
+        .map_err(|e| Error::Damaged(e.to_string()))?;
+    let existing: Option<(i64, String)> = conn
+        .query_row("SELECT id, columns FROM main._sync_table WHERE name = ?", [&table.name], |r| {
+            Ok((r.get(0)?, r.get(1)?))
+        })
+        .optional()?;
+    let (id, old_columns) = match existing {
+        Some(found) => found,
+        None => {
+            conn.execute("INSERT INTO main._sync_table (name, columns) VALUES (?, ?)", (&table.name, &columns))?;
+            (conn.last_insert_rowid(), columns.clone())
+        }
+    };
+    let wanted = triggers(id, table);
+    let mut s = conn.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?")?;
+    let present: Vec<(String, String)> =
+        s.query_map([&table.sql_name], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+    drop(s);
+    let ours = format!("_sync_{id}_");
+    let present: Vec<&(String, String)> = present.iter().filter(|(n, _)| n.starts_with(&ours)).collect();
+    let whole = !present.is_empty();
+    if wanted.len() == present.len() && wanted.iter().all(|w| present.contains(&w)) && columns == old_columns {
+        return Ok((id, true));
+    }
+    let old: Vec<String> = serde_json::from_str(&old_columns).map_err(|_| Error::Damaged("columns".into()))?;
+    let log = quote(&log_name(id));
+    conn.execute_batch(&create_log(id, old.len()))?;
+    if old != table.columns.iter().map(|c| c.sql_name.clone()).collect::<Vec<_>>() {
+        absorb_old(conn, id, table, &old, now)?;
+        conn.execute_batch(&format!("DROP TABLE main.{log}"))?;
+        conn.execute_batch(&create_log(id, table.columns.len()))?;
+    }
+    for (name, _) in &present {
+        conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;
+    }
+    for (_, sql) in &wanted {
+        conn.execute_batch(sql)?;
+    }
+    conn.execute("UPDATE main._sync_table SET columns = ? WHERE id = ?", (&columns, id))?;
+    Ok((id, whole))
+}
+
+/// Folds a log that was written under other columns. Its bases are only kept where columns were
+/// added at the end; otherwise the row is pushed whole.
+fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], now: i64) -> Result<(), Error> {
+    let names = log_columns(old.len());
+    let at = |name: &str| old.iter().position(|o| o.eq_ignore_ascii_case(name)).map(|i| names[i].as_str());
+    let Some(key) = table.key.iter().map(|i| at(&table.columns[*i].sql_name)).collect::<Option<Vec<_>>>() else {
+        return Ok(());
+    };
+    let appended = table.columns.len() >= old.len()
+        && table.columns.iter().zip(old).all(|(c, o)| c.sql_name.eq_ignore_ascii_case(o));
+    let base = if appended {
+        format!("CASE op WHEN {CAME} THEN NULL ELSE _sync_pack({}) END", names.join(", "))
+    } else {
+        "NULL".into()
+    };
+    conn.execute(
+        &format!(
+            "INSERT OR IGNORE INTO main._sync_dirty (t, k, since, base) SELECT ?1, _sync_key({}), ?2, {base} \
+             FROM main.{} WHERE true ORDER BY n ON CONFLICT (t, k) DO UPDATE SET held = NULL, message = NULL",
+            key.join(", "),
+            quote(&log_name(id))
+        ),
+        (id, now),
+    )?;
+    Ok(())
+}
+
+/// Makes every row of a table an intent, and every row that the server was known to have.
+fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i64) -> Result<(), Error> {
+    conn.execute(
+        &format!(
+            "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT ?, _sync_key({}), ? FROM main.{}",
+            m.sql.key,
+            quote(&table.sql_name)
+        ),
+        (m.id, now),
+    )?;
+    conn.execute(
+        "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE t = ? AND v > 0",
+        (now, m.id),
+    )?;
+    Ok(())
+}
+
+/// Our tables. Keys and rows are stored forms of `sync_core::key` and `sync_core::record`; a
+/// version below zero is a tombstone's.
+const TABLES: &str = "
+CREATE TABLE _sync_meta (name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
+CREATE TABLE _sync_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, columns TEXT NOT NULL);
+CREATE TABLE _sync_dirty (t INTEGER NOT NULL, k BLOB NOT NULL, since INTEGER NOT NULL, base BLOB, held TEXT, message TEXT,
+  PRIMARY KEY (t, k)) WITHOUT ROWID;
+CREATE TABLE _sync_row (t INTEGER NOT NULL, k BLOB NOT NULL, v INTEGER NOT NULL, PRIMARY KEY (t, k)) WITHOUT ROWID;
+CREATE TABLE _sync_outbox (state TEXT NOT NULL, source_id TEXT NOT NULL, source_bundle_id INTEGER NOT NULL,
+  rows INTEGER NOT NULL, request_hash BLOB NOT NULL, bundle_seq INTEGER NOT NULL);
+CREATE TABLE _sync_out (ordinal INTEGER PRIMARY KEY, t INTEGER NOT NULL, k BLOB NOT NULL, op INTEGER NOT NULL,
+  base_version INTEGER NOT NULL, row BLOB, base BLOB, since INTEGER NOT NULL);
+CREATE TABLE _sync_inbox (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at INTEGER NOT NULL, tbl TEXT NOT NULL,
+  key TEXT NOT NULL, op TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, local_row TEXT, base_row TEXT,
+  server_row TEXT);
+CREATE TABLE _sync_history (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL);
+";

@@ -1,0 +1,85 @@
+//! Named values: identity, checkpoint, and what was last heard.
+
+use rusqlite::types::{FromSql, ToSql};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::error::Error;
+
+/// The names of the values in `_sync_meta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meta {
+    Format,
+    Server,
+    WireSchema,
+    /// `*` or a JSON array of table names.
+    Tables,
+    SourceId,
+    NextSourceBundleId,
+    ScopeId,
+    Attached,
+    Checkpoint,
+    HistoryHash,
+    LatestKnown,
+    InitializationId,
+    /// Why the next pull has to be a rebuild.
+    Rebuild,
+    /// With a rewritten history: the highest bundle that this file and the server share.
+    Fork,
+    LastSuccess,
+    LastErrorAt,
+    LastErrorClass,
+    LastError,
+    RetryAfter,
+}
+
+impl Meta {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Server => "server",
+            Self::WireSchema => "wire_schema",
+            Self::Tables => "tables",
+            Self::SourceId => "source_id",
+            Self::NextSourceBundleId => "next_source_bundle_id",
+            Self::ScopeId => "scope_id",
+            Self::Attached => "attached",
+            Self::Checkpoint => "checkpoint",
+            Self::HistoryHash => "history_hash",
+            Self::LatestKnown => "latest_known",
+            Self::InitializationId => "initialization_id",
+            Self::Rebuild => "rebuild",
+            Self::Fork => "fork",
+            Self::LastSuccess => "last_success",
+            Self::LastErrorAt => "last_error_at",
+            Self::LastErrorClass => "last_error_class",
+            Self::LastError => "last_error",
+            Self::RetryAfter => "retry_after",
+        }
+    }
+
+    /// Reads the value.
+    pub(crate) fn get<T: FromSql>(self, conn: &Connection) -> Result<Option<T>, Error> {
+        Ok(conn
+            .prepare_cached("SELECT value FROM main._sync_meta WHERE name = ?")?
+            .query_row([self.name()], |r| r.get(0))
+            .optional()?)
+    }
+
+    /// Reads an integer, 0 where there is none.
+    pub(crate) fn integer(self, conn: &Connection) -> Result<i64, Error> {
+        Ok(self.get(conn)?.unwrap_or(0))
+    }
+
+    /// Writes the value.
+    pub(crate) fn set(self, conn: &Connection, value: impl ToSql) -> Result<(), Error> {
+        conn.prepare_cached("INSERT OR REPLACE INTO main._sync_meta (name, value) VALUES (?, ?)")?
+            .execute((self.name(), value))?;
+        Ok(())
+    }
+
+    /// Forgets the value.
+    pub(crate) fn clear(self, conn: &Connection) -> Result<(), Error> {
+        conn.prepare_cached("DELETE FROM main._sync_meta WHERE name = ?")?.execute([self.name()])?;
+        Ok(())
+    }
+}

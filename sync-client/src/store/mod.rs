@@ -1,0 +1,82 @@
+//! What the client keeps in the app's file: the `_sync_*` tables, and the synced tables as statements.
+
+mod dirty;
+mod install;
+mod meta;
+mod outbox;
+mod versions;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use sync_core::schema::{Schema, Table};
+use sync_core::sqlite::connection::{self, Settings};
+use sync_core::sqlite::introspect::Found;
+use sync_core::sqlite::rows::RowSql;
+
+pub(crate) use dirty::Dirty;
+pub(crate) use install::Selection;
+pub(crate) use meta::Meta;
+pub(crate) use outbox::{Outbox, OutboxRow, OutboxState};
+
+use crate::error::Error;
+
+/// The version of the `_sync_*` tables.
+pub(crate) const FORMAT: i64 = 1;
+
+/// The app's file, opened for syncing: triggers off, foreign keys off, durable commits.
+pub(crate) struct Store {
+    pub(crate) conn: Connection,
+    pub(crate) found: Found,
+    /// Parallel to `schema().tables()`.
+    pub(crate) managed: Vec<Managed>,
+    by_id: BTreeMap<i64, usize>,
+    schema_version: i64,
+}
+
+/// One synced table's number in this file, and its statements.
+#[derive(Debug)]
+pub(crate) struct Managed {
+    /// Its number in the `_sync_*` tables.
+    pub(crate) id: i64,
+    pub(crate) sql: RowSql,
+    /// [`Table::canonical_order`].
+    pub(crate) order: Vec<usize>,
+}
+
+impl Store {
+    /// Opens a file that exists.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let conn = connection::open(path, false, SETTINGS)?;
+        Ok(Self { conn, found: Found::default(), managed: Vec::new(), by_id: BTreeMap::new(), schema_version: -1 })
+    }
+
+    /// Begins a write of ours. No network call happens inside it.
+    pub(crate) fn begin(&self) -> Result<Transaction<'_>, Error> {
+        Ok(Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?)
+    }
+
+    pub(crate) const fn schema(&self) -> &Schema {
+        &self.found.schema
+    }
+
+    pub(crate) fn table(&self, position: usize) -> &Table {
+        &self.found.schema.tables()[position]
+    }
+
+    /// The position of the table with this number; `None` for a table that is no longer synced.
+    pub(crate) fn position(&self, id: i64) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+}
+
+/// How our connections to the app's file are set.
+pub(crate) const SETTINGS: Settings =
+    Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(15), cache_kib: 4096 };
+
+/// Milliseconds since the epoch as RFC 3339.
+pub(crate) fn rfc3339(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,135 @@
+//! The one frozen bundle in flight. It never changes once it was sent, until the server proved that
+//! it did not commit (ARCHITECTURE.md, "One outbox").
+
+use rusqlite::OptionalExtension as _;
+use sync_core::hash::Digest;
+use sync_core::protocol::Op;
+
+use super::{Meta, Store};
+use crate::error::Error;
+
+/// Where the outbox stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutboxState {
+    /// Numbered and durable; no commit was sent.
+    Frozen,
+    /// A commit was sent; its outcome may be unknown.
+    Sent,
+    /// The server committed it; pull will confirm it.
+    Committed,
+}
+
+/// The head of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outbox {
+    pub(crate) state: OutboxState,
+    pub(crate) source_id: String,
+    pub(crate) source_bundle_id: i64,
+    pub(crate) rows: i64,
+    pub(crate) request_hash: Digest,
+    /// Once committed.
+    pub(crate) bundle_seq: i64,
+}
+
+/// One frozen row.
+#[derive(Debug)]
+pub(crate) struct OutboxRow {
+    pub(crate) t: i64,
+    pub(crate) k: Vec<u8>,
+    pub(crate) op: Op,
+    pub(crate) base_version: i64,
+    /// The stored row; none for DELETE.
+    pub(crate) row: Option<Vec<u8>>,
+}
+
+impl OutboxState {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Frozen => "frozen",
+            Self::Sent => "sent",
+            Self::Committed => "committed",
+        }
+    }
+
+    fn parse(s: &str) -> Self {
+        match s {
+            "sent" => Self::Sent,
+            "committed" => Self::Committed,
+            _ => Self::Frozen,
+        }
+    }
+}
+
+impl Store {
+    /// The outbox, where there is one.
+    pub(crate) fn outbox(&self) -> Result<Option<Outbox>, Error> {
+        let sql = "SELECT state, source_id, source_bundle_id, rows, request_hash, bundle_seq FROM main._sync_outbox";
+        Ok(self
+            .conn
+            .prepare_cached(sql)?
+            .query_row([], |r| {
+                Ok(Outbox {
+                    state: OutboxState::parse(&r.get::<_, String>(0)?),
+                    source_id: r.get(1)?,
+                    source_bundle_id: r.get(2)?,
+                    rows: r.get(3)?,
+                    request_hash: Digest::from_bytes(&r.get::<_, Vec<u8>>(4)?).unwrap_or_default(),
+                    bundle_seq: r.get(5)?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// Writes the head.
+    pub(crate) fn set_outbox(&self, o: &Outbox) -> Result<(), Error> {
+        self.conn.execute("DELETE FROM main._sync_outbox", [])?;
+        self.conn.execute(
+            "INSERT INTO main._sync_outbox (state, source_id, source_bundle_id, rows, request_hash, bundle_seq) \
+             VALUES (?, ?, ?, ?, ?, ?)",
+            (o.state.name(), &o.source_id, o.source_bundle_id, o.rows, o.request_hash.0.as_slice(), o.bundle_seq),
+        )?;
+        Ok(())
+    }
+
+    /// Reads up to `limit` rows from an ordinal on.
+    pub(crate) fn outbox_rows(&self, from: i64, limit: i64) -> Result<Vec<OutboxRow>, Error> {
+        let sql = "SELECT t, k, op, base_version, row FROM main._sync_out WHERE ordinal >= ? ORDER BY ordinal LIMIT ?";
+        let mut s = self.conn.prepare_cached(sql)?;
+        let mut rows = s.query((from, limit))?;
+        let mut out = Vec::new();
+        while let Some(r) = rows.next()? {
+            out.push(OutboxRow {
+                t: r.get(0)?,
+                k: r.get(1)?,
+                op: Op::from_stored(r.get(2)?).ok_or_else(|| Error::Damaged("outbox".into()))?,
+                base_version: r.get(3)?,
+                row: r.get(4)?,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Puts every frozen row back among the intents. An older base wins over that of a newer edit.
+    /// Only after proof that the server did not commit it, or that it does not matter.
+    pub(crate) fn release_outbox(&self) -> Result<(), Error> {
+        self.conn.execute(
+            "INSERT INTO main._sync_dirty (t, k, since, base) SELECT t, k, since, base FROM main._sync_out WHERE true \
+             ON CONFLICT (t, k) DO UPDATE SET base = excluded.base, since = excluded.since",
+            [],
+        )?;
+        self.clear_outbox()
+    }
+
+    /// Removes the outbox.
+    pub(crate) fn clear_outbox(&self) -> Result<(), Error> {
+        self.conn.execute_batch(
+            "DROP INDEX IF EXISTS main._sync_out_key; DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;",
+        )?;
+        Ok(())
+    }
+
+    /// The source's next bundle id.
+    pub(crate) fn next_source_bundle_id(&self) -> Result<i64, Error> {
+        Ok(Meta::NextSourceBundleId.integer(&self.conn)?.max(1))
+    }
+}

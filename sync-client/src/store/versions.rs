@@ -1,0 +1,35 @@
+//! What was last heard of each row from the server: a version, or a tombstone's.
+
+use rusqlite::OptionalExtension as _;
+use sync_core::engine::change::Known;
+
+use super::Store;
+use crate::error::Error;
+
+impl Store {
+    /// What is known of a key.
+    pub(crate) fn known(&self, t: i64, k: &[u8]) -> Result<Known, Error> {
+        let v = self
+            .conn
+            .prepare_cached("SELECT v FROM main._sync_row WHERE t = ? AND k = ?")?
+            .query_row((t, k), |r| r.get(0))
+            .optional()?;
+        Ok(Known::from_stored(v))
+    }
+
+    /// Remembers what was heard.
+    pub(crate) fn set_known(&self, t: i64, k: &[u8], known: Known) -> Result<(), Error> {
+        let v = match known {
+            Known::Never => {
+                self.conn.prepare_cached("DELETE FROM main._sync_row WHERE t = ? AND k = ?")?.execute((t, k))?;
+                return Ok(());
+            }
+            Known::Live(v) => v,
+            Known::Gone(v) => -v,
+        };
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO main._sync_row (t, k, v) VALUES (?, ?, ?)")?
+            .execute((t, k, v))?;
+        Ok(())
+    }
+}
