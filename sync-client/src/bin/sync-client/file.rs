@@ -9,7 +9,11 @@ use std::{
     },
 };
 
-use sync_client::{Builder, Client, Policy, TokenRequest, report::Event};
+use sync_client::{
+    Builder, Client, Error, Policy, read_status,
+    report::Event,
+    transport::{Http, Transport as _},
+};
 
 use crate::{args::Wins, output::Failure, token::Source};
 
@@ -29,7 +33,7 @@ pub(crate) fn must_exist(file: &Path) -> Result<(), Failure> {
 pub(crate) fn builder(file: &Path, token: Option<Source>, policy: Option<Wins>) -> Builder {
     let mut builder = Client::builder(file);
     if let Some(source) = token {
-        builder = builder.token(move |request: TokenRequest| source.read(request.renew));
+        builder = builder.token(source.answers());
     }
     match policy {
         None => builder,
@@ -38,15 +42,33 @@ pub(crate) fn builder(file: &Path, token: Option<Source>, policy: Option<Wins>) 
     }
 }
 
-/// A client of a file that is synced already.
-pub(crate) fn open(
-    file: &Path,
-    token: Source,
-    policy: Option<Wins>,
-    on_event: impl Fn(&Event) + Send + Sync + 'static,
-) -> Result<Client, Failure> {
-    must_exist(file)?;
-    Ok(builder(file, Some(token), policy).on_event(on_event).open()?)
+/// A synced file, open, and the way to its server.
+pub(crate) struct Opened {
+    pub(crate) client: Client,
+    http: Arc<Http>,
+}
+
+impl Opened {
+    /// Opens a file that is synced already.
+    pub(crate) fn new(
+        file: &Path,
+        token: Source,
+        policy: Option<Wins>,
+        on_event: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Result<Self, Failure> {
+        must_exist(file)?;
+        let http = Arc::new(Http::new(&read_status(file)?.server).map_err(Error::from)?);
+        let transport = Arc::<Http>::clone(&http);
+        let client = builder(file, Some(token), policy).transport(transport).on_event(on_event).open()?;
+        Ok(Self { client, http })
+    }
+
+    /// Runs a verb that Ctrl-C and SIGTERM stop where it next speaks to the server.
+    pub(crate) fn run<T>(&self, verb: impl FnOnce(&Client) -> Result<T, Error>) -> Result<T, Failure> {
+        let http = Arc::clone(&self.http);
+        on_signal(move || http.interrupt())?;
+        Ok(verb(&self.client)?)
+    }
 }
 
 /// Calls `stop` on the first Ctrl-C, SIGTERM or SIGHUP; a second one ends the process at once, which

@@ -19,8 +19,7 @@ pub(crate) fn list(path: &Path, kind: &str, out: Output) -> Result<Done, Failure
         rows: T,
     }
     file::must_exist(path)?;
-    let mut found = sync_client::read_inbox(path)?;
-    found.retain(|row| row.kind == kind);
+    let found = sync_client::read_inbox(path, kind)?;
     let now = Timestamp::now();
     out.result(&Report { rows: &found }, || {
         if found.is_empty() {

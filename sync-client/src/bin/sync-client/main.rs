@@ -1,2 +1,49 @@
-//! Under construction.
-fn main() {}
+//! `sync-client`: keeps any `SQLite` file in sync with a server, beside the apps that write to it.
+//!
+//! One file per group of commands; what each prints is in its help (`sync-client help COMMAND`).
+
+mod args;
+mod file;
+mod inbox;
+mod look;
+mod output;
+mod progress;
+mod run;
+mod setup;
+mod text;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::{
+    args::{Args, Command},
+    output::{Done, Output},
+};
+
+fn main() -> ExitCode {
+    let Args { command, json } = Args::parse();
+    let out = Output { json };
+    let result = match command {
+        Command::Init(args) => setup::init(&args, out),
+        Command::Clone(args) => setup::clone(&args, out),
+        Command::Schema(args) => setup::schema(&args, out),
+        Command::Detach(args) => setup::detach(&args, out),
+        Command::Sync(args) => run::sync(&args, out),
+        Command::Watch(args) => run::watch(&args, out),
+        Command::Rebuild(args) => run::rebuild(&args, out),
+        Command::Status(args) => look::status(&args.file, out),
+        Command::Pending(args) => look::pending(&args.file, out),
+        Command::Rejected(args) => inbox::list(&args.file, "rejected", out),
+        Command::Discarded(args) => inbox::list(&args.file, "discarded", out),
+        Command::Conflicts(args) => inbox::list(&args.file, "conflict", out),
+        Command::Retry(args) => inbox::retry(&args, out),
+        Command::Drop(args) => inbox::drop_row(&args, out),
+    };
+    match result {
+        Ok(Done::Clean) => ExitCode::SUCCESS,
+        Ok(Done::SomethingWaits) => ExitCode::from(output::SOMETHING_WAITS),
+        Err(failure) => out.failure(&failure),
+    }
+}

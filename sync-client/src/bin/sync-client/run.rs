@@ -10,7 +10,8 @@ use sync_client::{
 };
 
 use crate::{
-    args, file,
+    args,
+    file::{self, Opened},
     output::{self, Done, Failure, Output},
     progress::Progress,
     text::{counted, key, printable, rows, shell},
@@ -44,11 +45,11 @@ fn work<T: Serialize>(
     let source = Source::require(args.token.given.as_deref(), &args.file)?;
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let client = file::open(&args.file, source, args.policy, move |event| shown.show(event))?;
-    let outcome = stoppable(&client, verb);
+    let opened = Opened::new(&args.file, source, args.policy, move |event| shown.show(event))?;
+    let outcome = opened.run(verb);
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
-    let status = client.status()?;
+    let status = opened.client.status()?;
     let Status { pending_rows, rejected_rows, .. } = status;
     out.result(&Worked { report: &report, pending_rows, rejected_rows }, || {
         let mut lines = text(&report);
@@ -62,13 +63,6 @@ fn work<T: Serialize>(
         lines
     });
     Ok(Done::with_rejected(rejected_rows))
-}
-
-/// Runs a verb that Ctrl-C and SIGTERM stop at the next safe place.
-pub(crate) fn stoppable<T>(client: &Client, verb: impl FnOnce(&Client) -> Result<T, Error>) -> Result<T, Failure> {
-    let stopper = client.clone();
-    file::on_signal(move || stopper.stop())?;
-    Ok(verb(client)?)
 }
 
 /// What a sync moved, in one line or a few.
@@ -108,7 +102,7 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
     let source = Source::require(args.token.given.as_deref(), &args.file)?;
     let (sender, ended) = mpsc::channel();
     let unread = sender.clone();
-    let client = file::open(&args.file, source, args.policy, move |event| {
+    let opened = Opened::new(&args.file, source, args.policy, move |event| {
         let line = if out.json { Some(output::json(event)) } else { spoken(event) };
         if line.is_some_and(|line| !output::line(&line)) {
             let _ = unread.send(End::Unread);
@@ -117,11 +111,11 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
     file::on_signal(move || {
         let _ = sender.send(End::Signal);
     })?;
-    client.start()?;
+    opened.client.start()?;
     out.note(format_args!("Watching {}; Ctrl-C stops.", args.file.display()));
     // Both senders outlive this wait: one in the client, one in the handler.
     let end = ended.recv().unwrap_or(End::Signal);
-    client.stop();
+    opened.client.stop();
     if matches!(end, End::Signal) {
         out.note("Stopped.");
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
-use sync_client::{Client, report::SyncReport};
+use sync_client::{Client, Error, report::SyncReport, transport::Http};
 use sync_core::{
     protocol::capabilities::SchemaReply,
     sqlite::{
@@ -19,7 +19,8 @@ use sync_core::{
 };
 
 use crate::{
-    args, file,
+    args,
+    file::{self, Opened},
     output::{Done, Failure, Output},
     progress::Progress,
     run,
@@ -146,8 +147,9 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     let token_file = if file.exists() {
         args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
     } else {
-        let secret = source.read(false).map_err(Failure::local)?;
-        let schema = sync_client::fetch_schema(&args.url, &secret, &uuid::Uuid::new_v4().to_string())?;
+        let http = Arc::new(Http::new(&args.url).map_err(Error::from)?);
+        let id = uuid::Uuid::new_v4().to_string();
+        let schema = sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
         if let Err(failure) = make(args, &source, &schema) {
             if kept.is_some() {
@@ -159,14 +161,14 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     };
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let client = file::open(file, source, args.policy, move |event| shown.show(event))?;
-    let outcome = run::stoppable(&client, Client::sync);
+    let opened = Opened::new(file, source, args.policy, move |event| shown.show(event))?;
+    let outcome = opened.run(Client::sync);
     progress.clear();
     let report = outcome.map_err(|failure| {
         let again = format!("sync-client sync {}", shell(&file.to_string_lossy()));
         failure.and(&format!("{} is made but not yet filled: `{again}` goes on.", file.display()))
     })?;
-    let status = client.status()?;
+    let status = opened.client.status()?;
     let object = CloneReport {
         file,
         server: &args.url,
@@ -285,7 +287,7 @@ pub(crate) fn schema(args: &args::Schema, out: Output) -> Result<Done, Failure> 
     };
     let statements = connection::open(&args.file, false, settings)
         .and_then(|conn| statements(&conn, &found.schema))
-        .map_err(sync_client::Error::from)?;
+        .map_err(Error::from)?;
     let report = SchemaReport { found: Findings::of(&found), statements };
     report.found.tell(out);
     if report.statements.is_empty() {

@@ -5,7 +5,10 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
+
+use sync_client::TokenRequest;
 
 use crate::output::Failure;
 
@@ -41,16 +44,32 @@ impl Source {
             ))
         })?;
         // Loose permissions are named now rather than after a try.
-        source.read(false).map_err(Failure::local)?;
+        source.read().map_err(Failure::local)?;
         Ok(source)
     }
 
-    /// The token; `renew` where the server refused the last one.
-    pub(crate) fn read(&self, renew: bool) -> Result<String, String> {
+    /// The token as it is now.
+    pub(crate) fn read(&self) -> Result<String, String> {
         match self {
-            Self::Fixed(_) if renew => Err("the token that was given is refused".into()),
             Self::Fixed(token) => Ok(token.clone()),
             Self::File(path) => read_private(path),
+        }
+    }
+
+    /// Answers a client that asks for tokens. Where the server refused one, only another will do.
+    pub(crate) fn answers(self) -> impl Fn(TokenRequest) -> Result<String, String> + Send + Sync + 'static {
+        let last = Mutex::new(None);
+        move |request| {
+            let token = self.read()?;
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if request.renew && last.as_ref() == Some(&token) {
+                return Err(match &self {
+                    Self::Fixed(_) => format!("the one that was given with --token or {VARIABLE}"),
+                    Self::File(path) => format!("the one in {}", path.display()),
+                });
+            }
+            *last = Some(token.clone());
+            Ok(token)
         }
     }
 }
@@ -129,11 +148,22 @@ mod tests {
         for token in ["first", "second"] {
             let path = keep(&file, token).unwrap();
             assert_eq!(path, dir.path().join("app.db-sync-token"));
-            assert_eq!(Source::File(path).read(false).unwrap(), token);
+            assert_eq!(Source::File(path).read().unwrap(), token);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         forget(&file).unwrap();
         forget(&file).unwrap();
+    }
+
+    #[test]
+    fn a_refused_token_is_not_given_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("app.db");
+        let answer = Source::File(keep(&file, "old").unwrap()).answers();
+        assert_eq!(answer(TokenRequest { renew: false }).unwrap(), "old");
+        assert!(answer(TokenRequest { renew: true }).unwrap_err().contains("app.db-sync-token"));
+        keep(&file, "new").unwrap();
+        assert_eq!(answer(TokenRequest { renew: true }).unwrap(), "new");
     }
 
     #[cfg(unix)]
@@ -145,7 +175,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         for mode in [0o644, 0o640, 0o604, 0o602] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let message = Source::File(path.clone()).read(false).unwrap_err();
+            let message = Source::File(path.clone()).read().unwrap_err();
             assert!(message.contains("chmod 600") && !message.contains("secret"), "{message}");
         }
     }
