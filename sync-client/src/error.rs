@@ -105,6 +105,7 @@ impl From<TransportError> for Error {
     fn from(e: TransportError) -> Self {
         match e {
             TransportError::Interrupted => Self::Stopped,
+            TransportError::Invalid(why) => Self::Argument(why),
             other => Self::Offline { message: other.to_string(), retry_after: None },
         }
     }
