@@ -141,6 +141,18 @@ fn schema_prints_ddl_that_makes_the_same_tables() {
 }
 
 #[test]
+fn a_url_that_cannot_work_is_not_remembered() {
+    let dir = TempDir::new().unwrap();
+    file(&dir, "app.db", DDL);
+    for url in ["ftp://host", "host:80", "http://u:p@host", "http://host/?q"] {
+        let ran = run(&dir, &["init", "app.db", "--server", url, "--all"]).ends(2);
+        assert!(ran.stderr.contains("the server's URL"), "{}", ran.stderr);
+        run(&dir, &["clone", url, "new.db", "--token", "t"]).ends(2);
+    }
+    assert!(run(&dir, &["status", "app.db"]).ends(1).stderr.contains("not synced yet"));
+}
+
+#[test]
 fn without_a_token_nothing_is_tried() {
     let dir = TempDir::new().unwrap();
     file(&dir, "app.db", DDL);

@@ -76,6 +76,7 @@ impl From<Error> for Failure {
         let advice = match (&error, error.class()) {
             (Error::Stopped, _) => "Nothing is lost; the next sync goes on from here.",
             (_, ErrorClass::Auth) => "Give another with --token, or replace the one in SYNC_TOKEN or the token file.",
+            (Error::PendingWork(_), _) => "For the latter use --discard-pending.",
             _ => "",
         };
         let failure = Self { exit, class, message: error.to_string() };

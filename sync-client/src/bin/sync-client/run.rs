@@ -1,6 +1,6 @@
 //! `sync`, `watch`, `rebuild`: moving rows.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -102,8 +102,14 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
     let source = Source::require(args.token.given.as_deref(), &args.file)?;
     let (sender, ended) = mpsc::channel();
     let unread = sender.clone();
+    let speaker = Speaker::default();
     let opened = Opened::new(&args.file, source, args.policy, move |event| {
-        let line = if out.json { Some(output::json(event)) } else { spoken(event) };
+        let line = match event {
+            // The worker says the same again with the time of its next try.
+            Event::Failed { retry_in_ms: None, .. } => None,
+            event if out.json => Some(output::json(event)),
+            event => speaker.spoken(event),
+        };
         if line.is_some_and(|line| !output::line(&line)) {
             let _ = unread.send(End::Unread);
         }
@@ -122,28 +128,79 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
     Ok(Done::Clean)
 }
 
-/// One event as a line for a person; most need none.
-fn spoken(event: &Event) -> Option<String> {
-    let text = match event {
-        Event::Finished { report } if *report != idle(report) => moved(report),
-        Event::Inbox { kind, table, key: object, message } => {
-            format!("{kind}: {table} {}: {}", printable(&key(object)), printable(message))
-        }
-        Event::Rekeyed { table, old_key, new_key } => {
-            format!("{table} {} is now {}: another device had taken its number.", key(old_key), key(new_key))
-        }
-        Event::Failed { message, retry_in_ms, .. } => match retry_in_ms {
-            Some(wait) => format!("{message}; trying again in {} s.", wait.div_ceil(1000)),
-            None => message.clone(),
-        },
-        _ => return None,
-    };
-    Some(format!("{}  {text}", Timestamp::now().strftime("%H:%M:%S")))
+/// Says what a person wants to know, once: an hour without a network is one line, not hundreds.
+#[derive(Default)]
+struct Speaker {
+    trouble: Mutex<Option<String>>,
 }
 
-/// The report of a sync that found nothing to do.
-fn idle(report: &SyncReport) -> SyncReport {
-    let mut idle = SyncReport { rounds: report.rounds, ..SyncReport::default() };
-    idle.pull.checkpoint = report.pull.checkpoint;
-    idle
+impl Speaker {
+    /// One event as a line; most need none.
+    fn spoken(&self, event: &Event) -> Option<String> {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match event {
+            Event::Finished { report } => {
+                let over = trouble.take().is_some();
+                if moved_something(report) {
+                    moved(report)
+                } else if over {
+                    "Syncing again.".into()
+                } else {
+                    return None;
+                }
+            }
+            Event::Inbox { kind, table, key: object, message } => {
+                format!("{kind}: {table} {}: {}", printable(&key(object)), printable(message))
+            }
+            Event::Rekeyed { table, old_key, new_key } => {
+                format!("{table} {} is now {}: another device had taken its number.", key(old_key), key(new_key))
+            }
+            Event::Failed { message, .. } if trouble.as_ref() == Some(message) => return None,
+            Event::Failed { message, .. } => {
+                *trouble = Some(message.clone());
+                format!("{}. Trying again, at growing intervals.", printable(message).trim_end_matches('.'))
+            }
+            _ => return None,
+        };
+        Some(format!("{}  {text}", Timestamp::now().strftime("%H:%M:%S")))
+    }
+}
+
+const fn moved_something(report: &SyncReport) -> bool {
+    let SyncReport { push, pull, .. } = report;
+    push.committed_rows + push.rejected_rows + pull.applied_rows + pull.conflicts + pull.set_aside > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use sync_client::report::ErrorClass;
+
+    use super::*;
+
+    #[test]
+    fn trouble_is_said_once_and_its_end_too() {
+        let speaker = Speaker::default();
+        let failed = |message: &str| Event::Failed {
+            class: ErrorClass::Offline,
+            message: message.into(),
+            retry_in_ms: Some(100),
+        };
+        let finished = Event::Finished { report: SyncReport::default() };
+        assert_eq!(speaker.spoken(&finished), None);
+        assert!(speaker.spoken(&failed("gone")).unwrap().ends_with("gone. Trying again, at growing intervals."));
+        assert_eq!(speaker.spoken(&failed("gone")), None);
+        assert!(speaker.spoken(&failed("worse")).is_some());
+        assert!(speaker.spoken(&finished).unwrap().ends_with("Syncing again."));
+        assert_eq!(speaker.spoken(&finished), None);
+    }
+
+    #[test]
+    fn what_moved_is_one_sentence() {
+        let mut report = SyncReport::default();
+        assert_eq!(moved(&report), "Up to date.");
+        report.push.committed_rows = 1;
+        report.pull.applied_rows = 2000;
+        report.pull.conflicts = 1;
+        assert_eq!(moved(&report), "Sent 1 row, received 2,000 rows, settled 1 conflict.");
+    }
 }

@@ -84,6 +84,8 @@ struct InitReport<'a> {
 
 pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     file::must_exist(&args.file)?;
+    // A URL that cannot work is refused before the file remembers it.
+    Http::new(&args.server).map_err(Error::from)?;
     let source = Source::find(args.token.given.as_deref(), &args.file);
     let mut builder = file::builder(&args.file, source, args.policy).server(&args.server);
     let found = if args.which.all {
