@@ -201,6 +201,55 @@ fn clone_leaves_nothing_behind_when_it_fails() {
     assert_eq!(conn.query_row("SELECT count(*) FROM mine", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
 }
 
+#[test]
+fn init_refuses_tables_by_name_and_passes_over_them_with_all() {
+    let dir = TempDir::new().unwrap();
+    let conn = file(&dir, "a.db", &format!("{DDL} CREATE TABLE log (line TEXT); INSERT INTO log VALUES ('x');"));
+    let ran = run(&dir, &["init", "a.db", "--server", &nobody(), "--tables", "customers,log"]).ends(1);
+    assert!(ran.stderr.contains("log") && ran.stderr.contains("PRIMARY KEY"), "{}", ran.stderr);
+    assert_eq!(text(&conn, "SELECT count(*) || '' FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'"), "0");
+    let json = run(&dir, &["init", "a.db", "--server", &nobody(), "--all", "--json"]).ends(0).json();
+    assert_eq!(json["tables"], serde_json::json!(["customers", "orders"]));
+    assert_eq!(json["refused"][0]["table"], "log");
+}
+
+#[test]
+fn offline_ends_with_3_and_the_work_waits() {
+    let dir = TempDir::new().unwrap();
+    file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &nobody(), "--all", "--token", "hush"]).ends(0);
+    let ran = run(&dir, &["sync", "a.db"]).ends(3);
+    assert!(ran.stderr.contains("cannot reach") && !ran.stderr.contains("hush"), "{}", ran.stderr);
+    assert_eq!(run(&dir, &["sync", "a.db", "--json"]).ends(3).json()["error"]["class"], "offline");
+    let status = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
+    assert_eq!(status["last_error"]["class"], "offline");
+    assert!(status["last_success"].is_null());
+}
+
+#[test]
+fn detach_keeps_rows_and_refuses_to_lose_work() {
+    let dir = TempDir::new().unwrap();
+    let conn = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &nobody(), "--all", "--token", "ann"]).ends(0);
+    conn.execute("INSERT INTO orders VALUES ('o9', 'c1', 1)", []).unwrap();
+    run(&dir, &["detach", "a.db"]).ends(1);
+    run(&dir, &["detach", "a.db", "--discard-pending"]).ends(0);
+    assert_eq!(text(&conn, ALL_ORDERS), "o1=1250,o9=1");
+    assert_eq!(text(&conn, "SELECT count(*) || '' FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'"), "0");
+    assert!(!names(dir.path()).contains(&"a.db-sync-token".into()));
+    let ran = run(&dir, &["sync", "a.db", "--token", "ann"]).ends(1);
+    assert!(ran.stderr.contains("sync-client init"), "{}", ran.stderr);
+}
+
+pub(crate) fn text(conn: &Connection, sql: &str) -> String {
+    conn.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+pub(crate) const THREE: &str = "INSERT INTO customers VALUES ('c1', 'Ann', 'ann@x'), ('c2', 'Bo', NULL);
+    INSERT INTO orders VALUES ('o1', 'c1', 1250);";
+pub(crate) const ALL_ORDERS: &str =
+    "SELECT coalesce(group_concat(id || '=' || cents), '') FROM (SELECT * FROM orders ORDER BY id)";
+
 /// Answers any request with a schema of these statements.
 fn schema_server(statements: &[&str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
