@@ -19,10 +19,12 @@ pub mod config;
 mod error;
 pub mod limits;
 mod routes;
+mod scope;
 mod server;
 pub mod program;
 pub mod service;
 mod status;
+mod watch;
 
 pub use app::{RouterOptions, router, router_with, standalone};
 pub use server::{Server, serve};

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::auth::DevAuth;
 use crate::config::{Cli, Command, ConfigError, Serve, secret_auth};
-use crate::service::{Environment, Service};
+use crate::service::{Environment, Service, ServiceConfig};
 use crate::{RouterOptions, router_with, serve, server, standalone};
 
 /// Runs the command line. 0 is success, 1 a failure, 2 a command line or environment that cannot be used.
@@ -48,7 +48,14 @@ fn run(cli: Cli) -> Result<(), Failed> {
 
 fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(), Failed> {
     let auth = if options.dev { None } else { Some(secret_auth(Arc::clone(environment))?) };
-    let service = Service {};
+    let config = ServiceConfig {
+        rules_sql: options.rules.as_deref().map(read).transpose()?,
+        wire_schema: options.wire_schema.clone(),
+        app_name: options.app_name.clone(),
+        limits: options.limits.limits(),
+        ..ServiceConfig::new(&options.data, read(&options.schema)?)
+    };
+    let service = Service::open(config, Arc::clone(environment)).map_err(|e| e.to_string())?;
     let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
     let router = standalone(match auth {
         Some(auth) => router_with(service, auth, http),
@@ -72,7 +79,6 @@ fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(),
     Ok(())
 }
 
-#[expect(dead_code, reason = "used once the service opens a schema")]
 fn read(path: &Path) -> Result<String, Failed> {
     std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
 }

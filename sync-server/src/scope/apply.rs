@@ -1,0 +1,245 @@
+//! Applying staged rows to the tables, in passes: a row that others block is tried again after them.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+use sync_core::protocol::Op;
+use sync_core::schema::{Affinity, Unique};
+use sync_core::sqlite::{placeholders, quote, value};
+use sync_core::value::Value;
+
+use super::Scope;
+use super::fail::{Fail, Outcome};
+use super::reject::{Kind, Rejections, kind, words};
+use super::schema::TableInfo;
+use super::staging::{self, Staged};
+
+/// Rows that wait for others, by ordinal.
+#[derive(Debug, Default)]
+pub(crate) struct Blocked(Vec<i64>);
+
+/// What came of one row.
+enum Applied {
+    Done,
+    /// UNIQUE, or a foreign key that acts at once: other rows of the bundle may lift it.
+    Blocked(rusqlite::Error),
+}
+
+/// Applies rows within one transaction.
+pub(crate) struct Apply<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) conn: &'a Connection,
+    pub(crate) staged: &'a Connection,
+    pub(crate) ordinal: &'a AtomicI64,
+    pub(crate) rejections: &'a mut Rejections,
+}
+
+impl Apply<'_> {
+    /// Applies a row, or remembers why not.
+    pub(crate) fn row(&mut self, row: &Staged, key: &[Value], blocked: &mut Blocked) -> Outcome<()> {
+        if let Some(unknown) = row.extra.as_ref().map(|e| &e.unknown).filter(|u| !u.is_empty()) {
+            let message = format!("the server's table has no column {}", unknown.join(", "));
+            self.rejections.add(row.ordinal, Kind::UnknownColumn, unknown.clone(), message);
+            return Ok(());
+        }
+        match self.one(row, key)? {
+            Applied::Done => {}
+            Applied::Blocked(_) => blocked.0.push(row.ordinal),
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, row: &Staged, key: &[Value]) -> Outcome<Applied> {
+        let t = self.scope.table(row.tab)?;
+        self.ordinal.store(row.ordinal, Ordering::Relaxed);
+        let done = match (&row.op, &row.data) {
+            (Op::Insert, Some(data)) => t.sql.insert_partial(self.conn, data),
+            (Op::Update, Some(data)) => t.sql.update_partial(self.conn, key, data),
+            (Op::Delete, _) => t.sql.delete(self.conn, key),
+            (Op::Insert | Op::Update, None) => return Err(Fail::Damaged("a staged row")),
+        };
+        match done {
+            Ok(0) => {
+                // A row that a cascade of this bundle took away is gone as asked, or stays gone;
+                // one that is there was kept by a rule.
+                let there = t.sql.exists(self.conn, key)?;
+                if row.op == Op::Insert || there {
+                    let message = format!("a rule of the server ignored this {}", row.op.name());
+                    self.rejections.add(row.ordinal, Kind::Rule, vec![], message);
+                }
+                Ok(Applied::Done)
+            }
+            Ok(_) => Ok(Applied::Done),
+            Err(e) => {
+                if self.conn.is_autocommit() {
+                    return Err(e.into());
+                }
+                match kind(&e) {
+                    Some(Kind::Unique | Kind::ForeignKey) => Ok(Applied::Blocked(e)),
+                    Some(k) => {
+                        let columns = if k == Kind::NotNull { missing(t, row) } else { vec![] };
+                        self.rejections.add(row.ordinal, k, columns, words(&e));
+                        Ok(Applied::Done)
+                    }
+                    None => Err(e.into()),
+                }
+            }
+        }
+    }
+
+    fn fetch(&self, ordinal: i64) -> Outcome<(Staged, Vec<Value>)> {
+        fetch(self.staged, ordinal)
+    }
+
+    /// Tries blocked rows again and again while that helps, from both ends in turn.
+    fn retry(&mut self, blocked: &mut Blocked) -> Outcome<()> {
+        while !blocked.0.is_empty() {
+            let before = blocked.0.len();
+            blocked.0.reverse();
+            let mut left = Vec::new();
+            for ordinal in std::mem::take(&mut blocked.0) {
+                let (row, key) = self.fetch(ordinal)?;
+                if let Applied::Blocked(_) = self.one(&row, &key)? {
+                    left.push(ordinal);
+                }
+            }
+            blocked.0 = left;
+            // Chains that resolve one a pass are left to parking, which resolves them at once.
+            if blocked.0.len() == before || before - blocked.0.len() < before / 8 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what the first pass left: more passes, then parking, then rejections.
+    pub(crate) fn settle(&mut self, mut blocked: Blocked) -> Outcome<()> {
+        self.retry(&mut blocked)?;
+        if blocked.0.is_empty() {
+            return Ok(());
+        }
+        for ordinal in blocked.0.clone() {
+            let (row, key) = self.fetch(ordinal)?;
+            if row.op == Op::Update {
+                self.park(&row, &key)?;
+            }
+        }
+        self.retry(&mut blocked)?;
+        let mut keys = std::collections::BTreeSet::new();
+        for ordinal in &blocked.0 {
+            let (row, _) = self.fetch(*ordinal)?;
+            keys.insert((row.tab, row.key.as_bytes().to_vec()));
+        }
+        for ordinal in std::mem::take(&mut blocked.0) {
+            let (row, key) = self.fetch(ordinal)?;
+            let Applied::Blocked(e) = self.one(&row, &key)? else { continue };
+            if kind(&e) == Some(Kind::ForeignKey) {
+                let message = "rows that stay refer to this row".to_owned();
+                self.rejections.add(ordinal, Kind::ForeignKey, vec![], message);
+                continue;
+            }
+            let t = self.scope.table(row.tab)?;
+            let mut found = None;
+            for unique in &t.table.uniques {
+                if let Some(holder) = holder(self.conn, t, unique, &row, &key)? {
+                    let names = unique.columns.iter().map(|c| t.table.columns[*c].name.clone()).collect();
+                    let ring = sync_core::key::Key::pack(&holder)
+                        .is_ok_and(|k| keys.contains(&(row.tab, k.as_bytes().to_vec())));
+                    found = Some((if ring { Kind::UniqueRing } else { Kind::Unique }, names));
+                    break;
+                }
+            }
+            let (k, columns) = found.unwrap_or((Kind::Unique, vec![]));
+            let message = match k {
+                Kind::UniqueRing => "rows of this push exchange UNIQUE values in a ring that cannot be parked".into(),
+                _ => words(&e),
+            };
+            self.rejections.add(ordinal, k, columns, message);
+        }
+        Ok(())
+    }
+
+    /// Sets the UNIQUE columns of a row that will be updated to values that nobody has, so that a ring
+    /// of values opens. A row that cannot be parked stays as it is.
+    fn park(&self, row: &Staged, key: &[Value]) -> Outcome<()> {
+        let t = self.scope.table(row.tab)?;
+        self.ordinal.store(row.ordinal, Ordering::Relaxed);
+        for unique in &t.table.uniques {
+            let Some(at) = unique.columns.iter().copied().find(|c| !t.table.key.contains(c)) else { continue };
+            let column = &t.table.columns[at];
+            let spare = match column.affinity {
+                _ if !column.not_null => Value::Null,
+                Affinity::Text => Value::Text(format!("\u{1}parked {}", row.ordinal)),
+                Affinity::Blob => Value::Blob(format!("\u{1}parked {:016}", row.ordinal).into_bytes()),
+                Affinity::Integer | Affinity::Numeric | Affinity::Real => Value::Integer(i64::MIN / 2 - row.ordinal),
+            };
+            let sql = format!(
+                "UPDATE OR ABORT main.{} SET {} = ? WHERE {}",
+                quote(&t.table.sql_name),
+                quote(&column.sql_name),
+                t.sql.by_key
+            );
+            let done = self.conn.prepare_cached(&sql)?.execute(params_from_iter(std::iter::once(&spare).chain(key)));
+            if let Err(e) = done
+                && (self.conn.is_autocommit() || kind(&e).is_none())
+            {
+                return Err(e.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A staged row by its ordinal, with its key.
+pub(crate) fn fetch(staged: &Connection, ordinal: i64) -> Outcome<(Staged, Vec<Value>)> {
+    let mut s = staged.prepare_cached(&format!("{} WHERE n = ?", staging::SELECT))?;
+    let mut rows = s.query([ordinal])?;
+    let row = staging::read(rows.next()?.ok_or(Fail::Damaged("a staged row"))?)?;
+    let key = row.key.unpack().map_err(|_| Fail::Damaged("a staged key"))?;
+    Ok((row, key))
+}
+
+/// NOT NULL columns that the row leaves or sets NULL.
+fn missing(t: &TableInfo, row: &Staged) -> Vec<String> {
+    let Some(data) = &row.data else { return vec![] };
+    let null = |i: usize| match (&data[i], row.op) {
+        (Some(v), _) => v.is_null(),
+        (None, op) => op == Op::Insert,
+    };
+    let columns = t.table.columns.iter().enumerate();
+    columns.filter(|(i, c)| c.not_null && null(*i)).map(|(_, c)| c.name.clone()).collect()
+}
+
+/// The key of another row that holds the UNIQUE value that a staged row asks for.
+fn holder(
+    conn: &Connection,
+    t: &TableInfo,
+    unique: &Unique,
+    row: &Staged,
+    key: &[Value],
+) -> Outcome<Option<Vec<Value>>> {
+    let Some(data) = &row.data else { return Ok(None) };
+    let Some(values) = unique.columns.iter().map(|c| data[*c].as_ref()).collect::<Option<Vec<&Value>>>() else {
+        return Ok(None);
+    };
+    let same: Vec<String> = unique
+        .columns
+        .iter()
+        .zip(&unique.collations)
+        .map(|(c, collation)| format!("{} = ? COLLATE {}", quote(&t.table.columns[*c].sql_name), quote(collation)))
+        .collect();
+    let sql = format!(
+        "SELECT {0} FROM main.{1} WHERE {2} AND ({0}) IS NOT ({3})",
+        t.sql.key,
+        quote(&t.table.sql_name),
+        same.join(" AND "),
+        placeholders(key.len())
+    );
+    let mut s = conn.prepare_cached(&sql)?;
+    let found = s
+        .query_row(params_from_iter(values.into_iter().chain(key)), |r| {
+            Ok((0..t.table.key.len()).map(|i| value(r.get_ref_unwrap(i), i)).collect::<Result<Vec<_>, _>>())
+        })
+        .optional()?;
+    Ok(found.transpose()?)
+}

@@ -1,0 +1,132 @@
+//! The app's schema as the server uses it: which tables are synced, how a scope's file is made, and
+//! which rules the server insists on.
+
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
+use sync_core::schema::{Schema, Table};
+use sync_core::sqlite::introspect::{introspect, statements};
+use sync_core::sqlite::rows::RowSql;
+use sync_core::sqlite::triggers::{self, Trigger};
+
+use super::ddl::{self, Objects};
+use crate::service::OpenError;
+
+/// One synced table with everything that is made once.
+#[derive(Debug)]
+pub(crate) struct TableInfo {
+    /// What is known of it.
+    pub(crate) table: Table,
+    /// Its statements.
+    pub(crate) sql: RowSql,
+    /// Columns in canonical member order.
+    pub(crate) order: Vec<usize>,
+    /// Its own UNIQUE values, or those that foreign keys refer to, by column position.
+    pub(crate) referenced: Vec<usize>,
+}
+
+/// The schema, loaded.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The synced tables.
+    pub(crate) schema: Schema,
+    /// By position in the schema.
+    pub(crate) tables: Vec<TableInfo>,
+    /// What makes a scope's tables, in order.
+    pub(crate) statements: Vec<String>,
+    /// The same, for comparison.
+    pub(crate) objects: Objects,
+    /// Names of the tables, parents first.
+    pub(crate) order: Vec<String>,
+    /// Installed as TEMP triggers where pushes are committed.
+    pub(crate) rules: Vec<Trigger>,
+}
+
+/// Loads the app's DDL and the server's rules.
+pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, OpenError> {
+    let app = Connection::open_in_memory()?;
+    app.execute_batch(schema_sql).map_err(|e| OpenError::Schema(format!("schema.sql is not valid: {e}")))?;
+    let found = introspect(&app, None)?;
+    let helpers = helpers(&app)?;
+    let mut problems = Vec::new();
+    for r in &found.refused {
+        if helpers.contains(&r.table.to_ascii_lowercase()) {
+            tracing::info!(table = %r.table, reason = %r.reason, "a helper table is not synced and is left out of scopes");
+        } else {
+            problems.push(format!("table {}: {}; {}", r.table, r.reason, r.fix));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(OpenError::Schema(format!(
+            "schema.sql has tables that cannot be synced:\n{}",
+            problems.join("\n")
+        )));
+    }
+    if found.schema.tables().is_empty() {
+        return Err(OpenError::Schema("schema.sql has no table that can be synced".into()));
+    }
+    for n in &found.notes {
+        tracing::debug!(table = %n.table, note = %n.text, "schema");
+    }
+    let statements = statements(&app, &found.schema)?;
+    let mut scope = make(&statements).map_err(|e| {
+        OpenError::Schema(format!("the synced tables of schema.sql cannot be made without the others: {e}"))
+    })?;
+    let schema = introspect(&scope, None)?.schema;
+    let objects = ddl::objects(&scope)?;
+    let rules = match rules_sql {
+        None => Vec::new(),
+        Some(sql) => load_rules(&mut scope, sql)?,
+    };
+    let order = schema.parents_first().iter().map(|i| schema.tables()[*i].name.clone()).collect();
+    let tables = (0..schema.tables().len()).map(|i| info(&schema, i)).collect();
+    Ok(Loaded { schema, tables, statements, objects, order, rules })
+}
+
+/// A database in memory from statements.
+pub(crate) fn make(statements: &[String]) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_in_memory()?;
+    for sql in statements {
+        conn.execute_batch(sql)?;
+    }
+    Ok(conn)
+}
+
+fn info(schema: &Schema, i: usize) -> TableInfo {
+    let table = schema.tables()[i].clone();
+    let referenced: BTreeSet<usize> =
+        schema.references_to(i).flat_map(|(_, f)| f.parent_columns.iter()).filter_map(|c| table.column(c)).collect();
+    TableInfo {
+        sql: RowSql::new(&table),
+        order: table.canonical_order(),
+        referenced: referenced.into_iter().collect(),
+        table,
+    }
+}
+
+/// Lowercase names of tables that an app keeps beside its data: virtual ones and those without a key.
+fn helpers(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let sql = "SELECT l.name FROM pragma_table_list l WHERE l.schema = 'main' AND (l.type <> 'table' OR NOT EXISTS \
+               (SELECT 1 FROM pragma_table_xinfo(l.name) x WHERE x.pk > 0))";
+    let mut s = conn.prepare(sql)?;
+    let rows = s.query_map([], |r| r.get::<_, String>(0).map(|n| n.to_ascii_lowercase()))?;
+    rows.collect()
+}
+
+fn load_rules(scope: &mut Connection, sql: &str) -> Result<Vec<Trigger>, OpenError> {
+    let count = "SELECT count(*) FROM main.sqlite_schema WHERE type <> 'trigger'";
+    let before: i64 = scope.query_row(count, [], |r| r.get(0))?;
+    scope.execute_batch(sql).map_err(|e| OpenError::Rules(format!("rules.sql is not valid: {e}")))?;
+    let after: i64 = scope.query_row(count, [], |r| r.get(0))?;
+    if before != after {
+        return Err(OpenError::Rules("rules.sql may hold CREATE TRIGGER statements only".into()));
+    }
+    let names: Vec<String> = scope
+        .prepare("SELECT name FROM main.sqlite_schema WHERE type = 'trigger'")?
+        .query_map([], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    if let Some(name) = names.iter().find(|n| n.to_ascii_lowercase().starts_with("_sync_")) {
+        return Err(OpenError::Rules(format!("trigger {name} of rules.sql: names that begin with _sync_ are taken")));
+    }
+    triggers::read(scope).map_err(|e| OpenError::Rules(format!("a trigger of rules.sql cannot run in a scope: {e}")))
+}

@@ -1,0 +1,100 @@
+//! `server.db`: the recorded schema, and counters over all users. Nothing that the protocol decides
+//! on lives here.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use rusqlite::{Connection, params};
+use sync_core::engine::window::History;
+use sync_core::sqlite::connection::{self, Settings};
+
+use super::OpenError;
+use crate::scope::schema::{Loaded, make};
+use crate::scope::{ddl, lock};
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    conn: Mutex<Connection>,
+}
+
+/// Counters over all users.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) latest_max: i64,
+    pub(crate) floor_min: i64,
+    pub(crate) floor_max: i64,
+    pub(crate) window_min: i64,
+    pub(crate) window_max: i64,
+    pub(crate) bundles: i64,
+    pub(crate) bytes: i64,
+}
+
+impl Ledger {
+    /// Opens the file and accepts the schema where it only adds to the recorded one.
+    pub(crate) fn open(path: &Path, loaded: &Loaded) -> Result<Self, OpenError> {
+        let settings = Settings {
+            foreign_keys: false,
+            triggers: false,
+            durable: false,
+            busy: std::time::Duration::from_secs(5),
+            cache_kib: 256,
+        };
+        let mut conn = connection::open(path, true, settings)?;
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        let tx = conn.transaction()?;
+        tx.execute_batch(
+            "CREATE TABLE IF NOT EXISTS schema (n INTEGER PRIMARY KEY, sql TEXT NOT NULL);
+             CREATE TABLE IF NOT EXISTS scope (
+                 name TEXT PRIMARY KEY, latest INTEGER, floor INTEGER, bundles INTEGER, bytes INTEGER) WITHOUT ROWID;",
+        )?;
+        let recorded: Vec<String> =
+            tx.prepare("SELECT sql FROM schema ORDER BY n")?.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        if recorded != loaded.statements {
+            let old = make(&recorded)?;
+            let plan = ddl::additions(&ddl::objects(&old)?, &loaded.objects, &loaded.order)
+                .map_err(OpenError::SchemaChanged)?;
+            for sql in &plan {
+                old.execute_batch(sql).map_err(|e| OpenError::SchemaChanged(format!("{sql}\n  {e}")))?;
+            }
+            tx.execute("DELETE FROM schema", [])?;
+            for sql in &loaded.statements {
+                tx.execute("INSERT INTO schema (sql) VALUES (?)", [sql])?;
+            }
+        }
+        tx.commit()?;
+        Ok(Self { conn: Mutex::new(conn) })
+    }
+
+    /// Notes where a scope stands. Failing to is repaired when the scope is opened next.
+    pub(crate) fn count(&self, name: &str, history: History, bundles: i64, bytes: i64) {
+        let done = lock(&self.conn).execute(
+            "INSERT OR REPLACE INTO scope VALUES (?, ?, ?, ?, ?)",
+            params![name, history.latest, history.floor, bundles, bytes],
+        );
+        if let Err(e) = done {
+            tracing::warn!(cause = %e, "counters were not written");
+        }
+    }
+
+    /// Adds everything up.
+    pub(crate) fn totals(&self) -> rusqlite::Result<Totals> {
+        lock(&self.conn).query_row(
+            "SELECT coalesce(max(latest), 0), coalesce(min(floor), 0), coalesce(max(floor), 0), \
+             coalesce(min(latest - floor), 0), coalesce(max(latest - floor), 0), coalesce(sum(bundles), 0), \
+             coalesce(sum(bytes), 0) FROM scope",
+            [],
+            |r| {
+                Ok(Totals {
+                    latest_max: r.get(0)?,
+                    floor_min: r.get(1)?,
+                    floor_max: r.get(2)?,
+                    window_min: r.get(3)?,
+                    window_max: r.get(4)?,
+                    bundles: r.get(5)?,
+                    bytes: r.get(6)?,
+                })
+            },
+        )
+    }
+}

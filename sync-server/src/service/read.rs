@@ -1,0 +1,172 @@
+//! What is read of history: pull, committed rows, watch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sync_core::engine::connect::uninitialized;
+use sync_core::engine::window::{self, window};
+use sync_core::hash::Digest;
+use sync_core::protocol::pull::PullRequest;
+use sync_core::protocol::watch::WatchEvent;
+use sync_core::protocol::{ApiError, Code};
+
+use super::{Body, Caller, CommittedRowsRequest, Inner, Watch, time};
+use crate::scope::fail::Outcome;
+use crate::scope::pages::{Piece, Reply, page};
+use crate::scope::store::{self, State};
+use crate::scope::{Scope, store::Bundle};
+
+impl Inner {
+    /// The caller's scope, initialized.
+    pub(super) fn readable(&self, caller: &Caller) -> Outcome<Arc<Scope>> {
+        match self.scope(caller)? {
+            Some(scope) => Ok(scope),
+            None => Err(uninitialized(caller.user.as_str()).into()),
+        }
+    }
+
+    pub(super) fn check_readable(&self, caller: &Caller, state: &State) -> Result<(), ApiError> {
+        state.lifecycle.readable(caller.user.as_str(), self.now(), time)
+    }
+
+    pub(super) fn reply(&self, scope: Arc<Scope>, caller: &Caller, pieces: VecDeque<Piece>) -> Body {
+        Box::new(Reply {
+            gate: Arc::clone(&self.gate),
+            scope,
+            schema: Arc::clone(&self.schema),
+            algorithm: caller.algorithm,
+            pieces,
+        })
+    }
+
+    pub(super) fn pull(&self, caller: &Caller, request: &PullRequest) -> Outcome<Body> {
+        let user = caller.user.as_str();
+        if request.max_inline_rows.is_some_and(|n| n < 0) {
+            return Err(ApiError::new(Code::PullInvalid, "max_inline_rows must be >= 0").into());
+        }
+        let hash = match request.after_history_hash.as_deref() {
+            None => None,
+            Some(text) => Some(Digest::from_hex(text).ok_or_else(|| {
+                ApiError::new(Code::PullInvalid, "after_history_hash must be 64 lowercase hex digits")
+            })?),
+        };
+        let scope = self.readable(caller)?;
+        let (window, bundles, more) = scope.read(|conn| {
+            let state = store::state(conn)?;
+            self.check_readable(caller, &state)?;
+            let (after, target) = (request.after_bundle_seq, request.target_bundle_seq);
+            let cap = self.limits.max_bundles_per_pull;
+            let w = window(state.history, user, after, target, request.max_bundles, cap).inspect_err(|e| {
+                if e.code == Code::HistoryPruned {
+                    self.pruned.fetch_add(1, Ordering::Relaxed);
+                }
+            })?;
+            if let Some(hash) = hash {
+                self.check_history(conn, &state, after, hash)?;
+            }
+            let max_bytes = self.limits.max_bytes_per_pull;
+            let (bundles, more) = page(conn, w.after, w.stable, w.max_bundles, max_bytes, request.max_inline_rows)?;
+            Ok((w, bundles, more))
+        })?;
+        let mut pieces = VecDeque::with_capacity(bundles.len() * 4 + 2);
+        pieces.push_back(Piece::Text(format!("{{\"stable_bundle_seq\":{},\"bundles\":[", window.stable)));
+        for (n, b) in bundles.into_iter().enumerate() {
+            let omitted = request.max_inline_rows.is_some_and(|m| b.row_count > m);
+            let rows = all_rows(&b);
+            pieces.push_back(Piece::Text(if n > 0 { ",{".into() } else { "{".into() }));
+            pieces.push_back(Piece::Head(Box::new(b)));
+            if omitted {
+                pieces.push_back(Piece::Text(",\"rows\":[],\"rows_omitted\":true}".into()));
+            } else {
+                pieces.push_back(Piece::Text(",\"rows\":[".into()));
+                pieces.push_back(rows);
+                pieces.push_back(Piece::Text("]}".into()));
+            }
+        }
+        pieces.push_back(Piece::Text(format!("],\"has_more\":{more}}}\n")));
+        Ok(self.reply(scope, caller, pieces))
+    }
+
+    /// Compares the caller's history hash with that of the bundle at its checkpoint. At the floor the
+    /// bundle itself is gone; the one after it still proves the hash.
+    fn check_history(&self, conn: &rusqlite::Connection, state: &State, after: i64, hash: Digest) -> Outcome<()> {
+        let own = if after == 0 {
+            Some(Digest::default())
+        } else if after == state.history.latest {
+            Some(state.history_hash)
+        } else {
+            store::bundle(conn, after)?.map(|b| b.history_hash)
+        };
+        let same = match own {
+            Some(own) => own == hash,
+            None => store::bundle(conn, after + 1)?
+                .is_none_or(|next| sync_core::hash::history(hash, next.blake3, next.seq) == next.history_hash),
+        };
+        if same {
+            return Ok(());
+        }
+        let text = format!("the history up to bundle {after} is not the one that was pulled");
+        Err(ApiError::new(Code::HistoryDiverged, text).with_integer("latest_bundle_seq", state.history.latest).into())
+    }
+
+    pub(super) fn committed_rows(&self, caller: &Caller, seq: i64, request: CommittedRowsRequest) -> Outcome<Body> {
+        let invalid = |text: &str| ApiError::new(Code::CommittedBundleChunkInvalid, text);
+        if seq <= 0 {
+            return Err(invalid("bundle_seq must be > 0").into());
+        }
+        if request.after_row_ordinal.is_some_and(|n| n < 0) {
+            return Err(invalid("after_row_ordinal must be >= 0").into());
+        }
+        if request.max_rows.is_some_and(|n| n <= 0) {
+            return Err(invalid("max_rows must be > 0").into());
+        }
+        let not_found =
+            || ApiError::new(Code::CommittedBundleNotFound, format!("committed bundle {seq} was not found"));
+        let scope = self.scope(caller)?.ok_or_else(not_found)?;
+        let bundle = scope.read(|conn| {
+            let state = store::state(conn)?;
+            if seq <= state.history.floor {
+                return Err(window::pruned(state.history, caller.user.as_str(), seq).into());
+            }
+            Ok(store::bundle(conn, seq)?.ok_or_else(not_found)?)
+        })?;
+        let l = &self.limits;
+        let max = request.max_rows.unwrap_or(l.default_rows_per_committed_bundle_chunk);
+        let max = max.min(l.max_rows_per_committed_bundle_chunk);
+        let from = request.after_row_ordinal.map_or(0, |n| n.saturating_add(1)).min(bundle.row_count);
+        let to = from.saturating_add(max).min(bundle.row_count);
+        let next = if to > from { to - 1 } else { request.after_row_ordinal.unwrap_or(0) };
+        let (start, end, version) = (bundle.first_row + from, bundle.first_row + to, bundle.seq);
+        let more = to < bundle.row_count;
+        let pieces = VecDeque::from([
+            Piece::Text("{".into()),
+            Piece::Head(Box::new(bundle)),
+            Piece::Text(",\"rows\":[".into()),
+            Piece::Rows { next: start, end, version, first: true },
+            Piece::Text(format!("],\"next_row_ordinal\":{next},\"has_more\":{more}}}\n")),
+        ]);
+        Ok(self.reply(scope, caller, pieces))
+    }
+
+    pub(super) fn watch(&self, caller: &Caller, after: i64) -> Outcome<Watch> {
+        if after < 0 {
+            return Err(ApiError::new(Code::InvalidRequest, "after_bundle_seq must be >= 0").into());
+        }
+        let scope = self.readable(caller)?;
+        // Subscribed before the newest is read, so that nothing falls between.
+        let newest = self
+            .hub
+            .watch(&scope.name, 0)
+            .ok_or_else(|| ApiError::new(Code::ServiceUnavailable, "Sync service is shutting down"))?;
+        let state = scope.read(store::state)?;
+        self.check_readable(caller, &state)?;
+        let latest = state.history.latest;
+        let event = WatchEvent { bundle_seq: latest, source_id: None, source_bundle_id: None };
+        Ok(Watch { first: (latest > after).then_some(event), newest })
+    }
+}
+
+fn all_rows(b: &Bundle) -> Piece {
+    Piece::Rows { next: b.first_row, end: b.first_row + b.row_count, version: b.seq, first: true }
+}
