@@ -125,11 +125,11 @@ impl App {
     }
 
     pub(crate) fn max_bytes_per_request(&self) -> u64 {
-        crate::limits::Limits::default().max_bytes_per_request
+        self.service.limits().max_bytes_per_request
     }
 
     pub(crate) fn max_bundles_per_pull(&self) -> i64 {
-        crate::limits::Limits::default().max_bundles_per_pull
+        self.service.limits().max_bundles_per_pull
     }
 
     /// Requests that panicked since the router was made.

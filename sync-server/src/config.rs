@@ -10,7 +10,7 @@ use sync_core::protocol::UserId;
 
 use crate::auth::JwtAuth;
 use crate::limits::Limits;
-use crate::service::Environment;
+use crate::service::{Environment, FaultPoint};
 
 /// Serves the sync protocol from one SQLite file per user.
 #[derive(Debug, Parser)]
@@ -187,8 +187,21 @@ pub fn secret_auth(environment: Arc<dyn Environment>) -> Result<JwtAuth, ConfigE
     Ok(JwtAuth::new(secret.as_encoded_bytes(), environment)?)
 }
 
+/// The fault point that [`FAULT_VARIABLE`] names.
+///
+/// # Errors
+/// Where there is no such point.
+pub fn fault_point() -> Result<Option<FaultPoint>, ConfigError> {
+    let Some(name) = std::env::var_os(FAULT_VARIABLE) else { return Ok(None) };
+    let point = FaultPoint::ALL.iter().copied().find(|p| name == p.name());
+    point.map(Some).ok_or(ConfigError::Fault)
+}
+
 /// Holds the secret that tokens are signed with; an option would show it to everybody on the machine.
 pub const SECRET_VARIABLE: &str = "SYNC_SERVER_SECRET";
+
+/// For tests: names the [`FaultPoint`] at which the program says so and stands still.
+pub const FAULT_VARIABLE: &str = "SYNC_SERVER_FAULT";
 
 /// A command line or environment that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +218,9 @@ pub enum ConfigError {
     /// A secret that can be guessed.
     #[error("{SECRET_VARIABLE}: {0}")]
     Secret(#[from] crate::auth::SecretError),
+    /// An unknown fault point.
+    #[error("{FAULT_VARIABLE} does not name a fault point")]
+    Fault,
     /// `--user ""`
     #[error("--user must not be blank")]
     BlankUser,

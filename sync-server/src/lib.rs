@@ -16,15 +16,17 @@ mod app;
 pub mod auth;
 mod body;
 pub mod config;
+mod environment;
 mod error;
 pub mod limits;
+pub mod program;
 mod routes;
 mod scope;
 mod server;
-pub mod program;
 pub mod service;
 mod status;
 mod watch;
 
 pub use app::{RouterOptions, router, router_with, standalone};
+pub use environment::SystemEnvironment;
 pub use server::{Server, serve};

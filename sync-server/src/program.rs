@@ -11,7 +11,8 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth::DevAuth;
-use crate::config::{Cli, Command, ConfigError, Serve, secret_auth};
+use crate::config::{Cli, Command, ConfigError, Serve, fault_point, secret_auth};
+use crate::environment::SystemEnvironment;
 use crate::service::{Environment, Service, ServiceConfig};
 use crate::{RouterOptions, router_with, serve, server, standalone};
 
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
 type Failed = Box<dyn std::error::Error>;
 
 fn run(cli: Cli) -> Result<(), Failed> {
-    let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+    let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment::stopping_at(fault_point()?));
     match cli.command {
         Command::Token(token) => {
             writeln!(std::io::stdout(), "{}", token.issue(environment)?)?;
@@ -58,8 +59,8 @@ fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(),
     let service = Service::open(config, Arc::clone(environment)).map_err(|e| e.to_string())?;
     let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
     let router = standalone(match auth {
-        Some(auth) => router_with(service, auth, http),
-        None => router_with(service, DevAuth, http),
+        Some(auth) => router_with(service.clone(), auth, http),
+        None => router_with(service.clone(), DevAuth, http),
     });
     let listener =
         TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
@@ -74,6 +75,7 @@ fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(),
         tracing::info!(%addr, dev = options.dev, "serving");
         serve(listener, router, stop, Duration::from_secs(options.grace)).await
     })?;
+    service.close();
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("stopped");
     Ok(())
@@ -104,17 +106,4 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-}
-
-struct SystemEnvironment;
-
-impl Environment for SystemEnvironment {
-    fn now_ms(&self) -> i64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
-    }
-
-    fn new_id(&self) -> String {
-        uuid::Uuid::new_v4().hyphenated().to_string()
-    }
 }
