@@ -1,17 +1,19 @@
 //! The table of contents of the HTTP surface: which path goes to which handler, and what lies around them.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
 use sync_core::protocol::{ApiError, Code};
 
-use crate::auth::Authenticate;
+use crate::auth::{Authenticate, Identity};
 use crate::body::drain;
 use crate::error::Failure;
 use crate::routes::{capabilities, connect, health, pull, push, snapshot, watch};
@@ -115,12 +117,27 @@ impl App {
         }
     }
 
+    /// Asks the host's authentication.
+    ///
+    /// # Errors
+    /// What it answers; `internal_error` where it panicked.
+    pub(crate) fn identify(&self, parts: &Parts) -> Result<Identity, ApiError> {
+        // Nothing of ours is changed while it runs.
+        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| self.auth.identify(parts)));
+        Ok(asked.map_err(|_| self.panicked())??)
+    }
+
     /// A blocking task that ended without an answer.
     pub(crate) fn lost(&self, e: &tokio::task::JoinError) -> ApiError {
         if e.is_panic() {
-            self.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("a request panicked");
+            return self.panicked();
         }
+        ApiError::new(Code::ServiceUnavailable, "the server is stopping")
+    }
+
+    fn panicked(&self) -> ApiError {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("a request panicked");
         ApiError::new(Code::InternalError, "the server failed; nothing was changed by the failed step")
     }
 

@@ -21,6 +21,7 @@ use crate::service::Caller;
 
 /// Tells the user of a request from its headers.
 ///
+/// It is called on a thread that drives connections, so it must not wait for anything.
 /// A host that authenticates in a layer of its own puts the result into the request's extensions
 /// and implements [`Authenticate::identify`].
 pub trait Authenticate: Send + Sync + 'static {
@@ -114,7 +115,7 @@ impl FromRequestParts<App> for Authenticated {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        let Identity { user, source } = app.auth.identify(parts).map_err(ApiError::from)?;
+        let Identity { user, source } = app.identify(parts)?;
         let source = match source {
             Some(source) => source,
             None => source_of(&parts.headers)?,

@@ -32,6 +32,10 @@ pub(super) async fn small_body(app: &App, headers: &HeaderMap, body: Body, code:
 
 /// Reads a request; `null` stands for one without members.
 pub(super) fn parse<T: DeserializeOwned + Default>(body: &[u8], code: Code) -> Result<T, ApiError> {
+    // Serde would take the members in their order from an array, too.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::new(code, "the body is not the request that is expected: it is an array"));
+    }
     sync_core::json::from_slice::<Option<T>>(body)
         .map(Option::unwrap_or_default)
         .map_err(|e| ApiError::new(code, format!("the body is not the request that is expected: {e}")))

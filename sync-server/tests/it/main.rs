@@ -1,0 +1,11 @@
+//! The server over real HTTP on loopback, and the service below it.
+
+mod auth;
+mod bodies;
+mod failures;
+mod http;
+mod mount;
+mod mutated;
+mod program;
+mod surface;
+mod watch;
