@@ -1,3 +1,7 @@
 //! The client's integration tests, in one binary.
 
 mod cli;
+mod cli_server;
+mod rounds;
+mod support;
+mod world;
