@@ -3,6 +3,7 @@
 use std::{
     io::IsTerminal as _,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,9 +14,31 @@ use crate::output::Output;
 /// What is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    Preparing,
     Sending,
+    Confirming,
     Receiving,
     Writing,
+}
+
+impl Phase {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Sending => "sending",
+            Self::Confirming => "waiting for the server to commit",
+            Self::Receiving => "receiving",
+            Self::Writing => "writing",
+        }
+    }
+
+    const fn template(self, bounded: bool) -> &'static str {
+        match self {
+            Self::Preparing | Self::Confirming => "{spinner} {msg}",
+            _ if bounded => "{spinner} {msg:9} [{bar:32}] {human_pos} of {human_len} rows, {eta} left",
+            _ => "{spinner} {msg:9} {human_pos} rows, {elapsed}",
+        }
+    }
 }
 
 /// One bar that changes with what is under way.
@@ -23,6 +46,7 @@ enum Phase {
 pub(crate) struct Progress {
     bar: ProgressBar,
     phase: Mutex<Option<Phase>>,
+    visible: bool,
 }
 
 impl Progress {
@@ -30,12 +54,14 @@ impl Progress {
     pub(crate) fn new(out: Output) -> Self {
         let visible = !out.json && std::io::stderr().is_terminal();
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bar: ProgressBar::with_draw_target(None, target), phase: Mutex::new(None) }
+        Self { bar: ProgressBar::with_draw_target(None, target), phase: Mutex::new(None), visible }
     }
 
     /// Follows an event.
     pub(crate) fn show(&self, event: &Event) {
         match *event {
+            Event::Started => self.at(Phase::Preparing, 0, None),
+            Event::Uploaded { rows, total } if rows >= total => self.at(Phase::Confirming, 0, None),
             Event::Uploaded { rows, total } => self.at(Phase::Sending, rows, Some(total)),
             Event::Downloaded { rows, total } => self.at(Phase::Receiving, rows, total),
             Event::Applied { rows, .. } => self.at(Phase::Writing, rows, None),
@@ -47,20 +73,23 @@ impl Progress {
     /// Takes the bar away.
     pub(crate) fn clear(&self) {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.bar.disable_steady_tick();
         self.bar.finish_and_clear();
     }
 
     fn at(&self, phase: Phase, rows: u64, total: Option<u64>) {
+        if !self.visible {
+            return;
+        }
         let mut current = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         if *current != Some(phase) {
             *current = Some(phase);
-            self.bar.reset();
-            self.bar.set_message(match phase {
-                Phase::Sending => "sending",
-                Phase::Receiving => "receiving",
-                Phase::Writing => "writing",
-            });
-            self.bar.set_style(style(total.is_some()));
+            let style = ProgressStyle::with_template(phase.template(total.is_some()));
+            self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+            self.bar.set_message(phase.name());
+            self.bar.reset_elapsed();
+            self.bar.reset_eta();
+            self.bar.enable_steady_tick(TICK);
         }
         match total {
             Some(total) => self.bar.set_length(total),
@@ -70,11 +99,5 @@ impl Progress {
     }
 }
 
-fn style(bounded: bool) -> ProgressStyle {
-    let template = if bounded {
-        "{msg:9} [{bar:32}] {human_pos} of {human_len} rows, {eta} left"
-    } else {
-        "{msg:9} {spinner} {human_pos} rows, {elapsed}"
-    };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
-}
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(120);
