@@ -56,6 +56,10 @@ impl Engine {
                         return self.must_rebuild("the server's history was rewritten");
                     }
                     Some(Code::ScopeUninitialized) => return Ok(Pulled::Reconnect),
+                    // This device seeds the scope, and every row of its first push was refused.
+                    Some(Code::ScopeInitializing) if Meta::InitializationId.get::<String>(conn)?.is_some() => {
+                        return Ok(Pulled::Stable);
+                    }
                     _ => return Err(e.into()),
                 },
             };
