@@ -159,6 +159,8 @@ fn without_a_token_nothing_is_tried() {
     let ran = run(&dir, &["sync", "app.db"]).ends(2);
     assert!(ran.stderr.contains("SYNC_TOKEN") && ran.stderr.contains("app.db-sync-token"), "{}", ran.stderr);
     run(&dir, &["clone", &nobody(), "new.db"]).ends(2);
+    let ran = run(&dir, &["clone", &nobody(), "no/such/new.db", "--token", "t"]).ends(1);
+    assert!(ran.stderr.contains("no directory no/such"), "{}", ran.stderr);
 }
 
 #[cfg(unix)]
@@ -211,6 +213,18 @@ fn init_refuses_tables_by_name_and_passes_over_them_with_all() {
     let json = run(&dir, &["init", "a.db", "--server", &nobody(), "--all", "--json"]).ends(0).json();
     assert_eq!(json["tables"], serde_json::json!(["customers", "orders"]));
     assert_eq!(json["refused"][0]["table"], "log");
+}
+
+#[test]
+fn init_again_takes_another_server_but_not_other_tables() {
+    let dir = TempDir::new().unwrap();
+    file(&dir, "a.db", DDL);
+    run(&dir, &["init", "a.db", "--server", "http://old", "--tables", "customers"]).ends(0);
+    run(&dir, &["init", "a.db", "--server", "http://new", "--tables", "Customers"]).ends(0);
+    let ran = run(&dir, &["init", "a.db", "--server", "http://new", "--all"]).ends(1);
+    assert!(ran.stderr.contains("synced already, with these tables: customers."), "{}", ran.stderr);
+    let status = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
+    assert_eq!((&status["server"], &status["tables"]), (&"http://new".into(), &serde_json::json!(["customers"])));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `init`, `clone`, `schema`, `detach`: making a file a synced one, and back.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -104,6 +105,7 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
         found.tell(Output { json: out.json || !found.refused.is_empty() });
         found
     };
+    same_tables(&args.file, &found.tables)?;
     drop(builder.open()?);
     let token_file = args.token.given.as_deref().map(|token| token::keep(&args.file, token)).transpose()?;
     let report =
@@ -123,6 +125,24 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     Ok(Done::Clean)
 }
 
+/// A synced file may be given another URL or token; other tables are a new beginning.
+fn same_tables(file: &Path, wanted: &[String]) -> Result<(), Failure> {
+    let synced = match sync_client::read_status(file) {
+        Ok(status) => status.tables,
+        Err(Error::NotInitialized) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let wanted: BTreeSet<String> = wanted.iter().map(|name| name.to_ascii_lowercase()).collect();
+    if synced.iter().map(|name| name.to_ascii_lowercase()).collect::<BTreeSet<_>>() == wanted {
+        return Ok(());
+    }
+    Err(Failure::local(format!(
+        "{} is synced already, with these tables: {}. For others, sync what waits, detach, and init again; rows stay.",
+        file.display(),
+        synced.join(", ")
+    )))
+}
+
 #[derive(Serialize)]
 struct CloneReport<'a> {
     file: &'a Path,
@@ -136,6 +156,9 @@ struct CloneReport<'a> {
 /// then be taken up again by any sync.
 pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     let file = &args.file;
+    if let Some(dir) = file.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
+        return Err(Failure::local(format!("There is no directory {}.", dir.display())));
+    }
     if file.exists() {
         if !half_made(file, &args.url) {
             return Err(Failure::local(format!(

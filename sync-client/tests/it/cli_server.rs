@@ -1,0 +1,248 @@
+//! The program against a real server: files go in step, whatever stops in between.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, ChildStdout, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::{ALL_ORDERS, DDL, THREE, file, names, program, run, text};
+use crate::support::{Gate, serve};
+
+#[test]
+fn two_files_go_in_step() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let url = server.url();
+    let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    let ran = run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    assert!(ran.stdout.contains("2 tables") && ran.stdout.contains("a.db-sync-token"), "{}", ran.stdout);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(dir.path().join("a.db-sync-token")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let ran = run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(ran.stdout, "Sent 3 rows.\n", "{}", ran.stderr);
+    assert_eq!(run(&dir, &["sync", "a.db"]).ends(0).stdout, "Up to date.\n");
+
+    let ran = run(&dir, &["clone", &url, "b.db", "--token", "ann"]).ends(0);
+    assert!(ran.stdout.contains("b.db has 2 tables.\nReceived 3 rows."), "{}", ran.stdout);
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    assert_eq!(text(&b, ALL_ORDERS), "o1=1250");
+    b.execute_batch("INSERT INTO orders VALUES ('o2', 'c2', 99); UPDATE customers SET name = 'Bob' WHERE id = 'c2'")
+        .unwrap();
+    let pending = run(&dir, &["pending", "b.db", "--json"]).ends(0).json();
+    assert_eq!(pending["rows"].as_array().unwrap().len(), 2);
+    assert!(run(&dir, &["pending", "b.db"]).ends(0).stdout.contains("orders"));
+    let json = run(&dir, &["sync", "b.db", "--json"]).ends(0).json();
+    assert_eq!(json["report"]["push"]["committed_rows"], 2);
+    assert_eq!(json["pending_rows"], 0);
+
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(text(&a, ALL_ORDERS), "o1=1250,o2=99");
+    assert_eq!(text(&a, "SELECT name FROM customers WHERE id = 'c2'"), "Bob");
+    let status = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
+    assert_eq!(
+        (&status["server"], &status["attached"], &status["pending_rows"]),
+        (&url.into(), &true.into(), &0.into())
+    );
+    assert!(run(&dir, &["status", "a.db"]).ends(0).stdout.contains("up to date"));
+
+    let ran = run(&dir, &["rebuild", "a.db"]).ends(0);
+    assert!(ran.stdout.starts_with("Read everything anew"), "{}", ran.stdout);
+    assert_eq!(text(&a, ALL_ORDERS), "o1=1250,o2=99");
+}
+
+#[test]
+fn the_token_may_come_from_the_environment() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--tables", "customers,orders"]).ends(0);
+    assert!(!names(dir.path()).contains(&"a.db-sync-token".into()));
+    run(&dir, &["sync", "a.db"]).ends(2);
+    let output = program(&dir, &["sync", "a.db"]).env("SYNC_TOKEN", "ann").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn refused_tokens_end_with_4() {
+    let dir = TempDir::new().unwrap();
+    let gate = Gate::default();
+    let server = gate.serve(DDL);
+    file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "hush"]).ends(0);
+    let ran = run(&dir, &["sync", "a.db"]).ends(4);
+    assert!(ran.stderr.contains("token") && !ran.stderr.contains("hush"), "{}", ran.stderr);
+    gate.open();
+    run(&dir, &["sync", "a.db"]).ends(0);
+}
+
+#[test]
+fn a_clone_that_was_stopped_is_taken_up_again() {
+    let dir = TempDir::new().unwrap();
+    let gate = Gate::default();
+    let server = gate.serve(DDL);
+    // The schema is served, the rows are not yet.
+    let ran = run(&dir, &["clone", &server.url(), "b.db", "--token", "ann"]).ends(4);
+    assert!(ran.stderr.contains("b.db is made but not yet filled"), "{}", ran.stderr);
+    gate.open();
+    file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    let ran = run(&dir, &["clone", &server.url(), "b.db"]).ends(0);
+    assert!(ran.stdout.contains("Received 3 rows."), "{}", ran.stdout);
+    run(&dir, &["clone", &server.url(), "b.db"]).ends(1);
+}
+
+#[test]
+fn refused_rows_end_with_5_until_a_person_acts() {
+    let stricter = DDL.replace("cents INTEGER", "cents INTEGER CHECK (cents > 0)");
+    let (dir, server) = (TempDir::new().unwrap(), serve(&stricter));
+    let conn =
+        file(&dir, "a.db", &format!("{DDL} {THREE} INSERT INTO orders VALUES ('bad', 'c1', -1), ('worse', 'c1', -2);"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    let ran = run(&dir, &["sync", "a.db"]).ends(5);
+    assert!(ran.stdout.contains("The server refuses 2 rows: `sync-client rejected a.db`"), "{}", ran.stdout);
+    let rejected = run(&dir, &["rejected", "a.db", "--json"]).ends(0).json();
+    assert_eq!(rejected["rows"].as_array().unwrap().len(), 2);
+    let text = run(&dir, &["rejected", "a.db"]).ends(0).stdout;
+    assert!(text.contains("sync-client retry a.db orders bad"), "{text}");
+
+    conn.execute("UPDATE orders SET cents = 5 WHERE id = 'bad'", []).unwrap();
+    // Edited rows go again by themselves, so asking for it may find nothing left to ask for.
+    let retried = run(&dir, &["retry", "a.db", "orders", "bad"]);
+    assert!([0, 1].contains(&retried.code), "{}", retried.stderr);
+    run(&dir, &["sync", "a.db"]).ends(5);
+    run(&dir, &["drop", "a.db", "orders", "worse"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(run(&dir, &["rejected", "a.db"]).ends(0).stdout, "Nothing here.\n");
+    let discarded = run(&dir, &["discarded", "a.db", "--json"]).ends(0).json();
+    assert_eq!(discarded["rows"][0]["table"], "orders");
+    run(&dir, &["retry", "a.db", "orders", "nothing"]).ends(1);
+}
+
+#[test]
+fn policies_settle_conflicts_and_what_lost_is_kept() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let url = server.url();
+    let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["clone", &url, "b.db", "--token", "ann"]).ends(0);
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    let name = "SELECT name FROM customers WHERE id = 'c1'";
+    for (policy, winner, kind) in [("server-wins", "a", "discarded"), ("client-wins", "b", "conflicts")] {
+        let (winner, lost) = (format!("{winner} with {policy}"), format!("b with {policy}"));
+        a.execute("UPDATE customers SET name = 'a with ' || ? WHERE id = 'c1'", [policy]).unwrap();
+        b.execute("UPDATE customers SET name = 'b with ' || ? WHERE id = 'c1'", [policy]).unwrap();
+        run(&dir, &["sync", "a.db"]).ends(0);
+        let ran = run(&dir, &["sync", "b.db", "--policy", policy]).ends(0);
+        assert!(ran.stdout.contains("settled 1 conflict"), "{policy}: {}", ran.stdout);
+        run(&dir, &["sync", "a.db"]).ends(0);
+        assert_eq!((text(&a, name), text(&b, name)), (winner.clone(), winner), "{policy}");
+        let kept = run(&dir, &[kind, "b.db", "--json"]).ends(0).json();
+        assert_eq!(kept["rows"].as_array().unwrap().len(), 1, "{policy}: {kept}");
+        assert!(kept["rows"][0]["local_row"].as_str().unwrap().contains(&lost), "{policy}: {kept}");
+        assert!(run(&dir, &[kind, "b.db"]).ends(0).stdout.starts_with("customers c1  UPDATE"));
+    }
+}
+
+#[test]
+fn rows_of_several_key_columns_are_named_by_their_key_object() {
+    let ddl = "CREATE TABLE marks (a TEXT NOT NULL, b INTEGER NOT NULL, n INTEGER, PRIMARY KEY (a, b));";
+    let stricter = ddl.replace("n INTEGER", "n INTEGER CHECK (n > 0)");
+    let (dir, server) = (TempDir::new().unwrap(), serve(&stricter));
+    file(&dir, "a.db", &format!("{ddl} INSERT INTO marks VALUES ('it''s', 7, -1);"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(5);
+    let listed = run(&dir, &["rejected", "a.db", "--json"]).ends(0).json();
+    let key = listed["rows"][0]["key"].as_str().unwrap();
+    run(&dir, &["retry", "a.db", "marks", "7"]).ends(2);
+    run(&dir, &["retry", "a.db", "marks", key]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(5);
+    run(&dir, &["drop", "a.db", "marks", key]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+}
+
+/// A running `watch --json`, its events one by one.
+struct Watch {
+    child: Child,
+    events: mpsc::Receiver<Value>,
+}
+
+impl Watch {
+    fn start(dir: &TempDir, name: &str) -> Self {
+        let mut child =
+            program(dir, &["watch", name, "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout: ChildStdout = child.stdout.take().unwrap();
+        let (sender, events) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let event = serde_json::from_str(&line.unwrap()).expect("every line is one object");
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, events }
+    }
+
+    /// The next event of that name; others pass.
+    fn wait_for(&self, name: &str) -> Value {
+        loop {
+            let event = self.events.recv_timeout(Duration::from_secs(20)).expect("the event comes");
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn watch_carries_changes_until_it_is_told_to_stop() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    let mut watch_a = Watch::start(&dir, "a.db");
+    watch_a.wait_for("committed");
+    run(&dir, &["clone", &server.url(), "b.db", "--token", "ann"]).ends(0);
+    let watch_b = Watch::start(&dir, "b.db");
+    watch_b.wait_for("finished");
+
+    a.execute("INSERT INTO orders VALUES ('o5', 'c1', 55)", []).unwrap();
+    let changed = watch_b.wait_for("changed");
+    assert_eq!(changed["table"], "orders");
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    assert_eq!(text(&b, ALL_ORDERS), "o1=1250,o5=55");
+
+    // Another process is told who has the file; looking is always possible.
+    let ran = run(&dir, &["sync", "a.db"]).ends(1);
+    assert!(ran.stderr.contains("another process"), "{}", ran.stderr);
+    run(&dir, &["status", "a.db"]).ends(0);
+    run(&dir, &["pending", "a.db"]).ends(0);
+
+    let (sender, ended) = mpsc::channel();
+    let pid = watch_a.child.id().to_string();
+    thread::scope(|scope| {
+        let child = &mut watch_a.child;
+        scope.spawn(move || sender.send(child.wait().unwrap().code()).unwrap());
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)).unwrap(), Some(0));
+    });
+}
