@@ -9,6 +9,9 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 /// Deepest nesting that is read.
 pub const MAX_DEPTH: usize = 64;
 
+/// Most members of one object: more than any table has columns. Each is kept until the object ends.
+pub const MAX_MEMBERS: usize = 4096;
+
 /// What may stand for one column's value on the wire, before its column is known.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scalar {
@@ -255,6 +258,8 @@ impl JsonError {
                     "duplicate member"
                 } else if text.starts_with("nesting") {
                     "nesting is deeper than 64"
+                } else if text.starts_with("too many members") {
+                    "too many members in one object"
                 } else if text.starts_with("missing") {
                     "missing member"
                 } else {
@@ -272,6 +277,9 @@ struct Names(BTreeSet<String>);
 
 impl Names {
     fn insert<E: de::Error>(&mut self, name: String) -> Result<(), E> {
+        if self.0.len() >= MAX_MEMBERS {
+            return Err(E::custom("too many members"));
+        }
         if self.0.insert(name) { Ok(()) } else { Err(duplicate()) }
     }
 }
@@ -336,5 +344,13 @@ mod tests {
         assert!(members(&fine).is_ok());
         let many: Vec<String> = (0..100).map(|i| format!("\"m{}\":1", i % 99)).collect();
         assert_eq!(members(&format!("{{{}}}", many.join(","))).unwrap_err().what, "duplicate member");
+        let many = |n: usize| {
+            let list: Vec<String> = (0..n).map(|i| format!("\"m{i}\":1")).collect();
+            list.join(",")
+        };
+        assert!(members(&format!("{{{}}}", many(MAX_MEMBERS))).is_ok());
+        for text in [format!("{{{}}}", many(MAX_MEMBERS + 1)), format!("{{\"x\":{{{}}}}}", many(MAX_MEMBERS + 1))] {
+            assert_eq!(members(&text).unwrap_err().what, "too many members in one object");
+        }
     }
 }
