@@ -1,0 +1,283 @@
+//! Two devices and a server, over HTTP on loopback: what happens to a row at every hop, conflicts
+//! included, and the proof that both files and the server hold the same rows in the end.
+//!
+//! ```sh
+//! cargo run --release -p examples --bin quickstart
+//! cargo run --release -p examples --bin quickstart -- --input my.db   # on a copy of a file of yours
+//! ```
+
+mod edited;
+mod notebook;
+mod report;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use examples::hops::{Hop, Recorder, in_order};
+use examples::lab::{Lab, USER};
+use examples::show::{Colour, count, heading, line, paint, rows};
+use examples::{Result, proof};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use sync_client::transport::Http;
+use sync_client::{Client, fetch_schema};
+use sync_core::schema::Schema;
+use sync_core::sqlite::introspect::{introspect, statements};
+use sync_core::sqlite::quote;
+
+/// Two devices, a server, and the proof that they agree.
+#[derive(Debug, Parser)]
+struct Options {
+    /// A SQLite file of yours; a copy of it is synced, the file itself is only read.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Notes in the demonstration's own file.
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(200..=1_000_000))]
+    notes: u32,
+    /// Remove a row of device B by hand before the proof, which must then fail.
+    #[arg(long)]
+    tamper: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "quickstart: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The two files and what connects them.
+struct Scene {
+    lab: Lab,
+    recorder: Recorder,
+    files: [PathBuf; 2],
+    clients: [Client; 2],
+    tables: Vec<String>,
+}
+
+fn run(options: &Options) -> Result<bool> {
+    let dir = tempfile::tempdir()?;
+    println!("{}", paint(Colour::Bold, "Two devices, one server, and no network in between for a while."));
+    let files = [dir.path().join("laptop.db"), dir.path().join("phone.db")];
+    let scene = match &options.input {
+        None => own_scene(files, options.notes)?,
+        Some(input) => input_scene(files, input)?,
+    };
+    scene.recorder.record(true);
+    match &options.input {
+        None => scene.edit_notebook()?,
+        Some(_) => scene.edit_anything()?,
+    }
+    scene.sync()?;
+    let in_order = scene.report(options.input.is_some())?;
+    if options.tamper {
+        let what = tamper(&scene.files[1], &scene.tables)?;
+        println!("\n{}", paint(Colour::Red, &format!("Tampering: {what} by hand, behind everybody's back.")));
+    }
+    Ok(in_order? & scene.prove()?)
+}
+
+/// The notebook on A, the same app on B, and B filled from the server.
+fn own_scene(files: [PathBuf; 2], notes: u32) -> Result<Scene> {
+    let lab = Lab::start(notebook::SCHEMA)?;
+    for file in &files {
+        notebook::open(file)?.execute_batch(notebook::SCHEMA)?;
+    }
+    notebook::fill(&mut notebook::open(&files[0])?, notes)?;
+    Scene::attach(lab, files)
+}
+
+/// A copy of the user's file on A; B made from what the server says its schema is.
+fn input_scene(files: [PathBuf; 2], input: &Path) -> Result<Scene> {
+    edited::copy(input, &files[0])?;
+    let conn = Connection::open(&files[0])?;
+    if conn.prepare("SELECT 1 FROM main.sqlite_schema WHERE name = '_sync_meta'")?.exists([])? {
+        // The copy must not pass for the device that the file belongs to.
+        Client::builder(&files[0]).open()?.detach(true)?;
+    }
+    let found = introspect(&conn, None)?;
+    heading(&format!("{} (a copy)", input.display()));
+    for t in found.schema.tables() {
+        let n: i64 = conn.query_row(&format!("SELECT count(*) FROM main.{}", quote(&t.sql_name)), [], |r| r.get(0))?;
+        line("synced", &format!("{} ({})", t.sql_name, rows(n.unsigned_abs())));
+    }
+    for r in &found.refused {
+        line(&paint(Colour::Yellow, "not"), &format!("{}: {}", r.table, r.reason));
+    }
+    if found.schema.tables().is_empty() {
+        return Err("no table of this file can be synced".into());
+    }
+    let lab = Lab::start(&format!("{};", statements(&conn, &found.schema)?.join(";\n")))?;
+    let schema = fetch_schema(Arc::new(Http::new(&lab.url())?), Arc::new(|_| Ok(USER.to_owned())), "phone")?;
+    let b = Connection::open(&files[1])?;
+    for sql in &schema.statements {
+        b.execute_batch(sql)?;
+    }
+    Scene::attach(lab, files)
+}
+
+impl Scene {
+    /// A seeds the server, B joins.
+    fn attach(lab: Lab, files: [PathBuf; 2]) -> Result<Self> {
+        let recorder = Recorder::default();
+        let a = recorder.observe(NAMES[0], &lab.url(), lab.device(&files[0]))?.open()?;
+        let seeded = a.sync()?;
+        let b = recorder.observe(NAMES[1], &lab.url(), lab.device(&files[1]))?.open()?;
+        let joined = b.sync()?;
+        let tables: Vec<String> = a.introspection().schema.tables().iter().map(|t| t.name.clone()).collect();
+        heading("Before");
+        line("server", &format!("{}, one SQLite file per user", lab.url()));
+        line("A laptop", &format!("seeded it with {}", rows(seeded.push.committed_rows)));
+        line("B phone", &format!("joined it and took {} from a snapshot", rows(joined.pull.applied_rows)));
+        report::tables("tables", &proof::of_file(&files[1], &tables)?);
+        Ok(Self { lab, recorder, files, clients: [a, b], tables })
+    }
+
+    fn edit_notebook(&self) -> Result<()> {
+        heading("Offline, in plain SQL");
+        for (i, edits) in [notebook::ON_A, notebook::ON_B].into_iter().enumerate() {
+            let changed = notebook::apply(&notebook::open(&self.files[i])?, edits)?;
+            for (e, n) in edits.iter().zip(&changed) {
+                println!("  {}  {:<46} {:>6}", NAMES[i], e.what, count(*n));
+            }
+            self.noted(i, edits.len(), changed.iter().sum())?;
+        }
+        Ok(())
+    }
+
+    fn edit_anything(&self) -> Result<()> {
+        heading("Offline, without knowing what the tables mean");
+        let schema: &Schema = &self.clients[0].introspection().schema;
+        for (i, file) in self.files.iter().enumerate() {
+            let e = edited::edit(file, schema, NAMES[i], i == 0)?;
+            println!(
+                "  {}  updates {}, duplicates {}, deletes {}; the schema refuses {}",
+                NAMES[i], e.updated, e.duplicated, e.deleted, e.refused
+            );
+            let done = e.updated + e.duplicated + e.deleted;
+            self.noted(i, usize::try_from(done)?, e.changed)?;
+        }
+        Ok(())
+    }
+
+    fn noted(&self, device: usize, statements: usize, changed: u64) -> Result<()> {
+        let text = format!("{statements} statements wrote {}, triggers of the app included", rows(changed));
+        self.recorder.note(NAMES[device], Hop::AppSql, text);
+        let pending = self.clients[device].status()?.pending_rows;
+        self.recorder.note(NAMES[device], Hop::Capture, format!("{} wait to be pushed", rows(pending)));
+        Ok(())
+    }
+
+    /// A goes online and keeps listening; B syncs; A hears of it and pulls by itself.
+    fn sync(&self) -> Result<()> {
+        let [a, b] = &self.clients;
+        a.start()?;
+        self.recorder.wait_listening(NAMES[0])?;
+        b.sync()?;
+        self.recorder.wait_checkpoint(NAMES[0], b.status()?.checkpoint)?;
+        a.stop();
+        self.recorder.record(false);
+        // What settling on A may have left to say.
+        while a.sync()?.push.committed_rows + b.sync()?.push.committed_rows > 0 {}
+        Ok(())
+    }
+
+    /// Prints what happened. Inside: whether the hops came in their order.
+    fn report(&self, any_file: bool) -> Result<Result<bool>> {
+        let seen = self.recorder.seen();
+        report::hops(&seen);
+        for (name, client) in NAMES.iter().zip(&self.clients) {
+            report::discarded(name, &client.discarded()?)?;
+            let rejected = client.rejected()?;
+            for r in &rejected {
+                line("rejected", &format!("on {name}: {} {} {}: {}", r.op, r.table, r.key, r.message));
+            }
+        }
+        let edited = seen.iter().any(|s| s.hop == Hop::Freeze);
+        Ok(if any_file && !edited { Ok(true) } else { in_order(&seen, &expected(any_file)).map(|()| true) })
+    }
+
+    fn prove(&self) -> Result<bool> {
+        let a = proof::of_file(&self.files[0], &self.tables)?;
+        let b = proof::of_file(&self.files[1], &self.tables)?;
+        let server = proof::of_server(&self.lab.url())?;
+        let mut same = report::proof(&[("A laptop", &a), ("B phone", &b), ("server", &server)]);
+        for (name, file) in NAMES.iter().zip(&self.files) {
+            match proof::full_text_indexes(file) {
+                Ok(0) => {}
+                Ok(n) => line("FTS5", &format!("on {name}: {n} full-text index agrees with its table")),
+                Err(e) => {
+                    same = false;
+                    line("FTS5", &paint(Colour::Red, &format!("on {name}: {e}")));
+                }
+            }
+        }
+        let verdict = if same {
+            paint(Colour::Green, "Both devices and the server hold the same rows.")
+        } else {
+            paint(Colour::Red, "They differ.")
+        };
+        println!("\n{verdict}");
+        Ok(same)
+    }
+}
+
+/// The way of A's rows to B, and of B's to A. Rows of an unknown file need not clash.
+fn expected(any_file: bool) -> Vec<(&'static str, Hop)> {
+    let [a, b] = NAMES;
+    let mut way = vec![
+        (a, Hop::AppSql),
+        (a, Hop::Capture),
+        (a, Hop::Freeze),
+        (a, Hop::Push),
+        (a, Hop::Commit),
+        (b, Hop::Pull),
+        (b, Hop::Apply),
+    ];
+    if !any_file {
+        way.extend([
+            (b, Hop::Settle),
+            (b, Hop::Freeze),
+            (b, Hop::Push),
+            (b, Hop::Commit),
+            (a, Hop::Watch),
+            (a, Hop::Pull),
+            (a, Hop::Apply),
+        ]);
+    }
+    way
+}
+
+/// Removes one row as no app would: without triggers and foreign keys.
+fn tamper(file: &Path, tables: &[String]) -> Result<String> {
+    let conn = Connection::open(file)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    for t in tables {
+        let name = quote(t);
+        let Some(key) = introspect(&conn, Some(std::slice::from_ref(t)))?
+            .schema
+            .tables()
+            .first()
+            .map(|t| t.key.iter().map(|i| quote(&t.columns[*i].sql_name)).collect::<Vec<_>>().join(", "))
+        else {
+            continue;
+        };
+        let sql = format!("DELETE FROM main.{name} WHERE ({key}) IN (SELECT {key} FROM main.{name} LIMIT 1)");
+        if conn.execute(&sql, [])? > 0 {
+            return Ok(format!("a row of {t} on B is gone"));
+        }
+    }
+    Err("there is no row to tamper with".into())
+}
+
+const NAMES: [&str; 2] = ["A", "B"];
