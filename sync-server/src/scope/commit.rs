@@ -553,13 +553,10 @@ fn log_effects(conn: &Connection, job: &Job<'_>, log: &mut Log<'_>, rejections: 
         let packed = Key::from_stored(r.get(1)?);
         let key = packed.unpack().map_err(|_| Fail::Damaged("a captured key"))?;
         let lived = row_state(conn, tab, &packed)?.is_some_and(|s| !s.deleted);
-        let row = match t.sql.read(conn, &key)?.transpose() {
-            Ok(row) => row,
-            Err(_) => {
-                let text = format!("a rule of the server wrote text into {} that is not UTF-8", t.table.name);
-                rejections.add(r.get(2)?, Kind::Rule, vec![], text);
-                continue;
-            }
+        let Ok(row) = t.sql.read(conn, &key)?.transpose() else {
+            let text = format!("a rule of the server wrote text into {} that is not UTF-8", t.table.name);
+            rejections.add(r.get(2)?, Kind::Rule, vec![], text);
+            continue;
         };
         let Some(op) = effect(lived, row.is_some()) else { continue };
         log.row(t, tab, op, &key, row.as_deref())?;

@@ -7,5 +7,6 @@ mod http;
 mod mount;
 mod mutated;
 mod program;
+mod service;
 mod surface;
 mod watch;

@@ -1,0 +1,167 @@
+//! What a push does to the rows, and what its bundle says of it.
+
+use serde_json::json;
+
+use super::{NOTES, World, code, delete, insert, member, row, summary, update};
+
+#[test]
+fn partial_payloads_and_defaults() {
+    let w = World::new(NOTES);
+    let a = w.ready("a");
+    a.push(1, &[insert("notes", json!({"id": "n1", "body": "x"}))]).unwrap();
+    a.push(2, &[update("notes", 1, json!({"id": "n1", "body": "y"}))]).unwrap();
+    let bundles = a.pull(0).unwrap()["bundles"].clone();
+    assert_eq!(bundles[0]["rows"][0]["payload"], json!({"body": "x", "id": "n1", "n": 7}));
+    assert_eq!(bundles[1]["rows"][0]["payload"], json!({"body": "y", "id": "n1", "n": 7}));
+    assert_eq!(bundles[1]["rows"][0]["row_version"], 2);
+}
+
+#[test]
+fn cascades_are_in_the_bundle() {
+    let w = World::new(NOTES);
+    let a = w.ready("a");
+    let rows = [
+        insert("tags", json!({"id": "t1", "note": "n1", "name": "a"})),
+        insert("tags", json!({"id": "t2", "note": null, "name": "b"})),
+        insert("notes", json!({"id": "n1"})),
+    ];
+    a.push(1, &rows).unwrap();
+    let done = a.push(2, &[delete("notes", 1, "n1")]).unwrap();
+    assert_eq!(done.row_count, 2);
+    let mut bundle = summary(&a.rows(2, None, None).unwrap()["rows"]);
+    bundle.sort();
+    assert_eq!(bundle, ["DELETE notes n1", "DELETE tags t1"]);
+    // The child is known as deleted: editing it conflicts.
+    let e = a.push(3, &[update("tags", 1, json!({"id": "t1", "weight": 2}))]).unwrap_err();
+    assert_eq!(e.message, "update conflict on main.tags t1: row does not exist");
+    assert_eq!(
+        (member(&e, "conflict")["server_row_deleted"].clone(), member(&e, "conflict")["server_row_version"].clone()),
+        (json!(true), json!(2))
+    );
+    // Deleting child and parent in any order comes to the same.
+    a.push(3, &[insert("notes", json!({"id": "n2"})), insert("tags", json!({"id": "t3", "note": "n2"}))]).unwrap();
+    let done = a.push(4, &[delete("notes", 3, "n2"), delete("tags", 3, "t3")]).unwrap();
+    assert_eq!(done.row_count, 2);
+}
+
+#[test]
+fn set_null_and_composite_keys() {
+    let w = World::new(
+        "CREATE TABLE p (id INTEGER PRIMARY KEY, code TEXT UNIQUE);
+         CREATE TABLE link (a INTEGER, b TEXT, p INTEGER REFERENCES p ON DELETE SET NULL,
+                            code TEXT REFERENCES p(code) ON UPDATE CASCADE, PRIMARY KEY (a, b)) WITHOUT ROWID;",
+    );
+    let a = w.ready("a");
+    let link = |op: &str, base: i64, payload: serde_json::Value| json!({"table": "link", "key": {"a": "-5", "b": "x y"}, "op": op, "base_row_version": base, "payload": payload});
+    let first = a.push(
+        1,
+        &[
+            link("INSERT", 0, json!({"a": -5, "b": "x y", "p": 1, "code": "c"})),
+            insert("p", json!({"id": 1, "code": "c"})),
+        ],
+    );
+    assert_eq!(first.unwrap().row_count, 2);
+    a.push(2, &[update("p", 1, json!({"id": 1, "code": "d"}))]).unwrap();
+    let rows = a.rows(2, None, None).unwrap()["rows"].clone();
+    assert_eq!(summary(&rows), ["UPDATE link -5,x y", "UPDATE p 1"], "SQLite's own order: actions first");
+    assert_eq!(rows[0]["payload"]["code"], "d");
+    assert_eq!(rows[0]["key"], json!({"a": "-5", "b": "x y"}));
+    a.push(3, &[link("UPDATE", 2, json!({"code": null})), delete("p", 2, "1")]).unwrap();
+    let rows = a.rows(3, None, None).unwrap()["rows"].clone();
+    assert_eq!(summary(&rows), ["UPDATE link -5,x y", "DELETE p 1"]);
+    assert_eq!(rows[0]["payload"], json!({"a": -5, "b": "x y", "p": null, "code": null}));
+}
+
+#[test]
+fn conflicts_are_all_named() {
+    let w = World::new(NOTES);
+    let (a, b) = (w.ready("a"), w.ready("b"));
+    a.push(1, &[insert("notes", json!({"id": "n1", "body": "mine"})), insert("notes", json!({"id": "n2"}))]).unwrap();
+    a.push(2, &[update("notes", 1, json!({"id": "n1", "body": "new"})), delete("notes", 1, "n2")]).unwrap();
+    let push = b.stage(
+        1,
+        &[
+            insert("notes", json!({"id": "n9"})),
+            update("notes", 1, json!({"id": "n1", "body": "theirs"})),
+            update("notes", 1, json!({"id": "n2", "body": "theirs"})),
+        ],
+    );
+    let e = b.commit(&push).unwrap_err();
+    assert_eq!(e.message, "update conflict on main.notes n1: expected version 2, got 1");
+    let all = member(&e, "conflicts");
+    assert_eq!(all.as_array().unwrap().len(), 2);
+    assert_eq!(all[0], member(&e, "conflict"));
+    assert_eq!(
+        all[0],
+        json!({"schema": "main", "table": "notes", "key": {"id": "n1"}, "op": "UPDATE", "base_row_version": 1,
+               "server_row_version": 2, "server_row_deleted": false, "server_row": {"id": "n1", "body": "new", "n": 7}})
+    );
+    assert_eq!((&all[1]["server_row"], &all[1]["server_row_deleted"]), (&json!(null), &json!(true)));
+    assert_eq!(code(b.commit(&push)), "push_conflict", "the session stays");
+    assert_eq!(b.pull(2).unwrap()["bundles"], json!([]), "nothing was committed");
+    assert_eq!(b.push(1, &[insert("notes", json!({"id": "n9"}))]).unwrap().bundle_seq, 3);
+    // A tombstone is overcome by naming it.
+    let back = row("INSERT", "notes", 2, json!({"id": "n2", "body": "back"}));
+    assert_eq!(a.push(3, &[back]).unwrap().bundle_seq, 4);
+}
+
+#[test]
+fn unique_values_may_move_within_a_push() {
+    let w = World::new(NOTES);
+    let a = w.ready("a");
+    let tag = |id: &str, name: &str| json!({"id": id, "note": null, "name": name, "weight": 1});
+    let names = ["a", "b", "c", "d"];
+    let rows: Vec<_> = names.iter().map(|n| insert("tags", tag(&format!("t{n}"), n))).collect();
+    a.push(1, &rows).unwrap();
+    // A chain, its end free, in the order that blocks.
+    let chain =
+        [update("tags", 1, tag("ta", "b")), update("tags", 1, tag("tb", "c")), update("tags", 1, tag("tc", "x"))];
+    assert_eq!(a.push(2, &chain).unwrap().row_count, 3);
+    // A ring, and a row that takes the place of a deleted one.
+    let ring = [
+        insert("tags", tag("te", "d")),
+        update("tags", 2, tag("ta", "c")),
+        update("tags", 2, tag("tb", "x")),
+        update("tags", 2, tag("tc", "b")),
+        delete("tags", 1, "td"),
+    ];
+    let done = a.push(3, &ring).unwrap();
+    assert_eq!(done.row_count, 5);
+    let rows = a.rows(3, None, None).unwrap()["rows"].clone();
+    let of = |id: &str| rows.as_array().unwrap().iter().find(|r| r["key"]["id"] == id).unwrap().clone();
+    assert_eq!((of("ta")["payload"]["name"].clone(), of("tb")["payload"]["name"].clone()), (json!("c"), json!("x")));
+    assert_eq!((of("tc")["payload"]["name"].clone(), of("tc")["op"].clone()), (json!("b"), json!("UPDATE")));
+    assert_eq!(of("te")["op"], "INSERT");
+}
+
+#[test]
+fn a_long_shift_of_unique_values() {
+    let w = World::new("CREATE TABLE item (id INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE)");
+    let a = w.ready("a");
+    let rows: Vec<_> = (0..500).map(|i| insert("item", json!({"id": i, "place": i}))).collect();
+    a.push(1, &rows).unwrap();
+    // Everything moves one place on, in an order that no direction of passes resolves at once.
+    let moved: Vec<_> =
+        (0..500).map(|i| (i * 7) % 500).map(|i| update("item", 1, json!({"id": i, "place": (i + 1) % 500}))).collect();
+    assert_eq!(a.push(2, &moved).unwrap().row_count, 500);
+}
+
+#[test]
+fn rules_run_and_are_captured() {
+    let rules = "CREATE TRIGGER stamp AFTER INSERT ON notes BEGIN UPDATE notes SET n = 99 WHERE id = NEW.id; END;
+                 CREATE TRIGGER tag AFTER INSERT ON notes BEGIN INSERT INTO tags (id, note) VALUES ('t-' || NEW.id, NEW.id); END;";
+    let schema = format!(
+        "{NOTES} CREATE TABLE audit (what TEXT); CREATE VIRTUAL TABLE fts USING fts5(body);
+         CREATE TRIGGER app AFTER INSERT ON notes BEGIN INSERT INTO fts VALUES (NEW.body); INSERT INTO audit VALUES ('x'); END;"
+    );
+    let w = World::with(&schema, |c| c.rules_sql = Some(rules.into()));
+    let a = w.ready("a");
+    let done = a.push(1, &[insert("notes", json!({"id": "n1", "body": "x"}))]).unwrap();
+    assert_eq!(done.row_count, 2);
+    let rows = a.rows(1, None, None).unwrap()["rows"].clone();
+    let mut s = summary(&rows);
+    s.sort();
+    assert_eq!(s, ["INSERT notes n1", "INSERT tags t-n1"]);
+    let note = rows.as_array().unwrap().iter().find(|r| r["table"] == "notes").unwrap();
+    assert_eq!(note["payload"]["n"], 99);
+}

@@ -1,0 +1,152 @@
+//! Rows that the schema or a rule refuses: all named, nothing committed, the session kept.
+
+use serde_json::{Value, json};
+use sync_core::protocol::{ApiError, Code};
+
+use super::{NOTES, World, code, delete, insert, member, update};
+
+/// `ordinal kind columns` of each rejection.
+fn kinds(e: &ApiError) -> Vec<String> {
+    assert_eq!(e.code, Code::PushRejected, "{e:?}");
+    let one = |r: &Value| {
+        assert_eq!(r["schema"], "main");
+        let columns: Vec<&str> = r["columns"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+        format!("{} {} {}", r["row_ordinal"], r["kind"].as_str().unwrap(), columns.join(","))
+    };
+    member(e, "rejections").as_array().unwrap().iter().map(one).collect()
+}
+
+#[test]
+fn every_kind_at_once() {
+    let schema = format!(
+        "{NOTES} CREATE TABLE strict (id TEXT PRIMARY KEY NOT NULL, i INTEGER) STRICT;
+         CREATE TABLE num (id INTEGER PRIMARY KEY, v);"
+    );
+    let rules =
+        "CREATE TRIGGER no AFTER INSERT ON notes WHEN NEW.body = 'bad' BEGIN SELECT RAISE(ABORT, 'no bad bodies'); END;
+                 CREATE TRIGGER quiet BEFORE INSERT ON notes WHEN NEW.body = 'quiet' BEGIN SELECT RAISE(IGNORE); END;";
+    let w = World::with(&schema, |c| c.rules_sql = Some(rules.into()));
+    let a = w.ready("a");
+    a.push(1, &[insert("tags", json!({"id": "t0", "note": null, "name": "taken"}))]).unwrap();
+    let rows = [
+        insert("notes", json!({"id": "good"})),
+        insert("tags", json!({"id": "t1", "name": "taken"})),
+        insert("tags", json!({"id": "t2", "weight": null})),
+        insert("tags", json!({"id": "t3", "weight": 0})),
+        insert("tags", json!({"id": "t4", "note": "nowhere"})),
+        insert("notes", json!({"id": "n5", "colour": "red"})),
+        insert("strict", json!({"id": "s6", "i": "text"})),
+        insert("notes", json!({"id": "n7", "body": "bad"})),
+        insert("notes", json!({"id": "n8", "body": "quiet"})),
+    ];
+    let push = a.stage(2, &rows);
+    let e = a.commit(&push).unwrap_err();
+    assert_eq!(
+        kinds(&e),
+        [
+            "1 unique name",
+            "2 not_null weight",
+            "3 check ",
+            "4 foreign_key note",
+            "5 unknown_column colour",
+            "6 type ",
+            "7 rule ",
+            "8 rule "
+        ]
+    );
+    let list = member(&e, "rejections");
+    assert_eq!((list[0]["table"].clone(), list[0]["key"].clone()), (json!("tags"), json!({"id": "t1"})));
+    assert_eq!(list[6]["message"], "no bad bodies");
+    assert_eq!(code(a.commit(&push)), "push_rejected", "the session stays");
+    assert_eq!(a.pull(0).unwrap()["stable_bundle_seq"], 1);
+    assert_eq!(a.push(2, &rows[..1]).unwrap().bundle_seq, 2, "the good row alone commits under the same id");
+}
+
+#[test]
+fn without_rules_the_same_is_found() {
+    let w = World::new(NOTES);
+    let a = w.ready("a");
+    a.push(1, &[insert("notes", json!({"id": "n1"})), insert("tags", json!({"id": "t1", "note": "n1", "name": "x"}))])
+        .unwrap();
+    let e = a.push(2, &[insert("tags", json!({"id": "t2", "note": "gone", "name": null, "weight": 1}))]).unwrap_err();
+    assert_eq!(kinds(&e), ["0 foreign_key note"]);
+    let e = a.push(2, &[insert("tags", json!({"id": "t2", "note": null, "name": "x", "weight": 1}))]).unwrap_err();
+    assert_eq!(kinds(&e), ["0 unique name"]);
+    // A parent that rows refer to, without an action to take them along.
+    let w = World::new(
+        "CREATE TABLE p (id TEXT PRIMARY KEY); CREATE TABLE c (id TEXT PRIMARY KEY, p TEXT REFERENCES p);
+                        CREATE TABLE r (id TEXT PRIMARY KEY, p TEXT REFERENCES p ON DELETE RESTRICT);",
+    );
+    let a = w.ready("a");
+    let rows = ["p1", "p2"].map(|id| insert("p", json!({"id": id})));
+    a.push(1, &rows).unwrap();
+    a.push(2, &[insert("c", json!({"id": "c1", "p": "p1"})), insert("r", json!({"id": "r1", "p": "p2"}))]).unwrap();
+    let e = a.push(3, &[delete("p", 1, "p1"), delete("p", 1, "p2")]).unwrap_err();
+    assert_eq!(kinds(&e), ["0 foreign_key ", "1 foreign_key "]);
+    // Together with the children, in the order that blocks, they go.
+    let all = [delete("p", 1, "p1"), delete("p", 1, "p2"), delete("c", 2, "c1"), delete("r", 2, "r1")];
+    assert_eq!(a.push(3, &all).unwrap().row_count, 4);
+}
+
+#[test]
+fn an_orphan_that_was_there_hides_no_new_one() {
+    let mut w = World::new(NOTES);
+    w.ready("a").push(1, &[insert("notes", json!({"id": "n1"}))]).unwrap();
+    w.service = None;
+    let path = w.dir.path().join("scopes").join(format!("{}.db", blake3::hash(b"ann").to_hex()));
+    let conn = rusqlite::Connection::open(path).unwrap();
+    let guard = conn.execute("INSERT INTO tags (id, note) VALUES ('old', 'later')", []).unwrap_err();
+    assert!(guard.to_string().contains("write through the server"), "{guard}");
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    conn.pragma_update(None, "foreign_keys", false).unwrap();
+    conn.execute("INSERT INTO tags (id, note) VALUES ('old', 'later')", []).unwrap();
+    drop(conn);
+    w.restart();
+    // The parent of the old orphan brings SQLite's counter down by one, the new orphan up by one.
+    let a = w.device("ann", "a");
+    let e = a.push(
+        2,
+        &[insert("tags", json!({"id": "t1", "note": "nowhere", "name": "q"})), insert("notes", json!({"id": "later"}))],
+    );
+    assert_eq!(kinds(&e.unwrap_err()), ["0 foreign_key note"]);
+}
+
+#[test]
+fn no_effect_is_said() {
+    let rules = "CREATE TRIGGER undo AFTER INSERT ON notes BEGIN DELETE FROM notes WHERE id = NEW.id; END;";
+    let w = World::with(NOTES, |c| c.rules_sql = Some(rules.into()));
+    let a = w.ready("a");
+    let e = a.push(1, &[insert("notes", json!({"id": "n1"})), insert("notes", json!({"id": "n2"}))]).unwrap_err();
+    assert_eq!(kinds(&e), ["0 no_effect ", "1 no_effect "]);
+    let mixed = [insert("notes", json!({"id": "n1"})), insert("tags", json!({"id": "t1"}))];
+    assert_eq!(a.push(1, &mixed).unwrap().row_count, 1);
+}
+
+#[test]
+fn a_ring_that_cannot_be_parked() {
+    let w = World::new("CREATE TABLE seat (id TEXT PRIMARY KEY, n INTEGER NOT NULL UNIQUE CHECK (n BETWEEN 1 AND 9));");
+    let a = w.ready("a");
+    a.push(1, &[insert("seat", json!({"id": "a", "n": 1})), insert("seat", json!({"id": "b", "n": 2}))]).unwrap();
+    let swap = [update("seat", 1, json!({"id": "a", "n": 2})), update("seat", 1, json!({"id": "b", "n": 1}))];
+    assert_eq!(kinds(&a.push(2, &swap).unwrap_err()), ["0 unique_ring n", "1 unique_ring n"]);
+    let taken = [insert("seat", json!({"id": "c", "n": 2}))];
+    assert_eq!(kinds(&a.push(2, &taken).unwrap_err()), ["0 unique n"]);
+}
+
+#[test]
+fn conflict_clauses_of_the_ddl_do_not_act() {
+    for clause in ["REPLACE", "IGNORE", "ROLLBACK", "FAIL"] {
+        let w = World::new(&format!(
+            "CREATE TABLE t (id TEXT PRIMARY KEY, u TEXT UNIQUE ON CONFLICT {clause}, v TEXT NOT NULL ON CONFLICT {clause} DEFAULT 'd')"
+        ));
+        let a = w.ready("a");
+        a.push(1, &[insert("t", json!({"id": "a", "u": "x"}))]).unwrap();
+        let rows = [
+            insert("t", json!({"id": "ok", "u": "free"})),
+            insert("t", json!({"id": "b", "u": "x"})),
+            insert("t", json!({"id": "c", "v": null})),
+        ];
+        assert_eq!(kinds(&a.push(2, &rows).unwrap_err()), ["1 unique u", "2 not_null v"], "{clause}");
+        assert_eq!(a.pull(0).unwrap()["stable_bundle_seq"], 1, "{clause}");
+    }
+}

@@ -1,0 +1,68 @@
+//! The schema: what can be synced, what may be added, and that every scope follows.
+
+use serde_json::json;
+use sync_server::service::{OpenError, Service, ServiceConfig};
+use tempfile::TempDir;
+
+use super::{Fake, NOTES, World, insert, update};
+
+fn refused(schema: &str, rules: Option<&str>) -> String {
+    let dir = TempDir::new().unwrap();
+    let config = ServiceConfig { rules_sql: rules.map(str::to_owned), ..ServiceConfig::new(dir.path(), schema) };
+    Service::open(config, std::sync::Arc::new(Fake::default())).unwrap_err().to_string()
+}
+
+#[test]
+fn what_cannot_be_synced_is_named() {
+    for (schema, words) in [
+        ("CREATE TABLE t (id REAL PRIMARY KEY)", vec!["table t", "is REAL", "use an INTEGER"]),
+        (
+            "CREATE TABLE log (line TEXT); CREATE TABLE t (id TEXT PRIMARY KEY, l TEXT REFERENCES log(line))",
+            vec!["table t", "log"],
+        ),
+        ("CREATE TABLE log (line TEXT)", vec!["no table that can be synced"]),
+        ("CREATE TALE t", vec!["schema.sql is not valid"]),
+    ] {
+        let text = refused(schema, None);
+        assert!(words.iter().all(|w| text.contains(w)), "{text}");
+    }
+    for (rules, words) in [
+        ("CREATE TABLE more (id TEXT)", "CREATE TRIGGER statements only"),
+        ("CREATE TRIGGER r AFTER INSERT ON notes BEGIN INSERT INTO nowhere VALUES (1); END", "nowhere"),
+        ("CREATE TRIGGER _sync_x AFTER INSERT ON notes BEGIN SELECT 1; END", "are taken"),
+    ] {
+        let text = refused(NOTES, Some(rules));
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn additions_reach_every_scope() {
+    let mut w = World::new(NOTES);
+    w.ready("a").push(1, &[insert("notes", json!({"id": "n1", "body": "x"}))]).unwrap();
+    let added = NOTES.replace("n INTEGER DEFAULT 7", "n INTEGER DEFAULT 7, colour TEXT DEFAULT 'red'")
+        + "CREATE TABLE a_first (id TEXT PRIMARY KEY, note TEXT REFERENCES notes(id)); CREATE INDEX by_body ON notes(body);";
+    w.open(&added).unwrap();
+    let a = w.device("ann", "a");
+    assert_eq!(a.pull(0).unwrap()["bundles"][0]["rows"][0]["payload"], json!({"id": "n1", "body": "x", "n": 7}));
+    a.push(2, &[update("notes", 1, json!({"id": "n1", "n": 8})), insert("a_first", json!({"id": "f", "note": "n1"}))])
+        .unwrap();
+    let rows = a.rows(2, None, None).unwrap()["rows"].clone();
+    assert_eq!(rows[0]["payload"], json!({"id": "n1", "body": "x", "n": 8, "colour": "red"}));
+    assert_eq!(rows[1]["table"], "a_first");
+    assert_eq!(
+        a.clone().plain().rows(1, None, None).unwrap()["rows"][0]["table"],
+        "notes",
+        "old rows keep their table"
+    );
+    // Back again is not an addition.
+    let e = w.open(NOTES).unwrap_err();
+    assert!(
+        matches!(&e, OpenError::SchemaChanged(t) if t.contains("a_first is gone") && t.contains("colour TEXT")),
+        "{e}"
+    );
+    let changed = added.replace("weight > 0", "weight > 1");
+    let e = w.open(&changed).unwrap_err().to_string();
+    assert!(e.contains("was: weight") && e.contains("> 1"), "{e}");
+    w.open(&added).unwrap();
+}
