@@ -167,6 +167,8 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
             )));
         }
         out.note(format_args!("{} was begun before; going on with it.", file.display()));
+        // Left where the earlier run ended just after it gave the file its name.
+        let _ = remove_database(&with_suffix(file, NEW));
     }
     let source = Source::require(args.token.given.as_deref(), file)?;
     let token_file = if file.exists() {
@@ -216,7 +218,7 @@ fn half_made(file: &Path, url: &str) -> bool {
 
 /// Makes the file under another name, with tables and capture, then gives it its name.
 fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<(), Failure> {
-    let fresh = with_suffix(&args.file, "-sync-new");
+    let fresh = with_suffix(&args.file, NEW);
     let result = remove_database(&fresh)
         .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
         .and_then(|()| create_tables(&fresh, schema))
@@ -230,6 +232,9 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<(),
     let _ = remove_database(&fresh);
     result
 }
+
+/// What a file is called until it has its tables.
+const NEW: &str = "-sync-new";
 
 fn create_tables(path: &Path, schema: &SchemaReply) -> Result<(), Failure> {
     let failed = |error: rusqlite::Error| Failure::local(format!("{} cannot be made: {error}.", path.display()));
