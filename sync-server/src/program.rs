@@ -75,10 +75,24 @@ fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(),
         tracing::info!(%addr, dev = options.dev, "serving");
         serve(listener, router, stop, Duration::from_secs(options.grace)).await
     })?;
-    service.close();
+    // Ends what was cut, so that closing does not wait for a client.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    close(service);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Closes the service, but does not wait for ever: every commit is durable or will be rolled back.
+fn close(service: Service) {
+    let (closed, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        service.close();
+        // Nobody may be waiting any more.
+        let _ = closed.send(());
+    });
+    if done.recv_timeout(Duration::from_secs(5)).is_err() {
+        tracing::warn!("the service did not close in time");
+    }
 }
 
 fn read(path: &Path) -> Result<String, Failed> {

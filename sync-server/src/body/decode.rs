@@ -1,6 +1,7 @@
 //! Decoded request bodies with a limit that counts while inflating (protocol §3).
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, header};
@@ -54,6 +55,7 @@ pub(crate) fn too_large(limit: u64) -> ApiError {
 /// so that it is not lost in a parser's own error.
 pub(crate) struct Decoded<R: Read> {
     inner: Inner<R>,
+    values: Option<Values>,
     left: u64,
     limit: u64,
     malformed: Code,
@@ -62,8 +64,68 @@ pub(crate) struct Decoded<R: Read> {
 
 enum Inner<R: Read> {
     Identity(R),
-    Gzip(Box<flate2::read::MultiGzDecoder<R>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<R>>>),
+    Gzip(Box<flate2::read::MultiGzDecoder<Counted<R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<Counted<R>>>>),
+}
+
+/// Counts what was read from the wire.
+struct Counted<R> {
+    wire: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.wire.read(buf)?;
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// Watches the length of JSON strings and numbers in an inflated body. A parser holds one whole, so a
+/// few kilobytes could ask for all of the limit at once; everything else passes through.
+struct Values {
+    wire: Arc<AtomicU64>,
+    wire_at_start: u64,
+    inside: bool,
+    escaped: bool,
+    length: u64,
+}
+
+impl Values {
+    /// A token up to this length is nobody's business.
+    const FREE: u64 = 8 << 20;
+    /// Beyond it, each byte of the wire may stand for so many.
+    const RATIO: u64 = 50;
+    /// What a decoder may have read ahead before the token began.
+    const AHEAD: u64 = 128 << 10;
+
+    fn new(wire: Arc<AtomicU64>) -> Self {
+        Self { wire, wire_at_start: 0, inside: false, escaped: false, length: 0 }
+    }
+
+    /// False where a token is far longer than what carried it.
+    fn pass(&mut self, bytes: &[u8]) -> bool {
+        let wire = self.wire.load(Ordering::Relaxed);
+        for b in bytes {
+            match (self.inside, b) {
+                (true, _) if self.escaped => self.escaped = false,
+                (true, b'\\') => self.escaped = true,
+                (true, b'"') => self.inside = false,
+                (true, _) => {}
+                (false, b) => {
+                    self.inside = *b == b'"';
+                    if self.inside
+                        || matches!(b, b',' | b':' | b'[' | b']' | b'{' | b'}' | b' ' | b'\n' | b'\r' | b'\t')
+                    {
+                        (self.length, self.wire_at_start) = (0, wire);
+                    }
+                }
+            }
+            self.length += 1;
+        }
+        self.length <= Self::FREE || self.length / Self::RATIO <= wire - self.wire_at_start + Self::AHEAD
+    }
 }
 
 /// Windows of 8 MiB are what every decoder has to take (RFC 8878); a frame may ask for far more memory.
@@ -76,11 +138,13 @@ impl<R: Read> Decoded<R> {
     /// # Errors
     /// Where the decoder cannot be made.
     pub(crate) fn new(wire: R, encoding: Encoding, limit: u64, malformed: Code) -> Result<Self, ApiError> {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let values = (encoding != Encoding::Identity).then(|| Values::new(Arc::clone(&bytes)));
         let inner = match encoding {
             Encoding::Identity => Inner::Identity(wire),
-            Encoding::Gzip => Inner::Gzip(Box::new(flate2::read::MultiGzDecoder::new(wire))),
+            Encoding::Gzip => Inner::Gzip(Box::new(flate2::read::MultiGzDecoder::new(Counted { wire, bytes }))),
             Encoding::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(wire)
+                let mut decoder = zstd::stream::read::Decoder::new(Counted { wire, bytes })
                     .map_err(|_| ApiError::new(Code::InternalError, "the decoder cannot be made"))?;
                 decoder
                     .window_log_max(ZSTD_WINDOW_LOG)
@@ -88,7 +152,7 @@ impl<R: Read> Decoded<R> {
                 Inner::Zstd(Box::new(decoder))
             }
         };
-        Ok(Self { inner, left: limit, limit, malformed, failure: Arc::default() })
+        Ok(Self { inner, values, left: limit, limit, malformed, failure: Arc::default() })
     }
 
     /// Where the failure of this body is found once it was read.
@@ -116,7 +180,11 @@ impl<R: Read> Read for Decoded<R> {
             Ok(n) => match self.left.checked_sub(n as u64) {
                 Some(left) => {
                     self.left = left;
-                    Ok(n)
+                    if self.values.as_mut().is_none_or(|v| v.pass(&buf[..n])) {
+                        Ok(n)
+                    } else {
+                        Err(self.fail(too_large(self.limit)))
+                    }
                 }
                 None => {
                     self.left = 0;
@@ -154,6 +222,11 @@ mod tests {
         let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         e.write_all(data).unwrap();
         e.finish().unwrap()
+    }
+
+    /// The code of what must fail.
+    fn refused(wire: &[u8], encoding: Encoding, limit: u64) -> Code {
+        read(wire, encoding, limit).map(|body| body.len()).unwrap_err().code
     }
 
     fn read(wire: &[u8], encoding: Encoding, limit: u64) -> Result<Vec<u8>, ApiError> {
@@ -194,10 +267,40 @@ mod tests {
     }
 
     #[test]
+    fn a_long_string_has_to_be_carried() {
+        let text = |filling: &[u8]| [b"{\"a\":\"x\\\"", filling, b"\"}"].concat();
+        let flat = text(&vec![b'a'; 12 << 20]);
+        // Hex digits of a simple generator: they shrink to about a half.
+        let mut state = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b"0123456789abcdef"[(state >> 28) as usize]
+        })
+        .take(12 << 20)
+        .collect();
+        let noise = text(&noise);
+        for (encoding, encode) in [(Encoding::Gzip, gzip as fn(&[u8]) -> Vec<u8>), (Encoding::Zstd, zstd1)] {
+            assert_eq!(refused(&encode(&flat), encoding, 1 << 30), Code::PayloadTooLarge);
+            assert_eq!(refused(&encode(&vec![b'1'; 12 << 20]), encoding, 1 << 30), Code::PayloadTooLarge);
+            assert!(read(&encode(&noise), encoding, 1 << 30).unwrap() == noise);
+            // Blanks between values, and many short values, are not held by anybody.
+            let blanks = [b"{", &vec![b' '; 12 << 20][..], b"}"].concat();
+            assert_eq!(read(&encode(&blanks), encoding, 1 << 30).unwrap().len(), blanks.len());
+            let many = b"\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",".repeat(150_000);
+            assert_eq!(read(&encode(&many), encoding, 1 << 30).unwrap().len(), many.len());
+        }
+        assert!(read(&flat, Encoding::Identity, 1 << 30).unwrap() == flat);
+    }
+
+    fn zstd1(data: &[u8]) -> Vec<u8> {
+        zstd::encode_all(data, 1).unwrap()
+    }
+
+    #[test]
     fn a_frame_cannot_ask_for_a_huge_window() {
         let mut e = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
         e.window_log(27).unwrap();
-        e.write_all(&vec![7; 9 << 20]).unwrap();
+        e.write_all(&vec![7; 12 << 20]).unwrap();
         let wire = e.finish().unwrap();
         assert_eq!(read(&wire, Encoding::Zstd, 1 << 30).unwrap_err().code, Code::PushChunkInvalid);
     }

@@ -15,6 +15,9 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     e.finish().unwrap()
 }
 
+/// Makes the wire form of a body.
+type Encode = fn(&[u8]) -> Vec<u8>;
+
 fn zstd(data: &[u8]) -> Vec<u8> {
     zstd::encode_all(data, 1).unwrap()
 }
@@ -23,7 +26,7 @@ fn zstd(data: &[u8]) -> Vec<u8> {
 fn chunks_travel_in_every_encoding() {
     let world = World::new();
     let client = world.ready("ada", "phone");
-    let encodings: [(&str, fn(&[u8]) -> Vec<u8>); 6] = [
+    let encodings: [(&str, Encode); 6] = [
         ("", <[u8]>::to_vec),
         ("identity", <[u8]>::to_vec),
         ("gzip", gzip),

@@ -81,7 +81,7 @@ fn serves_stops_and_finds_its_data_again() {
         assert_eq!(code, Some(0), "{stderr}");
         assert!(!stderr.contains("very private") && !stderr.contains("panicked"), "{stderr}");
 
-        let program = Program::start(&mut command(dir.path()).env("RUST_LOG", "trace"), &["--dev"]);
+        let program = Program::start(command(dir.path()).env("RUST_LOG", "trace"), &["--dev"]);
         let page = program.client("ada").get("/sync/pull").json();
         assert_eq!(page["bundles"][0]["rows"][0]["payload"]["name"], "very private");
         let (code, stderr) = program.stop(signal);
@@ -100,8 +100,7 @@ fn tokens_of_the_program_open_its_server() {
     let (code, token, stderr) = issue(&["--user", "ada"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert_eq!((token.lines().count(), token.matches('.').count()), (1, 2), "alone on stdout");
-    let program =
-        Program::start(&mut command(dir.path()).env("SYNC_SERVER_SECRET", SECRET).env("RUST_LOG", "trace"), &[]);
+    let program = Program::start(command(dir.path()).env("SYNC_SERVER_SECRET", SECRET).env("RUST_LOG", "trace"), &[]);
     assert_eq!(program.client(token.trim()).post("/sync/connect", "{}").status, 200);
     assert_eq!(program.client("ada").post("/sync/connect", "{}").error(), "authentication_failed");
     let (_, stderr) = program.stop("-TERM");
@@ -158,16 +157,25 @@ fn a_bomb_does_not_grow_the_process() {
     let client = program.client("ada");
     client.post("/sync/connect", "{}");
     let push_id = client.create(1, 1);
-    let mut bomb = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-    bomb.write_all(br#"{"start_row_ordinal":0,"rows":["#).unwrap();
-    for _ in 0..1000 {
-        bomb.write_all(&[b' '; 1 << 20]).unwrap();
-    }
     let path = format!("/sync/push-sessions/{push_id}/chunks");
     let sender = client.header("content-encoding", "zstd");
-    let reply = sender.send("POST", &path, &bomb.finish().unwrap());
-    assert_eq!(reply.error(), "payload_too_large");
-    assert_eq!(reply.json()["limit_bytes"], 33_554_432);
+    let row = r#"{"start_row_ordinal":0,"rows":[{"schema":"main","key":{"id":"u"},"payload":{"#;
+    for (head, filling) in [
+        (r#"{"start_row_ordinal":0,"rows":["#, " "),
+        (r#"{"start_row_ordinal":0,"rows":[{"schema":""#, "a"),
+        (r#"{"start_row_ordinal":"#, "1"),
+        (row, r#""name":"n","#),
+    ] {
+        let mut bomb = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        bomb.write_all(head.as_bytes()).unwrap();
+        let filling = filling.repeat((1 << 20) / filling.len());
+        for _ in 0..500 {
+            bomb.write_all(filling.as_bytes()).unwrap();
+        }
+        let reply = sender.send("POST", &path, &bomb.finish().unwrap());
+        let code = reply.error();
+        assert!(["payload_too_large", "push_chunk_invalid"].contains(&code.as_str()), "{head}: {reply:?}");
+    }
     assert!(program.peak_mib() < 64, "{} MiB", program.peak_mib());
 }
 
