@@ -216,6 +216,23 @@ fn init_refuses_tables_by_name_and_passes_over_them_with_all() {
 }
 
 #[test]
+fn what_is_no_sync_server_is_said_so() {
+    let dir = TempDir::new().unwrap();
+    file(&dir, "a.db", DDL);
+    for (status, code, words) in [
+        ("301 Moved Permanently\r\nLocation: http://127.0.0.1:9/", 4, "redirects"),
+        ("404 Not Found", 4, "Is this the URL of a sync server?"),
+        ("200 OK", 1, "Is this the URL of a sync server?"),
+        ("502 Bad Gateway", 3, "fails for now (HTTP status 502). Changes wait"),
+    ] {
+        let url = answering(status, "<html>hello</html>");
+        run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "hush"]).ends(0);
+        let ran = run(&dir, &["sync", "a.db"]).ends(code);
+        assert!(ran.stderr.contains(words), "{status}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn init_again_takes_another_server_but_not_other_tables() {
     let dir = TempDir::new().unwrap();
     file(&dir, "a.db", DDL);
@@ -266,9 +283,15 @@ pub(crate) const ALL_ORDERS: &str =
 
 /// Answers any request with a schema of these statements.
 fn schema_server(statements: &[&str]) -> String {
+    answering("200 OK", &serde_json::json!({"schema": "main", "statements": statements}).to_string())
+}
+
+/// Answers any request alike.
+fn answering(status: &str, body: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let body = serde_json::json!({"schema": "main", "statements": statements}).to_string();
+    let length = body.len();
+    let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -277,11 +300,7 @@ fn schema_server(statements: &[&str]) -> String {
             while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|amount| amount > 0) {
                 head.push(byte[0]);
             }
-            let length = body.len();
-            let _ = write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-            );
+            let _ = stream.write_all(reply.as_bytes());
         }
     });
     url

@@ -76,13 +76,26 @@ impl From<Error> for Failure {
         let advice = match (&error, error.class()) {
             (Error::Stopped, _) => "Nothing is lost; the next sync goes on from here.",
             (_, ErrorClass::Auth) => "Give another with --token, or replace the one in SYNC_TOKEN or the token file.",
+            (Error::Refused { code, .. }, _) if code.starts_with("status 3") => {
+                "It redirects, which is not followed, so that the token goes nowhere else: `init` with the final URL."
+            }
+            (Error::Refused { code, .. }, _) if code.starts_with("status ") => NO_SYNC_SERVER,
+            (Error::Protocol(_), _) => NO_SYNC_SERVER,
             (Error::PendingWork(_), _) => "For the latter use --discard-pending.",
             _ => "",
         };
-        let failure = Self { exit, class, message: error.to_string() };
+        let message = match error {
+            Error::Offline { message, .. } if message.starts_with("HTTP status") => {
+                format!("the server fails for now ({message})")
+            }
+            error => error.to_string(),
+        };
+        let failure = Self { exit, class, message };
         if advice.is_empty() { failure } else { failure.and(advice) }
     }
 }
+
+const NO_SYNC_SERVER: &str = "Is this the URL of a sync server? `init` again sets another.";
 
 /// Where results go.
 #[derive(Debug, Clone, Copy)]
