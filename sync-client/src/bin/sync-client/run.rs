@@ -102,6 +102,9 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
     let source = Source::require(args.token.given.as_deref(), &args.file)?;
     let (sender, ended) = mpsc::channel();
     let unread = sender.clone();
+    file::on_signal(move || {
+        let _ = sender.send(End::Signal);
+    })?;
     let speaker = Speaker::default();
     let opened = Opened::new(&args.file, source, args.policy, move |event| {
         let line = match event {
@@ -113,9 +116,6 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
         if line.is_some_and(|line| !output::line(&line)) {
             let _ = unread.send(End::Unread);
         }
-    })?;
-    file::on_signal(move || {
-        let _ = sender.send(End::Signal);
     })?;
     opened.client.start()?;
     out.note(format_args!("Watching {}; Ctrl-C stops.", args.file.display()));
