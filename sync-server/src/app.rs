@@ -47,8 +47,7 @@ pub fn router(service: Service, auth: impl Authenticate) -> Router {
 
 /// [`router`] with other options.
 pub fn router_with(service: Service, auth: impl Authenticate, options: RouterOptions) -> Router {
-    let uploads = Arc::new(tokio::sync::Semaphore::new(options.streamed_uploads.max(1)));
-    let shared = Shared { service, auth: Box::new(auth), options, uploads, panics: AtomicU64::new(0) };
+    let app = App::new(service, auth, options);
     Router::new()
         .route("/sync/connect", post(connect::connect))
         .route("/sync/push-sessions", post(push::create))
@@ -70,7 +69,7 @@ pub fn router_with(service: Service, auth: impl Authenticate, options: RouterOpt
         .route("/sync/", any(not_found))
         .route("/sync/{*rest}", any(not_found))
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(App(Arc::new(shared)))
+        .with_state(app)
         .layer(from_fn(drain::drain_refused))
         .layer(from_fn(log))
 }
@@ -101,6 +100,11 @@ impl std::ops::Deref for App {
 }
 
 impl App {
+    pub(crate) fn new(service: Service, auth: impl Authenticate, options: RouterOptions) -> Self {
+        let uploads = Arc::new(tokio::sync::Semaphore::new(options.streamed_uploads.max(1)));
+        Self(Arc::new(Shared { service, auth: Box::new(auth), options, uploads, panics: AtomicU64::new(0) }))
+    }
+
     /// Calls the service on a blocking thread. A call that has begun runs to its end, also when the
     /// client goes away.
     ///

@@ -165,3 +165,116 @@ impl Stream for Pieces {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::routing::get;
+
+    use super::*;
+    use crate::auth::DevAuth;
+    use crate::service::ServiceConfig;
+    use crate::{RouterOptions, Server, SystemEnvironment};
+
+    /// A server whose one path answers with these rows.
+    fn serve(rows: fn() -> Rows) -> (Server, App, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ServiceConfig::new(dir.path(), "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL);");
+        let service = Service::open(config, Arc::new(SystemEnvironment::default())).unwrap();
+        let app = App::new(service, DevAuth, RouterOptions::default());
+        let handler = move |State(app): State<App>, headers: HeaderMap| async move {
+            super::rows(&app, &headers, move |_| Ok(rows())).await
+        };
+        let router = Router::new().route("/", get(handler)).with_state(app.clone());
+        (Server::start("127.0.0.1:0", router).unwrap(), app, dir)
+    }
+
+    /// Asks for one reply and gives back the bytes of it that arrived, with the counter of panics.
+    fn exchange(rows: fn() -> Rows, more_headers: &str) -> (String, u64) {
+        let (server, app, _dir) = serve(rows);
+        let mut stream = TcpStream::connect(server.addr()).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more_headers}\r\n").unwrap();
+        let mut bytes = Vec::new();
+        let mut piece = [0; 1 << 16];
+        while let Ok(n) = stream.read(&mut piece) {
+            if n == 0 {
+                break;
+            }
+            bytes.extend_from_slice(&piece[..n]);
+        }
+        (String::from_utf8_lossy(&bytes).into_owned(), app.panics())
+    }
+
+    /// So many pieces of 40 kB, and then `end`.
+    fn pieces(n: usize, end: impl Iterator<Item = Result<Vec<u8>, ApiError>> + Send + 'static) -> Rows {
+        Box::new((0..n).map(|_| Ok(vec![b'x'; 40_000])).chain(end))
+    }
+
+    fn error() -> impl Iterator<Item = Result<Vec<u8>, ApiError>> {
+        std::iter::once_with(|| Err(ApiError::new(Code::StorageUnavailable, "the disk is gone")))
+    }
+
+    #[test]
+    fn a_reply_that_is_complete_ends() {
+        for (headers, end) in [("", "\r\n0\r\n\r\n"), ("Accept-Encoding: gzip\r\n", "\r\n0\r\n\r\n")] {
+            let (text, panics) = exchange(|| pieces(40, std::iter::empty()), headers);
+            assert!(text.starts_with("HTTP/1.1 200") && text.ends_with(end), "{headers}");
+            assert_eq!(panics, 0);
+        }
+        let (text, _) = exchange(|| pieces(0, std::iter::once(Ok(b"{}".to_vec()))), "");
+        assert!(text.contains("content-length: 3\r\n") && text.ends_with("\r\n\r\n{}\n"), "{text}");
+    }
+
+    #[test]
+    fn an_error_before_the_first_piece_is_an_error_reply() {
+        let (text, _) = exchange(|| pieces(1, error()), "");
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains("storage_unavailable"), "{text}");
+        let (text, panics) = exchange(|| Box::new(std::iter::once_with(|| panic!("on purpose"))), "");
+        assert!(text.starts_with("HTTP/1.1 500") && text.contains("internal_error"), "{text}");
+        assert_eq!(panics, 1);
+    }
+
+    #[test]
+    fn an_error_half_way_cuts_the_reply() {
+        for headers in ["", "Accept-Encoding: gzip\r\n", "Accept-Encoding: zstd\r\n"] {
+            let rows: fn() -> Rows = || pieces(40, error());
+            let (text, panics) = exchange(rows, headers);
+            // Where it shrank to less than a piece, nothing was sent yet, and the reply is an error.
+            if text.starts_with("HTTP/1.1 200") {
+                assert!(!text.ends_with("0\r\n\r\n"), "{headers}: never closed as if it were complete");
+            }
+            assert_eq!(panics, 0);
+        }
+        let rows: fn() -> Rows = || pieces(40, std::iter::once_with(|| panic!("on purpose")));
+        let (text, panics) = exchange(rows, "");
+        assert!(text.starts_with("HTTP/1.1 200") && !text.ends_with("0\r\n\r\n"));
+        assert_eq!(panics, 1);
+    }
+
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+
+    #[test]
+    fn nothing_is_made_for_a_client_that_went_away() {
+        let rows: fn() -> Rows = || {
+            Box::new(std::iter::repeat_with(|| {
+                MADE.fetch_add(1, Ordering::SeqCst);
+                Ok(vec![b'x'; 1 << 20])
+            }))
+        };
+        let (server, _, _dir) = serve(rows);
+        let mut stream = TcpStream::connect(server.addr()).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut piece = vec![0; 1 << 20];
+        stream.read_exact(&mut piece).unwrap();
+        drop(stream);
+        // A reply without end would keep the server from stopping.
+        server.stop().unwrap();
+        assert!(MADE.load(Ordering::SeqCst) < 100);
+    }
+}

@@ -217,3 +217,39 @@ fn the_exact_view_comes_where_blake3_is_asked_for() {
     let other = phone.header("oversync-bundle-hash", "sha256").get("/sync/pull").json();
     assert_eq!(other, plain_page);
 }
+
+#[test]
+fn many_devices_at_once_share_one_history() {
+    let world = World::new();
+    let pushes = 5;
+    std::thread::scope(|scope| {
+        for name in ["ada", "bob"] {
+            world.ready(name, "first");
+            for device in 0..6 {
+                let client = world.client(name, &format!("device-{device}"));
+                scope.spawn(move || {
+                    let mut checkpoint = 0;
+                    for i in 1..=pushes {
+                        let rows: Vec<_> = (0..20).map(|r| user(&format!("{device}-{i}-{r}"), name)).collect();
+                        let seq = client.push(i, &rows).json()["bundle_seq"].as_i64().unwrap();
+                        let page = client.get(&format!("/sync/pull?after_bundle_seq={checkpoint}")).json();
+                        let bundles = page["bundles"].as_array().unwrap();
+                        for bundle in bundles {
+                            checkpoint += 1;
+                            assert_eq!(bundle["bundle_seq"], checkpoint, "without a gap");
+                        }
+                        assert!(checkpoint >= seq, "what was acknowledged is there");
+                    }
+                });
+            }
+        }
+    });
+    for name in ["ada", "bob"] {
+        let client = world.client(name, "last");
+        let page = client.get("/sync/pull").json();
+        assert_eq!(page["stable_bundle_seq"], 6 * pushes);
+        let session = client.post("/sync/snapshot-sessions", "").json();
+        assert_eq!(session["row_count"], 6 * pushes * 20);
+    }
+    assert_eq!(world.client("ada", "x").get("/status").json()["panics"], 0);
+}
