@@ -70,7 +70,7 @@ impl Hop {
 /// A hop that was observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Since the recorder was made.
+    /// Since recording began.
     pub at: Duration,
     /// The device.
     pub device: &'static str,
@@ -91,14 +91,14 @@ impl fmt::Display for Seen {
 pub struct Recorder(Arc<Shared>);
 
 struct Shared {
-    began: Instant,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    on: bool,
+    began: Option<Instant>,
+    ended: bool,
     seen: Vec<Seen>,
     failed: Option<String>,
     checkpoints: Vec<(&'static str, i64)>,
@@ -108,7 +108,7 @@ struct State {
 impl Default for Recorder {
     fn default() -> Self {
         let state = Mutex::new(State::default());
-        Self(Arc::new(Shared { began: Instant::now(), state, changed: Condvar::new() }))
+        Self(Arc::new(Shared { state, changed: Condvar::new() }))
     }
 }
 
@@ -123,17 +123,21 @@ impl Recorder {
         Ok(client.transport(Arc::new(wire)).on_event(move |e| recorder.event(device, e)))
     }
 
-    /// Begins, or pauses, writing down.
-    pub fn record(&self, on: bool) {
-        self.lock().on = on;
+    /// Begins to write down; before, nothing is.
+    pub fn begin(&self) {
+        self.lock().began = Some(Instant::now());
+    }
+
+    /// Ends writing down.
+    pub fn end(&self) {
+        self.lock().ended = true;
     }
 
     /// Writes a hop down.
     pub fn note(&self, device: &'static str, hop: Hop, text: String) {
-        let at = self.0.began.elapsed();
         let mut state = self.lock();
-        if state.on {
-            state.seen.push(Seen { at, device, hop, text });
+        if let (Some(began), false) = (state.began, state.ended) {
+            state.seen.push(Seen { at: began.elapsed(), device, hop, text });
         }
     }
 
@@ -186,24 +190,26 @@ impl Recorder {
             }
             Event::Committed { bundle_seq, rows } => {
                 let rows = show::rows(*rows);
-                self.note(
-                    device,
-                    Hop::Commit,
-                    format!("the server made them bundle {bundle_seq}: {rows} with effects"),
-                );
+                self.note(device, Hop::Commit, format!("the server made them bundle {bundle_seq} ({rows})"));
             }
             Event::Applied { rows, checkpoint } => {
-                self.note(device, Hop::Apply, format!("{} in the file, up to bundle {checkpoint}", show::rows(*rows)));
+                self.note(
+                    device,
+                    Hop::Apply,
+                    format!("{} written so far, up to bundle {checkpoint}", show::rows(*rows)),
+                );
                 self.lock().checkpoints.push((device, *checkpoint));
             }
             Event::Inbox { kind, table, key, message } => {
                 self.note(device, Hop::Settle, format!("{kind}: {table} {key}: {message}"));
             }
-            Event::Rekeyed { table, old_key, new_key } => {
-                self.note(device, Hop::Settle, format!("rekeyed: {table} {old_key} is {new_key} now"));
-            }
             Event::Failed { message, .. } => self.lock().failed = Some(message.clone()),
-            Event::Started | Event::Downloaded { .. } | Event::Changed { .. } | Event::Finished { .. } => {}
+            // A new number is told by the inbox, too.
+            Event::Rekeyed { .. }
+            | Event::Started
+            | Event::Downloaded { .. }
+            | Event::Changed { .. }
+            | Event::Finished { .. } => {}
         }
         self.0.changed.notify_all();
     }

@@ -28,8 +28,6 @@ pub(crate) struct Edits {
     pub(crate) deleted: u64,
     /// Attempts that the schema refused; nothing of them stays.
     pub(crate) refused: u64,
-    /// Rows changed, by cascades and triggers, too.
-    pub(crate) changed: u64,
 }
 
 /// Edits a few rows of each table: updates some (the same ones on every device), and, where `more`,
@@ -38,7 +36,6 @@ pub(crate) fn edit(path: &Path, schema: &Schema, device: &str, more: bool) -> Re
     let conn = Connection::open(path)?;
     conn.pragma_update(None, "foreign_keys", true)?;
     let mut edits = Edits::default();
-    let before = conn.total_changes();
     for t in schema.tables() {
         let keys = keys(&conn, t)?;
         let mut attempt = |sql: &str, values: &[SqlValue], counter: fn(&mut Edits) -> &mut u64| -> Result<()> {
@@ -86,7 +83,6 @@ pub(crate) fn edit(path: &Path, schema: &Schema, device: &str, more: bool) -> Re
             attempt(&format!("DELETE FROM {table} WHERE {by_key}"), key, |e| &mut e.deleted)?;
         }
     }
-    edits.changed = conn.total_changes() - before;
     Ok(edits)
 }
 

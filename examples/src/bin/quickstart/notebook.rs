@@ -58,7 +58,7 @@ pub(crate) fn fill(conn: &mut Connection, notes: u32) -> Result<()> {
     Ok(())
 }
 
-/// One thing that the user does: what a person would call it, and the statement.
+/// One thing that the user does: what a person would call it, and the statements.
 pub(crate) struct Edit {
     pub(crate) what: &'static str,
     pub(crate) sql: &'static str,
@@ -80,10 +80,10 @@ pub(crate) const ON_A: &[Edit] = &[
         sql: "UPDATE readings SET value = value * 1.1 WHERE id LIKE 'reading-%5' OR id LIKE 'reading-%6'",
     },
     Edit { what: "replaces a setting", sql: "REPLACE INTO settings VALUES ('theme', 'light')" },
-    Edit { what: "makes a tag", sql: "INSERT INTO tags (name) VALUES ('from the laptop')" },
     Edit {
-        what: "puts that tag on 20 notes",
-        sql: "INSERT INTO note_tags SELECT id, (SELECT max(id) FROM tags) FROM notes WHERE pinned ORDER BY id LIMIT 20",
+        what: "makes a tag and puts it on 20 notes",
+        sql: "INSERT INTO tags (name) VALUES ('from the laptop');
+              INSERT INTO note_tags SELECT id, (SELECT max(id) FROM tags) FROM notes WHERE pinned ORDER BY id LIMIT 20",
     },
 ];
 
@@ -97,20 +97,21 @@ pub(crate) const ON_B: &[Edit] = &[
         what: "edits a note of the deleted notebook",
         sql: "UPDATE notes SET body = 'Still needed!' WHERE id = 'note-00003'",
     },
-    Edit { what: "deletes note 12 …", sql: "DELETE FROM notes WHERE id = 'note-00012'" },
     Edit {
-        what: "… and writes it anew under the same key",
-        sql: "INSERT INTO notes SELECT 'note-00012', notebook_id, 'Note 12, again', NULL, 9223372036854775807, 0 FROM notes WHERE id = 'note-00052'",
+        what: "deletes note 12 and writes it anew, same key",
+        sql: "DELETE FROM notes WHERE id = 'note-00012';
+              INSERT INTO notes SELECT 'note-00012', notebook_id, 'Note 12, again', NULL, 9223372036854775807, 0
+              FROM notes WHERE id = 'note-00052'",
     },
     Edit { what: "replaces the same setting", sql: "REPLACE INTO settings VALUES ('theme', 'high contrast')" },
     Edit {
         what: "replaces a tag through its UNIQUE name",
         sql: "INSERT OR REPLACE INTO tags (id, name) VALUES (1024, 'tag 5')",
     },
-    Edit { what: "makes a tag, too", sql: "INSERT INTO tags (id, name) VALUES (25, 'from the phone')" },
     Edit {
-        what: "puts it on 30 notes",
-        sql: "INSERT INTO note_tags SELECT id, 25 FROM notes WHERE NOT pinned AND id > 'note-00100' ORDER BY id LIMIT 30",
+        what: "makes a tag, too, and puts it on 30 notes",
+        sql: "INSERT INTO tags (id, name) VALUES (25, 'from the phone');
+              INSERT INTO note_tags SELECT id, 25 FROM notes WHERE NOT pinned AND id > 'note-00100' ORDER BY id LIMIT 30",
     },
     Edit {
         what: "writes 200 notes",
@@ -119,15 +120,10 @@ pub(crate) const ON_B: &[Edit] = &[
     },
 ];
 
-/// Does the edits, each in a transaction of its own. Returns the rows that they changed, cascades included.
-pub(crate) fn apply(conn: &Connection, edits: &[Edit]) -> Result<Vec<u64>> {
-    let mut changed = Vec::new();
-    for e in edits {
-        let before = conn.total_changes();
-        conn.execute(e.sql, []).map_err(|error| format!("{}: {error}", e.what))?;
-        changed.push(conn.total_changes() - before);
-    }
-    Ok(changed)
+/// Does one edit.
+pub(crate) fn apply(conn: &Connection, edit: &Edit) -> Result<()> {
+    conn.execute_batch(edit.sql).map_err(|e| format!("{}: {e}", edit.what))?;
+    Ok(())
 }
 
 fn notebook(n: u32) -> [u8; 16] {

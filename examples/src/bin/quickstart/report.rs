@@ -1,7 +1,7 @@
 //! What the quickstart prints.
 
 use examples::Result;
-use examples::hops::Seen;
+use examples::hops::{Hop, Seen};
 use examples::proof::Digest;
 use examples::show::{Colour, count, heading, line, paint, rows};
 use sync_client::InboxRow;
@@ -11,21 +11,29 @@ use sync_core::wire::{Form, push_members};
 /// `a 1,234 · b 5`, in lines of a readable width.
 pub(crate) fn tables(label: &str, digest: &Digest) {
     let parts: Vec<String> = digest.tables.iter().map(|(t, n)| format!("{t} {}", count(*n))).collect();
-    for (i, chunk) in parts.chunks(5).enumerate() {
+    for (i, chunk) in parts.chunks(8).enumerate() {
         line(if i == 0 { label } else { "" }, &chunk.join(" · "));
     }
 }
 
-/// The hops as they were seen; of many settlements in a row only the first few.
+/// The hops as they were seen, without pulls that found nothing; of many settlements in a row only the
+/// first few.
 pub(crate) fn hops(seen: &[Seen]) {
     heading("Each hop, as it was observed");
-    let settled = |s: &Seen| s.hop == examples::hops::Hop::Settle;
+    let fetched = |i: usize| {
+        let mut later = seen[i + 1..].iter().filter(|s| s.device == seen[i].device);
+        later.find(|s| matches!(s.hop, Hop::Pull | Hop::Freeze | Hop::Apply)).is_some_and(|s| s.hop == Hop::Apply)
+    };
     let mut run = 0;
     for (i, s) in seen.iter().enumerate() {
-        run = if settled(s) { run + 1 } else { 0 };
+        let settled = s.hop == Hop::Settle;
+        run = if settled { run + 1 } else { 0 };
+        if s.hop == Hop::Pull && !fetched(i) {
+            continue;
+        }
         if run <= SHOWN {
-            println!("{}", if settled(s) { paint(Colour::Yellow, &s.to_string()) } else { s.to_string() });
-        } else if seen.get(i + 1).is_none_or(|n| !settled(n)) {
+            println!("{}", if settled { paint(Colour::Yellow, &s.to_string()) } else { s.to_string() });
+        } else if seen.get(i + 1).is_none_or(|n| n.hop != Hop::Settle) {
             println!("{:>13}{:<8} {:<3} … and {} more", "", "", s.device, run - SHOWN);
         }
     }
@@ -46,15 +54,19 @@ pub(crate) fn discarded(device: &str, inbox: &[InboxRow]) -> Result<()> {
         push_members(&mut out, &Members(vec![(String::new(), v.clone())]), Form::Exact);
         out[4..out.len() - 1].to_owned()
     };
-    for (name, _) in if local.0.is_empty() { &base.0 } else { &local.0 } {
+    let columns = if local.0.is_empty() { &base.0 } else { &local.0 };
+    let width = columns.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0) + 2;
+    let mut same = Vec::new();
+    for (name, _) in columns {
         let (b, l, s) = (cell(&base, name), cell(&local, name), cell(&server, name));
         if b == l && l == s {
-            line(name, &format!(" {}", paint(Colour::Dim, &l)));
-            continue;
+            same.push(format!("{name} {l}"));
+        } else {
+            println!("    {name:<width$}was {b}, here {}, on the server {s}", paint(Colour::Yellow, &l));
         }
-        println!("  {name:<11}{}", paint(Colour::Yellow, &format!("here    {l}")));
-        println!("  {:<11}before  {b}", "");
-        println!("  {:<11}server  {s}", "");
+    }
+    if !same.is_empty() {
+        println!("    {}", paint(Colour::Dim, &same.join(" · ")));
     }
     for other in &inbox[1..inbox.len().min(SHOWN + 1)] {
         println!("  {} {} {}", other.op, other.table, other.local_row.as_deref().unwrap_or(&other.key));
@@ -65,9 +77,18 @@ pub(crate) fn discarded(device: &str, inbox: &[InboxRow]) -> Result<()> {
     Ok(())
 }
 
+/// Rows that wait for a person: the first whole, the others by number.
+pub(crate) fn rejected(device: &str, inbox: &[InboxRow]) {
+    let Some(first) = inbox.first() else { return };
+    heading(&format!("Rows that wait for a person on {device} (client.rejected())"));
+    let row = first.local_row.as_deref().unwrap_or(&first.key);
+    let more = if inbox.len() > 1 { format!("  … and {} more", inbox.len() - 1) } else { String::new() };
+    println!("  {} {} {row}: {}{more}", first.op, first.table, first.message);
+}
+
 /// The three digests, and whether they are the same.
 pub(crate) fn proof(digests: &[(&str, &Digest)]) -> bool {
-    heading("Proof: BLAKE3 over every row, read afresh (each file by a new connection, the server by plain HTTP)");
+    heading("Proof: BLAKE3 over every row, read afresh: files by new connections, the server by plain HTTP");
     let expected = digests.first().map(|(_, d)| (&d.hash, d.rows));
     let mut same = true;
     for (name, d) in digests {
@@ -90,4 +111,4 @@ pub(crate) fn proof(digests: &[(&str, &Digest)]) -> bool {
 }
 
 /// Settlements and lost edits that are shown one by one.
-const SHOWN: usize = 6;
+const SHOWN: usize = 3;
