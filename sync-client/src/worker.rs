@@ -276,6 +276,6 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
 /// How long a stop waits for its threads.
 const PATIENCE: Duration = Duration::from_millis(900);
 /// How often the file is looked at for local commits.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(20);
 /// How often the server is asked without any reason.
 const POLL: Duration = Duration::from_secs(60);
