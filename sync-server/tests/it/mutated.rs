@@ -258,7 +258,11 @@ fn mutated_requests_are_answered_and_store_nothing() {
 
     let templates = templates(&push_id, &snapshot_id);
     let strategy = (select(templates), proptest::collection::vec(mutation(), 1..4));
-    let mut runner = TestRunner::new(Config { cases: 600, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases: Config::default().cases.max(600),
+        failure_persistence: None,
+        ..Config::default()
+    });
     runner
         .run(&strategy, |(mut request, mutations)| {
             let watches = request.path == "/sync/watch";
