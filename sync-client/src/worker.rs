@@ -46,7 +46,6 @@ impl Worker {
         shared.stopping.store(false, Ordering::Relaxed);
         shared.transport.resume();
         let signal = Arc::new(Signal::default());
-        signal.lock().wake = true;
         signal.lock().running = 2;
         let spawn = |name: &str, run: fn(&Weak<Shared>, &Signal)| {
             let (weak, signal) = (Arc::downgrade(shared), Arc::clone(&signal));
