@@ -38,7 +38,7 @@ fn as_an_orm_makes_it() {
             SELECT 'user' || i || '@example.org', i % 2, i * 1.25 FROM n;
         INSERT INTO "blog_Post" ("title", "author_id") SELECT 'Post of ' || email, id FROM "auth_user";
         INSERT INTO "order items" SELECT id, 1, 'größer' FROM "blog_Post" WHERE id % 3 = 0;
-        DELETE FROM "auth_user" WHERE id = 300;
+        DELETE FROM "auth_user" WHERE id = 298;
         "#,
     );
     assert!(text.contains("synced    auth_user (299 rows)"), "{text}");
@@ -58,15 +58,21 @@ fn with_full_text_search_and_triggers() {
         CREATE VIEW recent AS SELECT * FROM docs ORDER BY revised DESC;
         CREATE TRIGGER docs_ai AFTER INSERT ON docs BEGIN
             INSERT INTO docs_fts (rowid, title, body) VALUES (new.rowid, new.title, new.body);
+        END;
+        CREATE TRIGGER docs_count AFTER INSERT ON docs BEGIN
             UPDATE stats SET n = n + 1 WHERE name = 'docs';
         END;
         CREATE TRIGGER docs_ad AFTER DELETE ON docs BEGIN
             INSERT INTO docs_fts (docs_fts, rowid, title, body) VALUES ('delete', old.rowid, old.title, old.body);
+        END;
+        CREATE TRIGGER docs_discount AFTER DELETE ON docs BEGIN
             UPDATE stats SET n = n - 1 WHERE name = 'docs';
         END;
         CREATE TRIGGER docs_au AFTER UPDATE ON docs BEGIN
             INSERT INTO docs_fts (docs_fts, rowid, title, body) VALUES ('delete', old.rowid, old.title, old.body);
             INSERT INTO docs_fts (rowid, title, body) VALUES (new.rowid, new.title, new.body);
+        END;
+        CREATE TRIGGER docs_audit AFTER UPDATE ON docs BEGIN
             INSERT INTO audit (doc, what) VALUES (new.id, 'updated');
         END;
         INSERT INTO docs WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
@@ -130,4 +136,16 @@ fn what_cannot_be_used_is_said() {
     let keyless = dir.path().join("keyless.db");
     Connection::open(&keyless).unwrap().execute_batch("CREATE TABLE log (line TEXT)").unwrap();
     assert!(fails(&keyless).contains("no table of this file can be synced"));
+    let mixed = dir.path().join("mixed.db");
+    Connection::open(&mixed)
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE docs (id TEXT PRIMARY KEY NOT NULL); CREATE TABLE stats (id TEXT PRIMARY KEY NOT NULL, n INTEGER);
+             CREATE TABLE log (line TEXT);
+             CREATE TRIGGER both AFTER INSERT ON docs BEGIN
+                 INSERT INTO log VALUES (new.id); UPDATE stats SET n = n + 1;
+             END;",
+        )
+        .unwrap();
+    assert!(fails(&mixed).contains("trigger both writes both synced and unsynced tables"));
 }

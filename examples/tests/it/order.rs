@@ -78,7 +78,7 @@ fn one_row_takes_each_hop_once_and_in_order() {
         ("b", vec![Hop::Watch, Hop::Pull, Hop::Apply]),
     ] {
         let hops: Vec<Hop> = seen.iter().filter(|s| s.device == device).map(|s| s.hop).collect();
-        assert_eq!(hops, way, "{device}");
+        assert_eq!(hops, way, "{seen:#?}");
     }
     in_order(&seen, &[("a", Hop::Push), ("b", Hop::Watch)]).unwrap();
     let v: f64 =
