@@ -288,7 +288,7 @@ impl<'a> Applier<'a> {
     }
 
     /// The other rows that hold a UNIQUE value of this one.
-    fn blockers(&self, r: &StagedRow) -> Result<Vec<(Vec<u8>, Vec<Value>)>, Error> {
+    fn blockers(&self, r: &StagedRow) -> Result<Vec<StoredAndTyped>, Error> {
         let table = self.store.table(r.position);
         let m = &self.store.managed[r.position];
         let Some(stored) = &r.row else { return Ok(Vec::new()) };
@@ -359,6 +359,9 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 }
+
+/// A key in both of its forms.
+type StoredAndTyped = (Vec<u8>, Vec<Value>);
 
 /// What a remote row makes known.
 pub(crate) const fn version_of(r: &StagedRow) -> Known {

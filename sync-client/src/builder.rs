@@ -57,7 +57,8 @@ impl Builder {
         self
     }
 
-    /// Syncs these tables. Needed the first time, or [`Builder::all_tables`]; remembered in the file.
+    /// Syncs these tables. Needed the first time, or [`Builder::all_tables`]; remembered in the file, and
+    /// changed there when it is given again.
     #[must_use]
     pub fn tables(mut self, names: &[&str]) -> Self {
         self.selection = Some(Selection::Named(names.iter().map(|n| (*n).to_owned()).collect()));
@@ -117,9 +118,15 @@ impl Builder {
             return Err(Error::Argument(format!("there is no file {}", self.path.display())));
         }
         let lock = OwnerLock::take(&self.path)?;
+        if let (Some(server), None) = (&self.server, &self.transport) {
+            Http::new(server)?;
+        }
         let mut store = Store::open(&self.path)?;
         let now = self.env.now_ms();
         if store.installed()? {
+            if let Some(selection) = &self.selection {
+                store.select(selection)?;
+            }
             store.refresh(now)?;
         } else {
             let (Some(server), Some(selection)) = (&self.server, &self.selection) else {

@@ -114,7 +114,7 @@ impl Client {
     /// # Errors
     /// The network's and the server's; also [`Error::RetryLater`] while another device seeds the scope.
     pub fn sync(&self) -> Result<SyncReport, Error> {
-        self.with(Engine::sync)
+        self.with(|e| e.sync(None))
     }
 
     /// Downloads everything again and merges it: local work survives.
@@ -229,7 +229,7 @@ impl Client {
         Ok(())
     }
 
-    /// Stops the background worker, and any verb in progress on another thread; returns within a second.
+    /// Stops the background worker and whatever it is doing; returns within a second.
     pub fn stop(&self) {
         let worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(w) = worker {
@@ -276,7 +276,7 @@ impl Drop for Shared {
 }
 
 impl Engine {
-    fn retry(&mut self, table: &str, key: &str) -> Result<bool, Error> {
+    fn retry(&self, table: &str, key: &str) -> Result<bool, Error> {
         let (position, key_text, key) = self.find(table, key)?;
         let t = self.store.managed[position].id;
         let k = Key::pack(&key)?;
@@ -322,7 +322,7 @@ impl Engine {
         Ok(true)
     }
 
-    fn drop_row(&mut self, table: &str, key: &str) -> Result<bool, Error> {
+    fn drop_row(&self, table: &str, key: &str) -> Result<bool, Error> {
         let (position, key_text, key) = self.find(table, key)?;
         let t = self.store.managed[position].id;
         let k = Key::pack(&key)?;

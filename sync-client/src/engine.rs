@@ -97,24 +97,20 @@ impl Engine {
             Meta::WireSchema.set(&self.store.conn, schema.0)?;
         }
         if !c.registered_tables.is_empty() {
-            let missing: Vec<&str> = self
+            let missing = self
                 .store
                 .schema()
                 .tables()
                 .iter()
                 .filter(|t| !c.registered_tables.iter().any(|r| r.split_once('.').is_some_and(|(_, n)| n == t.name)))
-                .map(|t| t.sql_name.as_str())
+                .map(|t| t.name.clone())
                 .collect();
-            if !missing.is_empty() {
-                return Err(Error::Refused {
-                    code: "unknown_table".into(),
-                    message: format!(
-                        "the server does not have {}; add the output of `sync-client schema` to its schema.sql and \
-                         restart it",
-                        missing.join(", ")
-                    ),
-                });
-            }
+            self.store.withheld = missing;
+            // What a server lacked before, it may have now.
+            self.store.conn.execute(
+                "UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE held IN ('unknown_table', 'unknown_column')",
+                [],
+            )?;
         }
         self.limits = c.bundle_limits;
         self.greeted = true;
@@ -180,14 +176,18 @@ impl Engine {
         })
     }
 
-    /// Pushes and pulls until nothing is left to do.
-    pub(crate) fn sync(&mut self) -> Result<SyncReport, Error> {
+    /// Pushes and pulls until nothing is left to do. `retry` says, from an error, in how many
+    /// milliseconds the caller tries again by itself.
+    pub(crate) fn sync(&mut self, retry: Option<&mut dyn FnMut(&Error) -> u64>) -> Result<SyncReport, Error> {
         self.tell(&Event::Started);
         let outcome = self.rounds();
         self.remember(&outcome)?;
         match &outcome {
             Ok(report) => self.tell(&Event::Finished { report: report.clone() }),
-            Err(e) => self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms: None }),
+            Err(e) => {
+                let retry_in_ms = retry.map(|f| f(e));
+                self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms });
+            }
         }
         outcome
     }
@@ -295,7 +295,7 @@ impl Engine {
 
     /// What a conflict reply says that no pull will: a tombstone from before this file's snapshot, or a
     /// row that this file set aside.
-    fn learn(&mut self, conflicts: &[ConflictReply], report: &mut PullReport) -> Result<(), Error> {
+    fn learn(&self, conflicts: &[ConflictReply], report: &mut PullReport) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;

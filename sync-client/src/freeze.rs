@@ -131,6 +131,12 @@ impl Freezer<'_> {
                     continue;
                 }
             };
+            if store.withheld.contains(&table.name) {
+                let message =
+                    "the server does not have this table; add it to the server's schema (see `sync-client schema`)";
+                self.holds.push((m.id, k, "unknown_table", message.into()));
+                continue;
+            }
             let base_record = base.as_deref().map(record::decode).transpose()?;
             match derive(live.as_deref(), known, base_record.as_ref()) {
                 Change::Nothing => {}

@@ -319,7 +319,7 @@ impl Engine {
     }
 
     /// Downloads the rows of a bundle that came without them, and verifies its hash.
-    fn fetch_rows(&mut self, stage: &Stage, b: &StagedBundle) -> Result<(), Error> {
+    fn fetch_rows(&self, stage: &Stage, b: &StagedBundle) -> Result<(), Error> {
         let source = self.source_id()?;
         let mut after = None;
         let mut ordinal = 0;

@@ -58,7 +58,7 @@ impl Engine {
     }
 
     /// The session for the outbox, or what stands in its way. Every code of the failure table has its line.
-    fn create(&mut self, outbox: &Outbox) -> Result<Created, Error> {
+    fn create(&self, outbox: &Outbox) -> Result<Created, Error> {
         let conn = &self.store.conn;
         let mut request = CreatePushRequest {
             source_bundle_id: outbox.source_bundle_id,
@@ -237,7 +237,7 @@ impl Engine {
     }
 
     /// A commit's reply, or `already_committed`.
-    fn committed(&mut self, mut outbox: Outbox, reply: &CommitReply) -> Result<(), Error> {
+    fn committed(&self, mut outbox: Outbox, reply: &CommitReply) -> Result<(), Error> {
         outbox.state = OutboxState::Committed;
         outbox.bundle_seq = reply.bundle_seq;
         let tx = self.store.begin()?;
@@ -249,7 +249,7 @@ impl Engine {
     }
 
     /// P3: another request hash under our tuple means another file writes under our source.
-    fn already_committed(&mut self, outbox: Outbox, reply: &CommitReply) -> Result<Pushed, Error> {
+    fn already_committed(&self, outbox: Outbox, reply: &CommitReply) -> Result<Pushed, Error> {
         let ours = outbox.request_hash.hex();
         if reply.request_hash.as_ref().is_some_and(|h| *h != ours) || outbox.state == OutboxState::Frozen {
             self.fresh_source()?;
@@ -261,7 +261,7 @@ impl Engine {
 
     /// Puts the outbox back among the intents once the server proved that it did not commit it. `Some`
     /// where it turned out that it had.
-    fn release_proven(&mut self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
+    fn release_proven(&self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
         if !self.api.delete_push(&outbox.source_id, push_id)? {
             match self.create(outbox)? {
                 Created::Session(id) => {
@@ -279,7 +279,7 @@ impl Engine {
 
     /// A source of its own for this file. Every intent is kept; what is in doubt under the old source
     /// comes back by pull as rows equal to ours.
-    fn fresh_source(&mut self) -> Result<(), Error> {
+    fn fresh_source(&self) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.release_outbox()?;
         Meta::SourceId.set(&tx, self.env.new_id())?;
@@ -290,7 +290,7 @@ impl Engine {
     }
 
     /// Holds refused rows back with the server's reason.
-    fn hold_rejected(&mut self, rejections: &[RejectionReply]) -> Result<Pushed, Error> {
+    fn hold_rejected(&self, rejections: &[RejectionReply]) -> Result<Pushed, Error> {
         let tx = self.store.begin()?;
         let mut held = 0;
         let mut told = Vec::new();

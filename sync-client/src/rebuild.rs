@@ -48,7 +48,7 @@ impl Engine {
         Ok(Pulled::Stable)
     }
 
-    fn download(&mut self, stage: &Stage, source: &str, id: &str, total: i64) -> Result<(), Error> {
+    fn download(&self, stage: &Stage, source: &str, id: &str, total: i64) -> Result<(), Error> {
         let most = match self.limits.max_rows_per_snapshot_chunk {
             n if n > 0 => n,
             _ => 1000,

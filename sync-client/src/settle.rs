@@ -205,11 +205,9 @@ impl Applier<'_> {
             for k in keys {
                 let key = Key::from_stored(k.clone()).unpack()?;
                 match store.managed[position].sql.read(&store.conn, &key)? {
-                    Some(Ok(row)) if as_child => {
-                        if self.parent_went(table, &row)? {
-                            let why = "the row that this one refers to was deleted on the server";
-                            self.displace(position, &key, "parent_deleted", why, None)?;
-                        }
+                    Some(Ok(row)) if as_child && self.parent_went(table, &row)? => {
+                        let why = "the row that this one refers to was deleted on the server";
+                        self.displace(position, &key, "parent_deleted", why, None)?;
                     }
                     None if as_parent => self.undo_contradicted_delete(position, &k, &key)?,
                     _ => {}
@@ -313,10 +311,7 @@ impl Applier<'_> {
             free += 1;
         }
         let new_key = [Value::Integer(free)];
-        let live = match m.sql.read(&store.conn, key)? {
-            Some(Ok(row)) => row,
-            _ => return Ok(()),
-        };
+        let Some(Ok(live)) = m.sql.read(&store.conn, key)? else { return Ok(()) };
         store.conn.execute(
             &format!("UPDATE OR ABORT main.{sql_name} SET {name} = ? WHERE {name} = ?"),
             [&new_key[0], &key[0]],

@@ -16,7 +16,6 @@ use sync_core::sqlite::connection;
 
 use crate::client::Shared;
 use crate::error::Error;
-use crate::report::Event;
 use crate::store::SETTINGS;
 
 /// The running threads.
@@ -121,39 +120,30 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
     let mut commits = None;
     loop {
         let Some(s) = shared.upgrade() else { return };
-        let outcome = {
+        let mut wait = None;
+        {
             let mut guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(engine) = guard.as_mut() else { return };
-            let outcome = engine.sync();
-            signal.lock().watch = engine.can_watch;
-            signal.changed.notify_all();
-            outcome.map_err(|e| (e, engine.env.random()))
-        };
-        let commits = commits.get_or_insert_with(|| Commits::new(&s));
-        drop(s);
-        let wait = match outcome {
-            Ok(_) => {
-                failures = 0;
-                None
-            }
-            Err((Error::Stopped, _)) => None,
-            Err((e, random)) => {
-                failures += 1;
-                let asked = match &e {
+            let random = engine.env.random();
+            let mut retry = |e: &Error| {
+                let asked = match e {
                     Error::Offline { retry_after, .. } => *retry_after,
                     Error::RetryLater { seconds } => Some((*seconds).min(30)),
                     _ => None,
                 };
+                failures += 1;
                 let ms = backoff.wait_ms(failures, random, asked).max(50);
-                if let Some(s) = shared.upgrade() {
-                    let guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(engine) = guard.as_ref() {
-                        engine.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms: Some(ms) });
-                    }
-                }
-                Some(Duration::from_millis(ms))
+                wait = Some(Duration::from_millis(ms));
+                ms
+            };
+            if engine.sync(Some(&mut retry)).is_ok() {
+                failures = 0;
             }
-        };
+            signal.lock().watch = engine.can_watch;
+            signal.changed.notify_all();
+        }
+        let commits = commits.get_or_insert_with(|| Commits::new(&s));
+        drop(s);
         let stopped = match wait {
             Some(wait) => signal.wait(Instant::now() + wait, true),
             None => wait_for_work(signal, commits),

@@ -88,6 +88,15 @@ impl Store {
         self.refresh(now)
     }
 
+    /// Changes which tables are synced; [`Store::refresh`] does the rest.
+    pub(crate) fn select(&self, selection: &Selection) -> Result<(), Error> {
+        let stored = selection.stored();
+        if Meta::Tables.get::<String>(&self.conn)?.as_ref() != Some(&stored) {
+            Meta::Tables.set(&self.conn, stored)?;
+        }
+        Ok(())
+    }
+
     /// Reads the schema again where it changed, and repairs the capture: tables that are new, columns
     /// that were added, triggers that a migration dropped.
     pub(crate) fn refresh(&mut self, now: i64) -> Result<(), Error> {
@@ -114,6 +123,7 @@ impl Store {
             whole.push(was_whole);
             managed.push(Managed { id, sql: RowSql::new(table), order: table.canonical_order() });
         }
+        release_tables(&tx, &found)?;
         if Meta::Attached.integer(&tx)? != 0 && whole.contains(&false) {
             Meta::Rebuild.set(&tx, "the schema changed while capture was away")?;
         }
@@ -146,6 +156,31 @@ impl Store {
         tx.commit()?;
         Ok(())
     }
+}
+
+/// Ends the capture of tables that are not synced any more. Their rows stay.
+fn release_tables(conn: &Connection, found: &Found) -> Result<(), Error> {
+    let mut s = conn.prepare("SELECT id, name FROM main._sync_table")?;
+    let known: Vec<(i64, String)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (id, _) in known.into_iter().filter(|(_, name)| found.schema.table(name).is_none()) {
+        // What is in flight is settled first.
+        if conn.prepare("SELECT 1 FROM main._sync_out WHERE t = ?")?.exists([id])? {
+            continue;
+        }
+        let mut s = conn.prepare(
+            "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) = ?1",
+        )?;
+        let names: Vec<String> = s.query_map([format!("_sync_{id}_")], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        for name in names {
+            conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
+        }
+        conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(&log_name(id))))?;
+        for table in ["_sync_dirty", "_sync_row"] {
+            conn.execute(&format!("DELETE FROM main.{table} WHERE t = ?"), [id])?;
+        }
+        conn.execute("DELETE FROM main._sync_table WHERE id = ?", [id])?;
+    }
+    Ok(())
 }
 
 /// Makes sure of a table's number, log and triggers. The second value is false where writes may have

@@ -6,7 +6,7 @@ mod meta;
 mod outbox;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(crate) struct Store {
     pub(crate) managed: Vec<Managed>,
     by_id: BTreeMap<i64, usize>,
     schema_version: i64,
+    /// Tables that the server does not have: their rows are held back.
+    pub(crate) withheld: BTreeSet<String>,
 }
 
 /// One synced table's number in this file, and its statements.
@@ -50,7 +52,14 @@ impl Store {
     /// Opens a file that exists.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let conn = connection::open(path, false, SETTINGS)?;
-        Ok(Self { conn, found: Found::default(), managed: Vec::new(), by_id: BTreeMap::new(), schema_version: -1 })
+        Ok(Self {
+            conn,
+            found: Found::default(),
+            managed: Vec::new(),
+            by_id: BTreeMap::new(),
+            schema_version: -1,
+            withheld: BTreeSet::new(),
+        })
     }
 
     /// Begins a write of ours. No network call happens inside it.

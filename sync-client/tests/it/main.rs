@@ -2,6 +2,7 @@
 
 mod cli;
 mod cli_server;
+mod faults;
 mod rounds;
 mod support;
 mod world;

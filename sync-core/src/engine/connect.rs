@@ -123,7 +123,7 @@ mod tests {
         Lifecycle::Initializing(Lease { source: source.into(), id: "old".into(), expires_ms })
     }
 
-    /// Every row of reference-server §2.3, at time 10_000 with a lease of 5_000.
+    /// Every row of reference-server §2.3, at time `10_000` with a lease of `5_000`.
     #[test]
     fn the_decision_table() {
         use Resolution::{InitializeEmpty, InitializeLocal, RemoteAuthoritative, RetryLater};
