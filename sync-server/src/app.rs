@@ -17,7 +17,8 @@ use crate::auth::{Authenticate, Identity};
 use crate::body::drain;
 use crate::error::Failure;
 use crate::routes::{capabilities, connect, health, pull, push, snapshot, watch};
-use crate::service::Service;
+use crate::service::{Caller, Service};
+use crate::turns::Turns;
 
 /// What the router decides by itself, beside the limits of the service.
 #[derive(Debug, Clone)]
@@ -26,13 +27,20 @@ pub struct RouterOptions {
     pub heartbeat: Duration,
     /// How long a request body may stand still before it is given up.
     pub idle_body: Duration,
+    /// Calls of one user at once; others of the same user wait their turn.
+    pub calls_per_user: usize,
     /// Large uploads that are read from the network at once; others wait their turn.
     pub streamed_uploads: usize,
 }
 
 impl Default for RouterOptions {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(25), idle_body: Duration::from_secs(30), streamed_uploads: 16 }
+        Self {
+            heartbeat: Duration::from_secs(25),
+            idle_body: Duration::from_secs(30),
+            calls_per_user: 16,
+            streamed_uploads: 16,
+        }
     }
 }
 
@@ -88,6 +96,7 @@ pub(crate) struct Shared {
     pub(crate) auth: Box<dyn Authenticate>,
     pub(crate) options: RouterOptions,
     pub(crate) uploads: Arc<tokio::sync::Semaphore>,
+    pub(crate) turns: Turns,
     panics: AtomicU64,
 }
 
@@ -102,7 +111,26 @@ impl std::ops::Deref for App {
 impl App {
     pub(crate) fn new(service: Service, auth: impl Authenticate, options: RouterOptions) -> Self {
         let uploads = Arc::new(tokio::sync::Semaphore::new(options.streamed_uploads.max(1)));
-        Self(Arc::new(Shared { service, auth: Box::new(auth), options, uploads, panics: AtomicU64::new(0) }))
+        let turns = Turns::new(options.calls_per_user);
+        Self(Arc::new(Shared { service, auth: Box::new(auth), options, uploads, turns, panics: AtomicU64::new(0) }))
+    }
+
+    /// [`App::call`] for a caller, whose user waits for a turn first.
+    ///
+    /// # Errors
+    /// As [`App::call`].
+    pub(crate) async fn call_for<T: Send + 'static>(
+        &self,
+        caller: Caller,
+        f: impl FnOnce(&Service, &Caller) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let turn = self.turns.take(&caller.user).await;
+        self.call(move |service| {
+            // Held until the call ends, also when the client goes away before.
+            let _turn = turn;
+            f(service, &caller)
+        })
+        .await
     }
 
     /// Calls the service on a blocking thread. A call that has begun runs to its end, also when the

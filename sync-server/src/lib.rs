@@ -25,6 +25,7 @@ mod scope;
 mod server;
 pub mod service;
 mod status;
+mod turns;
 mod watch;
 
 pub use app::{RouterOptions, router, router_with, standalone};

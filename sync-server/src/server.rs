@@ -60,7 +60,7 @@ pub(crate) fn runtime(workers: usize) -> io::Result<Runtime> {
 }
 
 /// Service calls at once. Each may wait for the writer of its scope; more would only cost memory.
-const BLOCKING_THREADS: usize = 128;
+const BLOCKING_THREADS: usize = 64;
 
 /// Tells a long stream that the server is stopping.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::encode::{Accepted, Encoder, WORTH_BYTES};
 use crate::app::App;
 use crate::error::{Failure, JSON};
-use crate::service::{Body as Rows, Service};
+use crate::service::{Body as Rows, Caller, Service};
 
 /// Bytes that a piece has at least, unless it is the last.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -43,13 +43,14 @@ pub(crate) fn json<T: Serialize>(headers: &HeaderMap, reply: &T) -> Result<Respo
 /// What the service answers.
 pub(crate) async fn rows(
     app: &App,
+    caller: Caller,
     headers: &HeaderMap,
-    f: impl FnOnce(&Service) -> Result<Rows, ApiError> + Send + 'static,
+    f: impl FnOnce(&Service, &Caller) -> Result<Rows, ApiError> + Send + 'static,
 ) -> Result<Response, Failure> {
     let accepted = Accepted::of(headers);
     let (accepted, first, rest) = app
-        .call(move |service| {
-            let mut producer = Producer::new(f(service)?);
+        .call_for(caller, move |service, caller| {
+            let mut producer = Producer::new(f(service, caller)?);
             let plain = producer.next_piece()?;
             if plain.len() <= WORTH_BYTES || accepted == Accepted::Identity {
                 return Ok((Accepted::Identity, plain, producer.unfinished()));
@@ -176,6 +177,8 @@ mod tests {
     use axum::Router;
     use axum::extract::State;
     use axum::routing::get;
+    use sync_core::hash::Algorithm;
+    use sync_core::protocol::{SourceId, UserId};
 
     use super::*;
     use crate::auth::DevAuth;
@@ -189,7 +192,12 @@ mod tests {
         let service = Service::open(config, Arc::new(SystemEnvironment::default())).unwrap();
         let app = App::new(service, DevAuth, RouterOptions::default());
         let handler = move |State(app): State<App>, headers: HeaderMap| async move {
-            super::rows(&app, &headers, move |_| Ok(rows())).await
+            let caller = Caller {
+                user: UserId::parse("ada").unwrap(),
+                source: SourceId::parse("phone").unwrap(),
+                algorithm: Algorithm::Sha256,
+            };
+            super::rows(&app, caller, &headers, move |_, _| Ok(rows())).await
         };
         let router = Router::new().route("/", get(handler)).with_state(app.clone());
         (Server::start("127.0.0.1:0", router).unwrap(), app, dir)

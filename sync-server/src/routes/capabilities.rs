@@ -14,7 +14,7 @@ pub(crate) async fn capabilities(
     Authenticated(caller): Authenticated,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let capabilities = app.call(move |service| service.capabilities(&caller)).await?;
+    let capabilities = app.call_for(caller, move |service, caller| service.capabilities(caller)).await?;
     reply::json(&headers, &capabilities)
 }
 
@@ -23,6 +23,6 @@ pub(crate) async fn schema(
     Authenticated(caller): Authenticated,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let schema = app.call(move |service| service.schema(&caller)).await?;
+    let schema = app.call_for(caller, move |service, caller| service.schema(caller)).await?;
     reply::json(&headers, &schema)
 }

@@ -21,7 +21,7 @@ pub(crate) async fn connect(
 ) -> Result<Response, Failure> {
     let body = small_body(&app, &headers, body, Code::ConnectInvalid).await?;
     let request = parse::<ConnectRequest>(&body, Code::ConnectInvalid)?;
-    let connected = app.call(move |service| service.connect(&caller, request)).await?;
+    let connected = app.call_for(caller, move |service, caller| service.connect(caller, request)).await?;
     reply::json(&headers, &connected)
 }
 

@@ -31,7 +31,7 @@ pub(crate) async fn pull(
         after_history_hash: query.hash("after_history_hash")?,
         max_inline_rows: query.integer("max_inline_rows", 0)?,
     };
-    reply::rows(&app, &headers, move |service| service.pull(&caller, request)).await
+    reply::rows(&app, caller, &headers, move |service, caller| service.pull(caller, request)).await
 }
 
 pub(crate) async fn committed_rows(
@@ -52,5 +52,5 @@ pub(crate) async fn committed_rows(
         after_row_ordinal: query.integer("after_row_ordinal", 0)?,
         max_rows: query.integer("max_rows", 1)?,
     };
-    reply::rows(&app, &headers, move |service| service.committed_rows(&caller, seq, request)).await
+    reply::rows(&app, caller, &headers, move |service, caller| service.committed_rows(caller, seq, request)).await
 }

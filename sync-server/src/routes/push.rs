@@ -27,7 +27,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Failure> {
     let body = small_body(&app, &headers, body, Code::PushSessionInvalid).await?;
     let request = parse::<CreatePushRequest>(&body, Code::PushSessionInvalid)?;
-    let created = app.call(move |service| service.create_push(&caller, request)).await?;
+    let created = app.call_for(caller, move |service, caller| service.create_push(caller, request)).await?;
     reply::json(&headers, &created)
 }
 
@@ -44,15 +44,15 @@ pub(crate) async fn chunk(
     check_announced(&headers, encoding, limit)?;
     let mut incoming = Incoming::new(body, app.options.idle_body);
     // What a slow client sends does not hold a blocking thread until it is large.
-    let permit = if incoming.read_ahead(READ_AHEAD_BYTES).await? {
-        None
+    let turn = if incoming.read_ahead(READ_AHEAD_BYTES).await? {
+        app.turns.take(&caller.user).await
     } else {
         app.uploads.clone().acquire_owned().await.ok()
     };
     let wire = incoming.into_read();
     let stored = app
         .call(move |service| {
-            let _permit = permit;
+            let _turn = turn;
             let mut decoded = Decoded::new(wire, encoding, limit, Code::PushChunkInvalid)?;
             let failure = decoded.failure();
             service.upload_chunk(&caller, &push_id, &mut decoded).map_err(|e| failure.or(e))
@@ -68,7 +68,7 @@ pub(crate) async fn commit(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let push_id = push_id(&path)?;
-    let committed = app.call(move |service| service.commit_push(&caller, &push_id)).await?;
+    let committed = app.call_for(caller, move |service, caller| service.commit_push(caller, &push_id)).await?;
     reply::json(&headers, &committed)
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn delete(
     path: Path,
 ) -> Result<StatusCode, Failure> {
     let push_id = push_id(&path)?;
-    app.call(move |service| service.delete_push(&caller, &push_id)).await?;
+    app.call_for(caller, move |service, caller| service.delete_push(caller, &push_id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

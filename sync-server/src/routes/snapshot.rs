@@ -26,7 +26,7 @@ pub(crate) async fn create(
     // The body is optional.
     let request: CreateSnapshotRequest =
         if body.trim_ascii().is_empty() { Default::default() } else { parse(&body, Code::SnapshotSessionInvalid)? };
-    let session = app.call(move |service| service.create_snapshot(&caller, request)).await?;
+    let session = app.call_for(caller, move |service, caller| service.create_snapshot(caller, request)).await?;
     reply::json(&headers, &session)
 }
 
@@ -43,7 +43,7 @@ pub(crate) async fn page(
         max_rows: query.integer("max_rows", 1)?,
     };
     let id = snapshot_id(&path)?;
-    reply::rows(&app, &headers, move |service| service.snapshot_page(&caller, &id, request)).await
+    reply::rows(&app, caller, &headers, move |service, caller| service.snapshot_page(caller, &id, request)).await
 }
 
 pub(crate) async fn delete(
@@ -52,7 +52,7 @@ pub(crate) async fn delete(
     path: Path,
 ) -> Result<StatusCode, Failure> {
     let id = snapshot_id(&path)?;
-    app.call(move |service| service.delete_snapshot(&caller, &id)).await?;
+    app.call_for(caller, move |service, caller| service.delete_snapshot(caller, &id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

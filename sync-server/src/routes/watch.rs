@@ -29,7 +29,7 @@ pub(crate) async fn watch(
     closing: Option<Extension<Closing>>,
 ) -> Result<Response, Failure> {
     let after = Query::new(query.as_deref(), Code::InvalidRequest).integer("after_bundle_seq", 0)?.unwrap_or(0);
-    let watch = app.call(move |service| service.watch(&caller, after)).await?;
+    let watch = app.call_for(caller, move |service, caller| service.watch(caller, after)).await?;
     // One frame waits at most: what a slow client misses is summed up by the next event.
     let (frames, stream) = mpsc::channel(1);
     let closing = closing.map_or_else(Closing::never, |Extension(c)| c);

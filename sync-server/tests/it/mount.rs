@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,7 +11,7 @@ use axum::routing::get;
 use sync_core::protocol::UserId;
 use sync_server::auth::{AuthError, Authenticate, DevAuth};
 use sync_server::limits::Limits;
-use sync_server::service::FaultPoint;
+use sync_server::service::{Environment, FaultPoint};
 use sync_server::{Server, router, serve};
 
 use crate::http::{Client, Panics, TestEnvironment, World, chunk, open, open_with, parse, user};
@@ -126,4 +126,55 @@ fn a_panic_of_the_hosts_authentication_is_counted_too() {
     let client = Client::new(server.url(), "ada", "phone");
     assert_eq!(client.get("/sync/pull").error(), "internal_error");
     assert_eq!(client.get("/status").json()["panics"], 1);
+}
+
+/// Commits stand still until they are let go.
+struct Held(Arc<TestEnvironment>, Mutex<bool>, Condvar);
+
+impl Environment for Held {
+    fn now_ms(&self) -> i64 {
+        self.0.now_ms()
+    }
+
+    fn new_id(&self) -> String {
+        self.0.new_id()
+    }
+
+    fn fault(&self, point: FaultPoint) {
+        if point == FaultPoint::BeforeCommit {
+            drop(self.2.wait_while(self.1.lock().unwrap(), |held| *held).unwrap());
+        }
+    }
+}
+
+#[test]
+fn one_user_cannot_take_every_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = Arc::new(Held(TestEnvironment::new(), Mutex::new(true), Condvar::new()));
+    let service = open_with(dir.path(), Limits::default(), Arc::clone(&environment) as Arc<dyn Environment>);
+    let server = Server::start("127.0.0.1:0", router(service, DevAuth)).unwrap();
+    let status = Client::new(server.url(), "", "");
+    let bob = Client::new(server.url(), "bob", "phone");
+    let mut devices = Vec::new();
+    for i in 0..100 {
+        let client = Client::new(server.url(), "ada", &format!("device-{i}"));
+        client.post("/sync/connect", "{}");
+        let push_id = client.create(1, 1);
+        client.upload(&push_id, 0, &[user(&format!("u{i}"), "n")]);
+        devices.push((client, push_id));
+    }
+    std::thread::scope(|scope| {
+        for (client, push_id) in &devices {
+            scope.spawn(move || assert_eq!(client.commit(push_id).status, 200));
+        }
+        while status.get("/status").json()["inflight_operations"].as_i64().unwrap() < 16 {
+            std::thread::yield_now();
+        }
+        assert_eq!(bob.post("/sync/connect", "{}").json()["resolution"], "initialize_empty");
+        assert_eq!(bob.get("/sync/pull").status, 200);
+        *environment.1.lock().unwrap() = false;
+        environment.2.notify_all();
+    });
+    let ada = Client::new(server.url(), "ada", "last");
+    assert_eq!(ada.get("/sync/pull").json()["stable_bundle_seq"], 100);
 }
