@@ -15,7 +15,7 @@ use sync_client::{
     transport::{Http, Transport as _},
 };
 
-use crate::{args::Wins, output::Failure, token::Source};
+use crate::{args::Wins, fault, output::Failure, token::Source};
 
 /// Refuses a path that is no file, before anything makes one.
 pub(crate) fn must_exist(file: &Path) -> Result<(), Failure> {
@@ -34,6 +34,10 @@ pub(crate) fn builder(file: &Path, token: Option<Source>, policy: Option<Wins>) 
     let mut builder = Client::builder(file);
     if let Some(source) = token {
         builder = builder.token(source.answers());
+    }
+    // What cannot be understood was refused when the program started.
+    if let Ok(Some(stopping)) = fault::asked() {
+        builder = builder.environment(Arc::new(stopping));
     }
     match policy {
         None => builder,

@@ -3,6 +3,7 @@
 //! One file per group of commands; what each prints is in its help (`sync-client help COMMAND`).
 
 mod args;
+mod fault;
 mod file;
 mod inbox;
 mod look;
@@ -25,6 +26,9 @@ use self::{
 fn main() -> ExitCode {
     let Args { command, json } = Args::parse();
     let out = Output { json };
+    if let Err(failure) = fault::asked() {
+        return out.failure(&failure);
+    }
     let result = match command {
         Command::Init(args) => setup::init(&args, out),
         Command::Clone(args) => setup::clone(&args, out),
