@@ -94,9 +94,9 @@ struct Values {
 
 impl Values {
     /// A token up to this length is nobody's business.
-    const FREE: u64 = 8 << 20;
+    const FREE: u64 = 16 << 20;
     /// Beyond it, each byte of the wire may stand for so many.
-    const RATIO: u64 = 50;
+    const RATIO: u64 = 32;
     /// What a decoder may have read ahead before the token began.
     const AHEAD: u64 = 128 << 10;
 
@@ -269,22 +269,22 @@ mod tests {
     #[test]
     fn a_long_string_has_to_be_carried() {
         let text = |filling: &[u8]| [b"{\"a\":\"x\\\"", filling, b"\"}"].concat();
-        let flat = text(&vec![b'a'; 12 << 20]);
+        let flat = text(&vec![b'a'; 20 << 20]);
         // Hex digits of a simple generator: they shrink to about a half.
         let mut state = 1u32;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             b"0123456789abcdef"[(state >> 28) as usize]
         })
-        .take(12 << 20)
+        .take(20 << 20)
         .collect();
         let noise = text(&noise);
         for (encoding, encode) in [(Encoding::Gzip, gzip as fn(&[u8]) -> Vec<u8>), (Encoding::Zstd, zstd1)] {
             assert_eq!(refused(&encode(&flat), encoding, 1 << 30), Code::PayloadTooLarge);
-            assert_eq!(refused(&encode(&vec![b'1'; 12 << 20]), encoding, 1 << 30), Code::PayloadTooLarge);
+            assert_eq!(refused(&encode(&vec![b'1'; 20 << 20]), encoding, 1 << 30), Code::PayloadTooLarge);
             assert!(read(&encode(&noise), encoding, 1 << 30).unwrap() == noise);
             // Blanks between values, and many short values, are not held by anybody.
-            let blanks = [b"{", &vec![b' '; 12 << 20][..], b"}"].concat();
+            let blanks = [b"{", &vec![b' '; 20 << 20][..], b"}"].concat();
             assert_eq!(read(&encode(&blanks), encoding, 1 << 30).unwrap().len(), blanks.len());
             let many = b"\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",".repeat(150_000);
             assert_eq!(read(&encode(&many), encoding, 1 << 30).unwrap().len(), many.len());
@@ -300,7 +300,7 @@ mod tests {
     fn a_frame_cannot_ask_for_a_huge_window() {
         let mut e = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
         e.window_log(27).unwrap();
-        e.write_all(&vec![7; 12 << 20]).unwrap();
+        e.write_all(&vec![7; 20 << 20]).unwrap();
         let wire = e.finish().unwrap();
         assert_eq!(read(&wire, Encoding::Zstd, 1 << 30).unwrap_err().code, Code::PushChunkInvalid);
     }
