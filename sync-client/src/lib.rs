@@ -21,6 +21,7 @@
 //! | [`report`] | what the verbs say |
 //! | [`transport`] | the port to the network |
 //! | [`context`] | time, ids and fault points, as inputs |
+#![cfg_attr(doctest, doc = include_str!("../../README.md"))]
 
 mod api;
 mod apply;
