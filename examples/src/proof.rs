@@ -4,7 +4,7 @@
 //! A digest is BLAKE3 over one line per row, `table ‖ key ‖ payload` in canonical JSON (the exact view:
 //! integers, reals and blobs bit for bit), sorted by table and key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 
@@ -32,17 +32,22 @@ pub struct Digest {
     pub tables: BTreeMap<String, u64>,
     /// Rows that no server can take: a key that is NULL, or text that is not UTF-8. Not covered.
     pub local_only: u64,
+    /// Rows that were left out because the caller said so. Not covered.
+    pub left_out: u64,
 }
+
+/// Rows to leave out, by table and key object, because a person has to decide about them first.
+pub type Except = BTreeSet<(String, String)>;
 
 /// The rows of some tables of a file, read by a fresh connection.
 ///
 /// # Errors
 /// SQLite's.
-pub fn of_file(path: &Path, tables: &[String]) -> Result<Digest> {
+pub fn of_file(path: &Path, tables: &[String], except: &Except) -> Result<Digest> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.pragma_update(None, "query_only", true)?;
     conn.execute_batch("BEGIN")?;
-    let mut lines = Lines::default();
+    let mut lines = Lines { except, by_key: BTreeMap::new(), local_only: 0, left_out: 0 };
     for table in introspect(&conn, Some(tables))?.schema.tables() {
         let sql = RowSql::new(table);
         let order = table.canonical_order();
@@ -69,7 +74,7 @@ pub fn of_file(path: &Path, tables: &[String]) -> Result<Digest> {
 ///
 /// # Errors
 /// Where the server cannot be reached or refuses.
-pub fn of_server(url: &str) -> Result<Digest> {
+pub fn of_server(url: &str, except: &Except) -> Result<Digest> {
     let agent = ureq::Agent::new_with_defaults();
     let bearer = format!("Bearer {USER}");
     let create = agent.post(format!("{url}/sync/snapshot-sessions"));
@@ -79,7 +84,7 @@ pub fn of_server(url: &str) -> Result<Digest> {
     let session: SnapshotSession = json::from_slice(&text)?;
     let session_url = format!("{url}/sync/snapshot-sessions/{}", session.snapshot_id);
 
-    let mut lines = Lines::default();
+    let mut lines = Lines { except, by_key: BTreeMap::new(), local_only: 0, left_out: 0 };
     let mut after = 0;
     loop {
         let page = agent.get(format!("{session_url}?after_row_ordinal={after}&max_rows=1000"));
@@ -122,23 +127,29 @@ pub fn full_text_indexes(path: &Path) -> Result<u64> {
 }
 
 /// Lines by table and key, of which only hashes are kept.
-#[derive(Default)]
-struct Lines {
+struct Lines<'a> {
+    except: &'a Except,
     by_key: BTreeMap<(String, String), Vec<blake3::Hash>>,
     local_only: u64,
+    left_out: u64,
 }
 
-impl Lines {
+impl Lines<'_> {
     fn add(&mut self, table: &str, key: String, payload: &str) {
+        let at = (table.to_owned(), key);
+        if self.except.contains(&at) {
+            self.left_out += 1;
+            return;
+        }
         let mut h = blake3::Hasher::new();
-        for part in [table, &key, payload] {
+        for part in [table, &at.1, payload] {
             h.update(part.as_bytes()).update(b"\n");
         }
-        self.by_key.entry((table.to_owned(), key)).or_default().push(h.finalize());
+        self.by_key.entry(at).or_default().push(h.finalize());
     }
 
     fn digest(self) -> Digest {
-        let mut out = Digest { local_only: self.local_only, ..Digest::default() };
+        let mut out = Digest { local_only: self.local_only, left_out: self.left_out, ..Digest::default() };
         let mut all = blake3::Hasher::new();
         for ((table, _), hashes) in &self.by_key {
             for h in hashes {

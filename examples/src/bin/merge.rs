@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use examples::lab::Lab;
+use examples::proof::Except;
 use examples::show::{Colour, heading, paint};
 use examples::{Result, proof};
 use rusqlite::Connection;
@@ -89,13 +90,13 @@ fn main() -> Result<()> {
             show("merged", Some(&merged));
         }
     }
-    let tables = ["recipe".to_owned()];
-    let (a, b) = (proof::of_file(&files[0], &tables)?, proof::of_file(&files[1], &tables)?);
+    let (tables, all) = (["recipe".to_owned()], Except::new());
+    let (a, b) = (proof::of_file(&files[0], &tables, &all)?, proof::of_file(&files[1], &tables, &all)?);
     let merged: (String, String, i64) =
         Connection::open(&files[0])?
             .query_row("SELECT title, steps, cooked FROM recipe", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
     let expected = ("Lentil soup".to_owned(), "Boil water. Salt it.\nBoil water. Add lentils.".to_owned(), 6);
-    if a != b || a != proof::of_server(&lab.url())? || merged != expected {
+    if a != b || a != proof::of_server(&lab.url(), &all)? || merged != expected {
         return Err("the devices do not hold the merged row".into());
     }
     println!("\n{}", paint(Colour::Green, "Both devices and the server hold the merged row."));

@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run -p examples --bin todo        # a demonstration: two lists and a server in one process
 //! cargo run -p examples --bin todo -- add "water the plants"
-//! cargo run -p examples --bin todo -- sync http://127.0.0.1:8787 --token ada
+//! cargo run -p examples --bin todo -- sync http://127.0.0.1:8787 ada
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use examples::lab::Lab;
 use rusqlite::Connection;
 use sync_client::Client;
 
-/// What the app stores; the server gets the same file (`todo schema > schema.sql`).
+/// What the app stores. The server needs the same: `todo schema > schema.sql`.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS todo (
     id   TEXT PRIMARY KEY NOT NULL DEFAULT (lower(hex(randomblob(8)))),
     text TEXT NOT NULL,
@@ -40,25 +40,23 @@ enum Command {
     /// Show the list.
     List,
     /// Exchange changes with a server.
-    Sync {
-        url: String,
-        #[arg(long)]
-        token: String,
-    },
+    Sync { url: String, token: String },
     /// Print the schema, for the server.
     Schema,
 }
 
 fn main() -> Result<()> {
-    let options = Options::parse();
-    match options.command {
-        None => demo(),
-        Some(Command::Add { text }) => add(&open(&options.file)?, &text),
-        Some(Command::Done { id }) => done(&open(&options.file)?, &id),
-        Some(Command::List) => list(&open(&options.file)?),
-        Some(Command::Sync { url, token }) => open(&options.file).and_then(|_| sync(&options.file, &url, &token)),
-        Some(Command::Schema) => Ok(println!("{SCHEMA}")),
+    let Options { file, command } = Options::parse();
+    let Some(command) = command else { return demo() };
+    let conn = open(&file)?;
+    match command {
+        Command::Add { text } => add(&conn, &text)?,
+        Command::Done { id } => done(&conn, &id)?,
+        Command::List => list(&conn)?,
+        Command::Sync { url, token } => sync(&file, &url, &token)?,
+        Command::Schema => println!("{SCHEMA}"),
     }
+    Ok(())
 }
 
 fn open(file: &Path) -> Result<Connection> {
@@ -80,11 +78,10 @@ fn done(conn: &Connection, id: &str) -> Result<()> {
 }
 
 fn list(conn: &Connection) -> Result<()> {
-    let mut s = conn.prepare("SELECT substr(id, 1, 6), text, done FROM todo ORDER BY done, text")?;
+    let mut s = conn.prepare("SELECT substr(id, 1, 6), iif(done, 'x', ' '), text FROM todo ORDER BY done, text")?;
     let mut rows = s.query([])?;
     while let Some(r) = rows.next()? {
-        let (id, text, done): (String, String, bool) = (r.get(0)?, r.get(1)?, r.get(2)?);
-        println!("{id} [{}] {text}", if done { 'x' } else { ' ' });
+        println!("{} [{}] {}", r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?);
     }
     Ok(())
 }
@@ -94,22 +91,20 @@ fn sync(file: &Path, url: &str, token: &str) -> Result<()> {
     let token = token.to_owned();
     let client = Client::builder(file).server(url).token(move |_| Ok(token.clone())).all_tables().open()?;
     let report = client.sync()?;
-    println!("{}: {} out, {} in", file.display(), report.push.committed_rows, report.pull.applied_rows);
+    println!("{} out, {} in", report.push.committed_rows, report.pull.applied_rows);
     Ok(())
 }
 
 fn demo() -> Result<()> {
-    let lab = Lab::start(SCHEMA)?;
-    let dir = tempfile::tempdir()?;
-    std::env::set_current_dir(dir.path())?;
-    let (laptop, phone) = (Path::new("laptop.db"), Path::new("phone.db"));
-    add(&open(laptop)?, "water the plants")?;
-    add(&open(phone)?, "buy bread")?;
-    for file in [laptop, phone, laptop] {
+    let (lab, dir) = (Lab::start(SCHEMA)?, tempfile::tempdir()?);
+    let (laptop, phone) = (dir.path().join("laptop.db"), dir.path().join("phone.db"));
+    add(&open(&laptop)?, "water the plants")?;
+    add(&open(&phone)?, "buy bread")?;
+    for file in [&laptop, &phone, &laptop] {
         sync(file, &lab.url(), "ada")?;
     }
-    open(laptop)?.execute("UPDATE todo SET done = 1 WHERE text = 'buy bread'", [])?;
-    sync(laptop, &lab.url(), "ada")?;
-    sync(phone, &lab.url(), "ada")?;
-    list(&open(phone)?)
+    open(&laptop)?.execute("UPDATE todo SET done = 1 WHERE text = 'buy bread'", [])?;
+    sync(&laptop, &lab.url(), "ada")?;
+    sync(&phone, &lab.url(), "ada")?;
+    list(&open(&phone)?)
 }

@@ -106,6 +106,20 @@ fn with_tables_and_rows_that_cannot_travel() {
 }
 
 #[test]
+fn with_rows_whose_parents_cannot_travel() {
+    let text = quickstart(
+        "CREATE TABLE u (id BLOB PRIMARY KEY, ref BLOB REFERENCES u, v TEXT);
+         INSERT INTO u VALUES (x'00', NULL, 'a short key'), (zeroblob(16), x'00', 'its child'), (x'000102030405060708090a0b0c0d0e0f', NULL, 'b');",
+    );
+    assert!(text.contains("Rows that wait for a person on A") && text.contains("1 row left to a person"), "{text}");
+}
+
+#[test]
+fn without_rows() {
+    assert!(quickstart("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)").contains("seeded it with 0 rows"));
+}
+
+#[test]
 fn a_file_that_is_synced_already_stays_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("app.db");

@@ -94,9 +94,14 @@ pub(crate) fn proof(digests: &[(&str, &Digest)]) -> bool {
     for (name, d) in digests {
         let equal = expected == Some((&d.hash, d.rows));
         same &= equal;
-        let local = if d.local_only > 0 { format!(", {} local only", rows(d.local_only)) } else { String::new() };
+        let mut rest = String::new();
+        for (n, what) in [(d.local_only, "local only"), (d.left_out, "left to a person")] {
+            if n > 0 {
+                rest.push_str(&format!(", {} {what}", rows(n)));
+            }
+        }
         let colour = if equal { Colour::Green } else { Colour::Red };
-        line(name, &format!("{}  {}{local}", paint(colour, &d.hash), rows(d.rows)));
+        line(name, &format!("{}  {}{rest}", paint(colour, &d.hash), rows(d.rows)));
     }
     if !same {
         let names: std::collections::BTreeSet<&String> = digests.iter().flat_map(|(_, d)| d.tables.keys()).collect();
