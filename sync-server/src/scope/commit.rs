@@ -33,6 +33,11 @@ use crate::service::FaultPoint;
 /// Conflicts that are listed, at most.
 const MAX_CONFLICTS: usize = 1000;
 
+/// Rows from which a push gets a larger page cache for as long as it commits: keys that come in no
+/// order touch every page of an index, and a page that left the cache is written more than once.
+const LARGE: i64 = 5000;
+const LARGE_CACHE_KIB: i64 = 20 * 1024;
+
 /// A commit, as asked for.
 pub(crate) struct Job<'a> {
     pub(crate) scope: &'a Scope,
@@ -60,6 +65,21 @@ impl<E: Into<Fail>> From<E> for Left {
 
 /// Commits a staged push.
 pub(crate) fn commit(job: &Job<'_>) -> Outcome<Bundle> {
+    let large = job.push.made.planned > LARGE;
+    if large {
+        job.scope.with_writer(|w| Ok(w.conn.pragma_update(None, "cache_size", -LARGE_CACHE_KIB)?))?;
+    }
+    let done = commit_all(job);
+    if large {
+        job.scope.with_writer(|w| {
+            w.conn.pragma_update(None, "cache_size", -super::WRITER_CACHE_KIB)?;
+            Ok(w.conn.execute_batch("PRAGMA shrink_memory")?)
+        })?;
+    }
+    done
+}
+
+fn commit_all(job: &Job<'_>) -> Outcome<Bundle> {
     job.scope.with_writer(|w| {
         if direct_fits(job)? {
             match direct(&w.conn, job) {
@@ -88,7 +108,8 @@ fn begin(conn: &Connection, job: &Job<'_>) -> Outcome<State> {
     let state = store::state(conn)?;
     let made = &job.push.made;
     let who = job.push.who();
-    if store::bundle_of(conn, who.source, made.source_bundle_id)?.is_some() {
+    // Replaced by a newer session for the same tuple, or committed before a crash.
+    if job.push.is_gone() || store::bundle_of(conn, who.source, made.source_bundle_id)?.is_some() {
         return Err(session_not_found(&job.push.id).into());
     }
     match &made.initialization_id {
@@ -253,14 +274,13 @@ fn direct_fits(job: &Job<'_>) -> Outcome<bool> {
     while let Some(r) = rows.next()? {
         let at = job.scope.position(r.get(0)?)?;
         let table = &loaded.tables[at].table;
-        let passive = |action: &str| matches!(action, "NO ACTION" | "RESTRICT");
         let fits = match Op::from_stored(r.get(1)?).ok_or(Fail::Damaged("a staged row"))? {
             Op::Insert => true,
-            Op::Update => loaded.schema.references_to(at).all(|(_, f)| {
-                passive(&f.on_update)
-                    || f.parent_columns.iter().all(|c| table.column(c).is_some_and(|i| table.key.contains(&i)))
-            }),
-            Op::Delete => loaded.schema.references_to(at).all(|(_, f)| passive(&f.on_delete)),
+            Op::Update => loaded
+                .schema
+                .references_to(at)
+                .all(|(_, f)| f.parent_columns.iter().all(|c| table.column(c).is_some_and(|i| table.key.contains(&i)))),
+            Op::Delete => loaded.schema.references_to(at).next().is_none(),
         };
         if !fits {
             return Ok(false);
@@ -275,6 +295,7 @@ fn direct(conn: &Connection, job: &Job<'_>) -> Result<Bundle, Left> {
     let mut request = Request::new(job);
     let sql: Vec<Returning> = job.scope.loaded.tables.iter().map(Returning::new).collect();
     let mut versions = Versions::new(conn, log.seq)?;
+    let mut parents = Parents::new(job.scope);
     let mut statement = job.staged.prepare_cached(&format!("{} ORDER BY n", staging::SELECT))?;
     let mut rows = statement.query([])?;
     let mut expected = 0;
@@ -297,7 +318,12 @@ fn direct(conn: &Connection, job: &Job<'_>) -> Result<Bundle, Left> {
         })?;
         match (row.op, after) {
             (Op::Delete, Some(_)) => log.row(t, row.tab, row.op, &key, None)?,
-            (_, Some(after)) => log.row(t, row.tab, row.op, &key, Some(&after))?,
+            (_, Some(after)) => {
+                if !parents.check(conn, at, &after)? {
+                    return Err(Left::Trouble);
+                }
+                log.row(t, row.tab, row.op, &key, Some(&after))?;
+            }
             (_, None) => return Err(Left::Trouble),
         }
     }
@@ -305,12 +331,77 @@ fn direct(conn: &Connection, job: &Job<'_>) -> Result<Bundle, Left> {
         return Err(Left::Trouble);
     }
     request.check()?;
+    if !parents.settle(conn)? {
+        return Err(Left::Trouble);
+    }
     let bundle = log.finish(job, &state)?;
     (job.fault)(FaultPoint::BeforeCommit);
     match conn.execute_batch("COMMIT") {
         Ok(()) => Ok(bundle),
         Err(e) if kind(&e) == Some(Kind::ForeignKey) => Err(Left::Trouble),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether what rows refer to is there: at once, or at the latest when all rows are.
+struct Parents {
+    /// By table: the columns of each foreign key, and the statement that finds its parent.
+    checks: Vec<Vec<ForeignKeyCheck>>,
+    waiting: Vec<(usize, usize, Vec<Value>)>,
+}
+
+struct ForeignKeyCheck {
+    columns: Vec<usize>,
+    sql: String,
+    last: Vec<Value>,
+}
+
+impl Parents {
+    /// References that may wait for their parents, at most.
+    const WAITING: usize = 50_000;
+
+    fn new(scope: &Scope) -> Self {
+        let schema = &scope.loaded.schema;
+        let check = |f: &sync_core::schema::ForeignKey| {
+            let parent = schema.table(&f.parent)?;
+            let same: Option<Vec<String>> = f
+                .parent_columns
+                .iter()
+                .map(|c| Some(format!("{} = ?", quote(&parent.columns[parent.column(c)?].sql_name))))
+                .collect();
+            let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&parent.sql_name), same?.join(" AND "));
+            Some(ForeignKeyCheck { columns: f.columns.clone(), sql, last: Vec::new() })
+        };
+        let checks = schema.tables().iter().map(|t| t.foreign_keys.iter().filter_map(check).collect()).collect();
+        Self { checks, waiting: Vec::new() }
+    }
+
+    fn check(&mut self, conn: &Connection, at: usize, row: &[Value]) -> rusqlite::Result<bool> {
+        for (n, f) in self.checks[at].iter_mut().enumerate() {
+            if f.columns.iter().any(|c| row[*c].is_null())
+                || (!f.last.is_empty() && f.columns.iter().zip(&f.last).all(|(c, v)| row[*c] == *v))
+            {
+                continue;
+            }
+            let values: Vec<Value> = f.columns.iter().map(|c| row[*c].clone()).collect();
+            if conn.prepare_cached(&f.sql)?.exists(params_from_iter(&values))? {
+                f.last = values;
+            } else if self.waiting.len() < Self::WAITING {
+                self.waiting.push((at, n, values));
+            } else {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn settle(self, conn: &Connection) -> rusqlite::Result<bool> {
+        for (at, n, values) in &self.waiting {
+            if !conn.prepare_cached(&self.checks[*at][*n].sql)?.exists(params_from_iter(values))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -32,6 +32,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Page cache of an idle writer.
+pub(crate) const WRITER_CACHE_KIB: i64 = 2048;
+
 /// Idle readers that a scope keeps open.
 const READERS: usize = 2;
 
@@ -82,7 +85,7 @@ impl Scope {
         if create.is_none() && !path.exists() {
             return Ok(None);
         }
-        let mut conn = connection::open(path, create.is_some(), settings(true, 2048))?;
+        let mut conn = connection::open(path, create.is_some(), settings(true, WRITER_CACHE_KIB))?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;

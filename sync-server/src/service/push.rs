@@ -71,22 +71,6 @@ impl Inner {
             let bundle = store::bundle_of(conn, who.source, asked.source_bundle_id)?;
             Ok((create(&asked, who, &state.lifecycle, record.as_ref(), bundle.is_some(), now)?, bundle))
         };
-        let (mut admitted, bundle) = scope.read(decide)?;
-        if let Admitted::Stage { renews_lease: true } = admitted {
-            admitted = scope.write(|conn| {
-                let (admitted, _) = decide(conn)?;
-                store::renew_lease(conn, now + self.limits.initialization_lease_ttl_ms)?;
-                Ok(admitted)
-            })?;
-        }
-        if let (Admitted::AlreadyCommitted, Some(bundle)) = (admitted, bundle) {
-            self.replays.fetch_add(1, Ordering::Relaxed);
-            return Ok(CreatePushReply {
-                status: CreatePushReply::ALREADY_COMMITTED.into(),
-                committed: Some(self.committed(&scope, &bundle, caller)?),
-                ..CreatePushReply::default()
-            });
-        }
         let push_id = self.environment.new_id();
         let made = Made {
             user: who.user.to_owned(),
@@ -96,7 +80,29 @@ impl Inner {
             initialization_id: id.map(str::to_owned),
             request_hash: request.request_hash.clone(),
         };
-        self.pushes.create(&push_id, made, now, now + self.limits.push_session_ttl_ms);
+        // Under the writer's lock: `staging` proves to a client that nothing of this tuple has
+        // committed or will, so no commit may be under way, and the session that is replaced here
+        // is gone before one can begin.
+        let committed = scope.write(|conn| {
+            let (admitted, bundle) = decide(conn)?;
+            match (admitted, bundle) {
+                (Admitted::AlreadyCommitted, Some(bundle)) => return Ok(Some(bundle)),
+                (Admitted::Stage { renews_lease: true }, _) => {
+                    store::renew_lease(conn, now + self.limits.initialization_lease_ttl_ms)?;
+                }
+                _ => {}
+            }
+            self.pushes.create(&push_id, made, now, now + self.limits.push_session_ttl_ms);
+            Ok(None)
+        })?;
+        if let Some(bundle) = committed {
+            self.replays.fetch_add(1, Ordering::Relaxed);
+            return Ok(CreatePushReply {
+                status: CreatePushReply::ALREADY_COMMITTED.into(),
+                committed: Some(self.committed(&scope, &bundle, caller)?),
+                ..CreatePushReply::default()
+            });
+        }
         Ok(CreatePushReply {
             push_id: Some(push_id),
             status: CreatePushReply::STAGING.into(),
@@ -253,7 +259,11 @@ impl Inner {
                 retained: self.limits.retained_bundles,
                 fault: &|point| self.environment.fault(point),
             };
-            commit(&job)
+            let bundle = commit(&job)?;
+            self.environment.fault(FaultPoint::AfterCommit);
+            // Before the session is let go: whoever waits for it to delete it must not find it.
+            self.pushes.remove(push_id);
+            Ok(bundle)
         });
         let bundle = match result {
             Ok(bundle) => bundle,
@@ -263,8 +273,6 @@ impl Inner {
             }
             Err(e) => return Err(e),
         };
-        self.environment.fault(FaultPoint::AfterCommit);
-        self.pushes.remove(push_id);
         let event = WatchEvent {
             bundle_seq: bundle.seq,
             source_id: Some(bundle.source.clone()),
@@ -279,9 +287,17 @@ impl Inner {
 
     pub(super) fn delete_push(&self, caller: &Caller, push_id: &str) -> Outcome<()> {
         let push = self.session(caller, push_id)?;
-        // Answering 204 proves to the client that nothing of it will commit: wait for one that runs.
+        let scope = self.scope(caller)?;
+        // Answering 204 proves to the client that nothing of it will commit: wait for a commit that
+        // runs, and tell one that a crash cut off from its reply by its tuple.
         push.hold(|_| {
             self.pushes.remove(push_id);
+            let made = &push.made;
+            let Some(scope) = scope else { return Ok(()) };
+            let source = scope.read(|conn| store::source(conn, &made.source))?;
+            if source.is_some_and(|s| s.max_committed >= made.source_bundle_id) {
+                return Err(session_not_found(push_id).into());
+            }
             Ok(())
         })
     }

@@ -206,3 +206,35 @@ fn fault_points_are_passed() {
     w.service().create_snapshot(&a.caller, snapshot).unwrap();
     assert_eq!(*w.fake.faults.lock().unwrap(), FaultPoint::ALL);
 }
+
+/// `204`, and `staging` for the same tuple, prove to a client that nothing was committed.
+#[test]
+fn a_crash_after_the_commit_is_told_by_its_tuple() {
+    let mut w = World::new(NOTES);
+    let side = |w: &World| {
+        let file = std::fs::read_dir(w.dir.path().join("pushes")).unwrap();
+        let mut names: Vec<_> = file.map(|e| e.unwrap().path()).collect();
+        names.sort();
+        names
+    };
+    let push = w.ready("a").stage(1, &[insert("notes", json!({"id": "n1"}))]);
+    let copies: Vec<_> = side(&w).into_iter().map(|p| (std::fs::read(&p).unwrap(), p)).collect();
+    w.device("ann", "a").commit(&push).unwrap();
+    assert!(side(&w).is_empty());
+    // As if the process had been killed between the commit and the end of the session.
+    for call in ["commit", "delete"] {
+        w.service = None;
+        for (bytes, path) in &copies {
+            std::fs::write(path, bytes).unwrap();
+        }
+        w.restart();
+        let a = w.device("ann", "a");
+        let said = match call {
+            "commit" => code(a.commit(&push)),
+            _ => code(w.service().delete_push(&a.caller, &push)),
+        };
+        assert_eq!(said, "push_session_not_found", "{call}");
+        assert!(side(&w).is_empty(), "{call}");
+        assert_eq!(a.create(1, 1, None).unwrap().status, "already_committed");
+    }
+}
