@@ -96,7 +96,7 @@ impl Values {
     /// A token up to this length is nobody's business.
     const FREE: u64 = 16 << 20;
     /// Beyond it, each byte of the wire may stand for so many.
-    const RATIO: u64 = 32;
+    const RATIO: u64 = 50;
     /// What a decoder may have read ahead before the token began.
     const AHEAD: u64 = 128 << 10;
 
@@ -171,6 +171,9 @@ impl<R: Read> Read for Decoded<R> {
         if buf.is_empty() {
             return Ok(0);
         }
+        // In pieces, so that no token is over before it was looked at.
+        let most = buf.len().min(64 * 1024);
+        let buf = &mut buf[..most];
         let read = match &mut self.inner {
             Inner::Identity(r) => r.read(buf),
             Inner::Gzip(r) => r.read(buf),

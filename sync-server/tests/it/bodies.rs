@@ -298,7 +298,7 @@ fn a_large_chunk_is_streamed() {
 
 #[test]
 fn a_body_that_stands_still_or_breaks_off_stores_nothing() {
-    let options = RouterOptions { idle_body: Duration::from_millis(100), ..RouterOptions::default() };
+    let options = RouterOptions { idle_body: Duration::from_secs(1), ..RouterOptions::default() };
     let world = World::with_options(Limits::default(), options);
     let client = world.ready("ada", "phone");
     let push_id = client.create(1, 2);
