@@ -307,7 +307,7 @@ mod tests {
         let active = record(SourceState::Active, 4);
         let gone = record(SourceState::Retired, 4);
         let reserved = record(SourceState::Reserved, 0);
-        let cases: Vec<(Create<'_>, &Lifecycle, Option<&Source>, bool, Result<Admitted, Code>)> = vec![
+        for (n, (request, lifecycle, record, committed, expected)) in [
             (request(0, None), &init, None, false, Err(PushSessionInvalid)),
             (Create { planned_row_count: 0, ..request(1, None) }, &init, None, false, Err(PushSessionInvalid)),
             (Create { planned_row_count: 11, ..request(1, None) }, &init, None, false, Err(BundleTooLarge)),
@@ -324,8 +324,10 @@ mod tests {
             (request(2, None), &init, Some(&active), false, Err(HistoryPruned)),
             (request(5, Some("L")), &init, Some(&active), false, Err(PushSessionInvalid)),
             (request(5, None), &init, Some(&gone), false, Err(SourceRetired)),
-        ];
-        for (n, (request, lifecycle, record, committed, expected)) in cases.into_iter().enumerate() {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             let got = create(&request, ME, lifecycle, record, committed, 10).map_err(|e| e.code);
             assert_eq!(got, expected, "case {n}");
         }

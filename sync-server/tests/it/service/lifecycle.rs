@@ -131,8 +131,9 @@ fn a_damaged_file_is_set_aside_alone() {
 #[test]
 fn only_one_process_at_a_time() {
     let w = World::new(NOTES);
-    let again = sync_server::service::Service::open(w.config.clone(), w.fake.clone());
+    let again = sync_server::service::Service::open(w.config.clone(), std::sync::Arc::<super::Fake>::clone(&w.fake));
     assert!(matches!(again, Err(sync_server::service::OpenError::InUse(_))));
+    assert_eq!(w.ready("a").connect(true).unwrap().resolution, Resolution::RemoteAuthoritative);
 }
 
 #[test]

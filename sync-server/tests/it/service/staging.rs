@@ -57,7 +57,7 @@ fn every_bad_row_of_a_chunk_is_named() {
         with(good.clone(), "key", json!({"id": 5})),
         insert("nums", json!({"id": "007"})),
         with(insert("ids", json!({"id": "x"})), "key", json!({"id": "NOT-A-UUID"})),
-        good.clone(),
+        good,
         with(delete("notes", 1, "d"), "payload", json!({"id": "d"})),
         with(insert("notes", json!({"id": "p"})), "payload", Value::Null),
         with(insert("notes", json!({"id": "q"})), "payload", json!({"id": "other"})),
