@@ -2,8 +2,10 @@
 
 pub(crate) mod apply;
 pub(crate) mod capture;
+mod captured;
 pub(crate) mod commit;
 pub(crate) mod ddl;
+mod direct;
 pub(crate) mod fail;
 pub(crate) mod pages;
 pub(crate) mod reject;
