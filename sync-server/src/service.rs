@@ -4,36 +4,39 @@
 //! ([`Environment`], [`crate::limits::Limits`]). Large replies are iterators ([`Body`]) that never
 //! hold a read transaction between two steps.
 
+mod config;
+mod describe;
+mod gate;
 mod ledger;
 mod push;
 mod read;
 mod rows;
 mod snapshot;
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use serde::Serialize;
 use sync_core::engine::connect::{Lifecycle, connect};
 use sync_core::hash::Algorithm;
-use sync_core::protocol::capabilities::{self, Capabilities, SchemaReply, TableSpec};
+use sync_core::protocol::capabilities::{Capabilities, SchemaReply};
 use sync_core::protocol::connect::{ConnectReply, ConnectRequest};
 use sync_core::protocol::pull::PullRequest;
 use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, CreatePushRequest};
 use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
 use sync_core::protocol::watch::WatchEvent;
-use sync_core::protocol::{ApiError, Code, PROTOCOL_VERSION, SourceId, UserId};
+use sync_core::protocol::{ApiError, SourceId, UserId};
 
+pub use self::config::{OpenError, ServiceConfig};
+pub use self::describe::Status;
+pub(crate) use self::gate::Gate;
 use self::ledger::Ledger;
 use crate::limits::Limits;
 use crate::scope::fail::Outcome;
 use crate::scope::schema::{Loaded, load};
 use crate::scope::snapshots::Snapshots;
 use crate::scope::staging::Pushes;
-use crate::scope::{Scope, Scopes, lock, store};
+use crate::scope::{Scope, Scopes, store};
 use crate::watch::Hub;
 
 /// Who asks, and in which view the answer is given.
@@ -123,159 +126,6 @@ pub struct Watch {
     pub newest: tokio::sync::watch::Receiver<WatchEvent>,
 }
 
-/// What a service is made from.
-#[derive(Debug, Clone)]
-pub struct ServiceConfig {
-    /// The directory of all files; made where it does not exist.
-    pub data_dir: PathBuf,
-    /// The app's own DDL.
-    pub schema_sql: String,
-    /// `CREATE TRIGGER` statements that the server insists on.
-    pub rules_sql: Option<String>,
-    /// The one schema name on the wire.
-    pub wire_schema: String,
-    /// The operator's name for the app; may be empty.
-    pub app_name: String,
-    /// What is enforced and advertised.
-    pub limits: Limits,
-}
-
-impl ServiceConfig {
-    /// A service of this schema in this directory, with everything else by default.
-    #[must_use]
-    pub fn new(data_dir: impl Into<PathBuf>, schema_sql: impl Into<String>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            schema_sql: schema_sql.into(),
-            rules_sql: None,
-            wire_schema: "main".to_owned(),
-            app_name: String::new(),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// Why a service could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// schema.sql cannot be used; the text names every table, the reason and the fix.
-    #[error("{0}")]
-    Schema(String),
-    /// rules.sql cannot be used.
-    #[error("{0}")]
-    Rules(String),
-    /// The schema is not the recorded one with additions; the text shows the differences.
-    #[error("schema.sql does not only add to the schema that the data was written with:\n{0}")]
-    SchemaChanged(String),
-    /// Another process uses the directory.
-    #[error("another process is using {}", .0.display())]
-    InUse(PathBuf),
-    /// The directory or a file in it cannot be used.
-    #[error("the data directory cannot be used: {0}")]
-    Io(#[from] std::io::Error),
-    /// SQLite's.
-    #[error("a database of the server cannot be used: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-}
-
-/// Lets operations in until the service closes, and knows how many are inside.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    state: Mutex<GateState>,
-    empty: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct GateState {
-    closing: bool,
-    inside: u64,
-}
-
-/// An operation inside.
-#[derive(Debug)]
-pub(crate) struct Inside<'a>(&'a Gate);
-
-impl Gate {
-    pub(crate) fn enter(&self) -> Result<Inside<'_>, ApiError> {
-        let mut state = lock(&self.state);
-        if state.closing {
-            return Err(ApiError::new(Code::ServiceUnavailable, "Sync service is shutting down"));
-        }
-        state.inside += 1;
-        Ok(Inside(self))
-    }
-
-    fn close(&self) {
-        let mut state = lock(&self.state);
-        state.closing = true;
-        while state.inside > 0 {
-            state = self.empty.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        state.inside -= 1;
-        if state.inside == 0 {
-            self.0.empty.notify_all();
-        }
-    }
-}
-
-/// The data of `GET /status` and `GET /health` (reference-server §7.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Status {
-    /// `healthy` or `unhealthy`.
-    pub status: &'static str,
-    /// The protocol's version.
-    pub version: &'static str,
-    /// The operator's name for the app; may be empty.
-    pub app_name: String,
-    /// `running`, `shutting_down` or `closed`.
-    pub lifecycle: &'static str,
-    /// Whether it runs.
-    pub accepting_operations: bool,
-    /// Operations inside.
-    pub inflight_operations: u64,
-    /// `schema.table`, sorted.
-    pub registered_tables: Vec<String>,
-    /// What is offered.
-    pub features: BTreeMap<String, bool>,
-    /// Always 0: a floor never passes the newest bundle.
-    pub user_state_retention_floor_ahead_count: i64,
-    /// The newest bundle, over all users.
-    pub latest_bundle_seq_max: i64,
-    /// Over all users; 0 where there is none.
-    pub retained_bundle_floor_min: i64,
-    /// Over all users.
-    pub retained_bundle_floor_max: i64,
-    /// Bundles kept, over all users.
-    pub retained_bundle_window_min: i64,
-    /// Bundles kept, over all users.
-    pub retained_bundle_window_max: i64,
-    /// Pulls refused as pruned since the service was opened.
-    pub history_pruned_error_count: u64,
-    /// Pushes answered as committed already since the service was opened.
-    pub accepted_push_replay_count: u64,
-    /// Always 0: no write passes by a bundle.
-    pub rejected_registered_write_count: u64,
-    /// Bundles kept, all users together.
-    pub committed_bundle_count: i64,
-    /// Their bytes.
-    pub committed_bundle_bytes: i64,
-}
-
-impl Status {
-    /// Whether `GET /health` answers 200.
-    #[must_use]
-    pub fn healthy(&self) -> bool {
-        self.status == "healthy"
-    }
-}
-
 pub(crate) struct Inner {
     environment: Arc<dyn Environment>,
     schema: Arc<str>,
@@ -306,30 +156,6 @@ impl std::fmt::Debug for Service {
         f.debug_struct("Service").field("tables", &self.inner.loaded.order).finish_non_exhaustive()
     }
 }
-
-/// The features of reference-server §7.1.
-const FEATURES: &[(&str, bool)] = &[
-    ("accepted_push_replay_visibility", true),
-    ("bundle_change_watch", true),
-    ("bundle_pull", true),
-    ("bundle_push", true),
-    ("capabilities_endpoint", true),
-    ("committed_bundle_row_fetch", true),
-    ("committed_bundle_visibility", true),
-    ("connect_lifecycle", true),
-    ("graceful_shutdown", true),
-    ("history_pruned_errors", true),
-    ("history_pruned_visibility", true),
-    ("push_session_chunking", true),
-    ("registered_write_rejection_enforced", true),
-    ("retained_floor_visibility", true),
-    ("retained_window_visibility", true),
-    ("scope_initialization_leases", true),
-    ("server_checkpoint_tracking", false),
-    ("snapshot_chunking", true),
-    ("status_endpoint", true),
-    ("structured_sync_keys", true),
-];
 
 /// An instant as RFC 3339, UTC.
 fn time(ms: i64) -> String {
@@ -393,37 +219,7 @@ impl Service {
     /// # Errors
     /// `storage_unavailable`.
     pub fn status(&self) -> Result<Status, ApiError> {
-        let i = &self.inner;
-        let totals = i.ledger.totals().map_err(|e| crate::scope::fail::Fail::from(e).into_api())?;
-        let (closing, inside) = {
-            let gate = lock(&i.gate.state);
-            (gate.closing, gate.inside)
-        };
-        Ok(Status {
-            status: if closing { "unhealthy" } else { "healthy" },
-            version: PROTOCOL_VERSION,
-            app_name: i.app_name.clone(),
-            lifecycle: match (closing, inside) {
-                (false, _) => "running",
-                (true, 0) => "closed",
-                (true, _) => "shutting_down",
-            },
-            accepting_operations: !closing,
-            inflight_operations: inside,
-            registered_tables: i.registered_tables(),
-            features: features(),
-            user_state_retention_floor_ahead_count: 0,
-            latest_bundle_seq_max: totals.latest_max,
-            retained_bundle_floor_min: totals.floor_min,
-            retained_bundle_floor_max: totals.floor_max,
-            retained_bundle_window_min: totals.window_min,
-            retained_bundle_window_max: totals.window_max,
-            history_pruned_error_count: i.pruned.load(Ordering::Relaxed),
-            accepted_push_replay_count: i.replays.load(Ordering::Relaxed),
-            rejected_registered_write_count: 0,
-            committed_bundle_count: totals.bundles,
-            committed_bundle_bytes: totals.bytes,
-        })
+        self.inner.status().map_err(crate::scope::fail::Fail::into_api)
     }
 
     fn run<T>(&self, f: impl FnOnce(&Inner) -> Outcome<T>) -> Result<T, ApiError> {
@@ -541,10 +337,6 @@ impl Service {
     }
 }
 
-fn features() -> BTreeMap<String, bool> {
-    FEATURES.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect()
-}
-
 impl Inner {
     fn now(&self) -> i64 {
         self.environment.now_ms()
@@ -602,52 +394,5 @@ impl Inner {
             retry_after_seconds: decided.retry_after_seconds,
             scope_id: Some(scope.scope_id.clone()),
         })
-    }
-
-    fn registered_tables(&self) -> Vec<String> {
-        self.loaded.schema.tables().iter().map(|t| format!("{}.{}", self.schema, t.name)).collect()
-    }
-
-    fn capabilities(&self, caller: &Caller) -> Outcome<Capabilities> {
-        let l = &self.limits;
-        let specs = self.loaded.schema.tables().iter().map(|t| TableSpec {
-            schema: self.schema.to_string(),
-            table: t.name.clone(),
-            sync_key_columns: t.key.iter().map(|i| t.columns[*i].name.clone()).collect(),
-            columns: t.columns.iter().map(|c| c.name.clone()).collect(),
-        });
-        Ok(Capabilities {
-            protocol_version: PROTOCOL_VERSION.to_owned(),
-            schema_version: 1,
-            app_name: self.app_name.clone(),
-            registered_tables: self.registered_tables(),
-            registered_table_specs: specs.collect(),
-            features: features(),
-            bundle_limits: capabilities::Limits {
-                max_rows_per_bundle: l.max_rows_per_bundle,
-                max_bytes_per_bundle: 0,
-                max_bundles_per_pull: l.max_bundles_per_pull,
-                default_rows_per_push_chunk: l.default_rows_per_push_chunk,
-                max_rows_per_push_chunk: l.max_rows_per_push_chunk,
-                push_session_ttl_seconds: l.push_session_ttl_ms / 1000,
-                default_rows_per_committed_bundle_chunk: l.default_rows_per_committed_bundle_chunk,
-                max_rows_per_committed_bundle_chunk: l.max_rows_per_committed_bundle_chunk,
-                default_rows_per_snapshot_chunk: l.default_rows_per_snapshot_chunk,
-                max_rows_per_snapshot_chunk: l.max_rows_per_snapshot_chunk,
-                snapshot_session_ttl_seconds: l.snapshot_session_ttl_ms / 1000,
-                max_rows_per_snapshot_session: l.max_rows_per_snapshot_session,
-                max_bytes_per_snapshot_session: l.max_bytes_per_snapshot_session,
-                initialization_lease_ttl_seconds: l.initialization_lease_ttl_ms / 1000,
-                max_bytes_per_request: i64::try_from(l.max_bytes_per_request).unwrap_or(i64::MAX),
-                max_bytes_per_row: l.max_bytes_per_row,
-                max_bytes_per_pull: l.max_bytes_per_pull,
-            },
-            bundle_hash_algorithms: [Algorithm::Sha256, Algorithm::Blake3].map(|a| a.name().to_owned()).to_vec(),
-            scope_id: self.scope(caller)?.map(|s| s.scope_id.clone()),
-        })
-    }
-
-    fn schema_reply(&self) -> SchemaReply {
-        SchemaReply { schema: self.schema.to_string(), statements: self.loaded.statements.clone() }
     }
 }
