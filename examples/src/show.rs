@@ -1,6 +1,6 @@
 //! Plain text for people: numbers with separators, columns that line up, colour only on a terminal.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 /// A colour, or none where standard output is not a terminal or `NO_COLOR` is set.
 #[derive(Debug, Clone, Copy)]
@@ -33,14 +33,19 @@ pub fn paint(colour: Colour, text: &str) -> String {
     format!("\u{1b}[{code}m{text}\u{1b}[0m")
 }
 
+/// Prints a line. A reader that went away (`| head`) is no reason to stop half-way.
+pub fn say(text: &str) {
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
 /// A heading with an empty line before it.
 pub fn heading(text: &str) {
-    println!("\n{}", paint(Colour::Bold, text));
+    say(&format!("\n{}", paint(Colour::Bold, text)));
 }
 
 /// A label in a column of its own, and what it says.
 pub fn line(label: &str, text: &str) {
-    println!("  {label:<9} {text}");
+    say(&format!("  {label:<9} {text}"));
 }
 
 /// `1234567` as `1,234,567`.

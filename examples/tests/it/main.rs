@@ -3,6 +3,7 @@
 mod input;
 mod order;
 mod programs;
+mod soak;
 
 use std::process::{Command, Output};
 

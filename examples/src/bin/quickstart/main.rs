@@ -19,7 +19,7 @@ use clap::Parser;
 use examples::hops::{Hop, Recorder, in_order};
 use examples::lab::{Lab, USER};
 use examples::proof::Except;
-use examples::show::{Colour, count, heading, line, paint, rows};
+use examples::show::{Colour, count, heading, line, paint, rows, say};
 use examples::{Result, proof};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -67,7 +67,7 @@ struct Scene {
 
 fn run(options: &Options) -> Result<bool> {
     let dir = tempfile::tempdir()?;
-    println!("{}", paint(Colour::Bold, "Two devices, one server, and no network in between for a while."));
+    say(&paint(Colour::Bold, "Two devices, one server, and no network in between for a while."));
     let files = [dir.path().join("laptop.db"), dir.path().join("phone.db")];
     let scene = match &options.input {
         None => own_scene(files, options.notes)?,
@@ -82,7 +82,7 @@ fn run(options: &Options) -> Result<bool> {
     let in_order = scene.report(options.input.is_some())?;
     if options.tamper {
         let what = tamper(&scene.files[1], &scene.tables)?;
-        println!("\n{}", paint(Colour::Red, &format!("Tampering: {what} by hand, behind everybody's back.")));
+        say(&format!("\n{}", paint(Colour::Red, &format!("Tampering: {what} by hand, behind everybody's back."))));
     }
     let same = scene.prove(options.input.is_some())?;
     Ok(in_order? && same)
@@ -152,7 +152,7 @@ impl Scene {
             for e in edits {
                 notebook::apply(&conn, e)?;
                 let now = self.clients[i].status()?.pending_rows;
-                println!("  {}  {:<48} {:>5}", NAMES[i], e.what, format!("+{}", count(now - pending)));
+                say(&format!("  {}  {:<48} {:>5}", NAMES[i], e.what, format!("+{}", count(now - pending))));
                 pending = now;
             }
             self.noted(i, edits.len() as u64)?;
@@ -165,10 +165,10 @@ impl Scene {
         let schema: &Schema = &self.clients[0].introspection().schema;
         for (i, file) in self.files.iter().enumerate() {
             let e = edited::edit(file, schema, NAMES[i], i == 0)?;
-            println!(
+            say(&format!(
                 "  {}  updates {}, duplicates {}, deletes {}; the schema refuses {}",
                 NAMES[i], e.updated, e.duplicated, e.deleted, e.refused
-            );
+            ));
             self.noted(i, e.updated + e.duplicated + e.deleted)?;
         }
         Ok(())
@@ -239,7 +239,7 @@ impl Scene {
         } else {
             paint(Colour::Red, "They differ.")
         };
-        println!("{verdict}");
+        say(&verdict);
         Ok(same)
     }
 }

@@ -3,7 +3,7 @@
 use examples::Result;
 use examples::hops::{Hop, Seen};
 use examples::proof::Digest;
-use examples::show::{Colour, count, heading, line, paint, rows};
+use examples::show::{Colour, count, heading, line, paint, rows, say};
 use sync_client::InboxRow;
 use sync_core::json::{self, Members};
 use sync_core::wire::{Form, push_members};
@@ -32,9 +32,9 @@ pub(crate) fn hops(seen: &[Seen]) {
             continue;
         }
         if run <= SHOWN {
-            println!("{}", if settled { paint(Colour::Yellow, &s.to_string()) } else { s.to_string() });
+            say(&if settled { paint(Colour::Yellow, &s.to_string()) } else { s.to_string() });
         } else if seen.get(i + 1).is_none_or(|n| n.hop != Hop::Settle) {
-            println!("{:>13}{:<8} {:<3} … and {} more", "", "", s.device, run - SHOWN);
+            say(&format!("{:>13}{:<8} {:<3} … and {} more", "", "", s.device, run - SHOWN));
         }
     }
 }
@@ -43,7 +43,7 @@ pub(crate) fn hops(seen: &[Seen]) {
 pub(crate) fn discarded(device: &str, inbox: &[InboxRow]) -> Result<()> {
     let Some(first) = inbox.first() else { return Ok(()) };
     heading(&format!("Edits that lost on {device}, kept whole (client.discarded())"));
-    println!("  {} {} {}: {}", first.op, first.table, first.key, first.message);
+    say(&format!("  {} {} {}: {}", first.op, first.table, first.key, first.message));
     let parse = |row: &Option<String>| -> Result<Members> {
         Ok(row.as_ref().map(|r| json::from_slice(r.as_bytes())).transpose()?.unwrap_or_default())
     };
@@ -62,17 +62,17 @@ pub(crate) fn discarded(device: &str, inbox: &[InboxRow]) -> Result<()> {
         if b == l && l == s {
             same.push(format!("{name} {l}"));
         } else {
-            println!("    {name:<width$}was {b}, here {}, on the server {s}", paint(Colour::Yellow, &l));
+            say(&format!("    {name:<width$}was {b}, here {}, on the server {s}", paint(Colour::Yellow, &l)));
         }
     }
     if !same.is_empty() {
-        println!("    {}", paint(Colour::Dim, &same.join(" · ")));
+        say(&format!("    {}", paint(Colour::Dim, &same.join(" · "))));
     }
     for other in &inbox[1..inbox.len().min(SHOWN + 1)] {
-        println!("  {} {} {}", other.op, other.table, other.local_row.as_deref().unwrap_or(&other.key));
+        say(&format!("  {} {} {}", other.op, other.table, other.local_row.as_deref().unwrap_or(&other.key)));
     }
     if inbox.len() > SHOWN + 1 {
-        println!("  … and {} more", inbox.len() - SHOWN - 1);
+        say(&format!("  … and {} more", inbox.len() - SHOWN - 1));
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ pub(crate) fn rejected(device: &str, inbox: &[InboxRow]) {
     heading(&format!("Rows that wait for a person on {device} (client.rejected())"));
     let row = first.local_row.as_deref().unwrap_or(&first.key);
     let more = if inbox.len() > 1 { format!("  … and {} more", inbox.len() - 1) } else { String::new() };
-    println!("  {} {} {row}: {}{more}", first.op, first.table, first.message);
+    say(&format!("  {} {} {row}: {}{more}", first.op, first.table, first.message));
 }
 
 /// The three digests, and whether they are the same.
