@@ -91,8 +91,9 @@ impl Apply<'_> {
         fetch(self.staged, ordinal)
     }
 
-    /// Tries blocked rows again and again while that helps, from both ends in turn.
-    fn retry(&mut self, blocked: &mut Blocked) -> Outcome<()> {
+    /// Tries blocked rows again and again while that helps, from both ends in turn; unless `patient`,
+    /// only while it helps much.
+    fn retry(&mut self, blocked: &mut Blocked, patient: bool) -> Outcome<()> {
         while !blocked.0.is_empty() {
             let before = blocked.0.len();
             blocked.0.reverse();
@@ -105,7 +106,7 @@ impl Apply<'_> {
             }
             blocked.0 = left;
             // Chains that resolve one a pass are left to parking, which resolves them at once.
-            if blocked.0.len() == before || before - blocked.0.len() < before / 8 {
+            if blocked.0.len() == before || (!patient && before - blocked.0.len() < before / 8) {
                 break;
             }
         }
@@ -114,7 +115,7 @@ impl Apply<'_> {
 
     /// Settles what the first pass left: more passes, then parking, then rejections.
     pub(crate) fn settle(&mut self, mut blocked: Blocked) -> Outcome<()> {
-        self.retry(&mut blocked)?;
+        self.retry(&mut blocked, false)?;
         if blocked.0.is_empty() {
             return Ok(());
         }
@@ -124,7 +125,7 @@ impl Apply<'_> {
                 self.park(&row, &key)?;
             }
         }
-        self.retry(&mut blocked)?;
+        self.retry(&mut blocked, true)?;
         let mut keys = std::collections::BTreeSet::new();
         for ordinal in &blocked.0 {
             let (row, _) = self.fetch(*ordinal)?;

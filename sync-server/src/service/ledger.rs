@@ -6,7 +6,11 @@ use std::sync::Mutex;
 
 use rusqlite::{Connection, params};
 use sync_core::engine::window::History;
+use sync_core::schema::Affinity;
 use sync_core::sqlite::connection::{self, Settings};
+use sync_core::sqlite::introspect::introspect;
+use sync_core::sqlite::rows::RowSql;
+use sync_core::value::Value;
 
 use super::OpenError;
 use crate::scope::schema::{Loaded, make};
@@ -52,6 +56,7 @@ impl Ledger {
             tx.prepare("SELECT sql FROM schema ORDER BY n")?.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
         if recorded != loaded.statements {
             let old = make(&recorded)?;
+            fill(&old)?;
             let plan = ddl::additions(&ddl::objects(&old)?, &loaded.objects, &loaded.order)
                 .map_err(OpenError::SchemaChanged)?;
             for sql in &plan {
@@ -97,4 +102,19 @@ impl Ledger {
             },
         )
     }
+}
+
+/// Puts a row into each table, since SQLite refuses some additions only where there are rows.
+fn fill(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON")?;
+    for t in introspect(conn, None)?.schema.tables() {
+        let values = t.columns.iter().map(|c| match c.affinity {
+            Affinity::Integer | Affinity::Numeric => Value::Integer(1),
+            Affinity::Real => Value::Real(1.0),
+            Affinity::Text => Value::Text("x".into()),
+            Affinity::Blob => Value::Blob(vec![0; 16]),
+        });
+        RowSql::new(t).insert(conn, &values.collect::<Vec<_>>())?;
+    }
+    conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA ignore_check_constraints = OFF")
 }

@@ -165,3 +165,15 @@ fn rules_run_and_are_captured() {
     let note = rows.as_array().unwrap().iter().find(|r| r["table"] == "notes").unwrap();
     assert_eq!(note["payload"]["n"], 99);
 }
+
+#[test]
+fn a_tree_goes_in_any_order() {
+    let w = World::new("CREATE TABLE tree (id INTEGER PRIMARY KEY, up INTEGER REFERENCES tree ON DELETE RESTRICT)");
+    let a = w.ready("a");
+    let up = |i: i64| if i == 0 { json!(null) } else { json!(i - 1) };
+    let rows: Vec<_> =
+        (0..100).map(|i| (i * 37) % 100).map(|i| insert("tree", json!({"id": i, "up": up(i)}))).collect();
+    a.push(1, &rows).unwrap();
+    let gone: Vec<_> = (0..100).map(|i| (i * 63) % 100).map(|i: i64| delete("tree", 1, &i.to_string())).collect();
+    assert_eq!(a.push(2, &gone).unwrap().row_count, 100);
+}

@@ -65,4 +65,12 @@ fn additions_reach_every_scope() {
     let e = w.open(&changed).unwrap_err().to_string();
     assert!(e.contains("was: weight") && e.contains("> 1"), "{e}");
     w.open(&added).unwrap();
+    // What SQLite refuses where there are rows is refused before any scope is touched.
+    for column in
+        ["late TEXT NOT NULL", "late TEXT DEFAULT CURRENT_TIMESTAMP", "late TEXT REFERENCES notes(id) DEFAULT 'x'"]
+    {
+        let e = w.open(&added.replace("colour TEXT DEFAULT 'red'", &format!("colour TEXT DEFAULT 'red', {column}")));
+        assert!(matches!(e, Err(OpenError::SchemaChanged(_))), "{column}");
+    }
+    w.open(&added).unwrap();
 }
