@@ -80,14 +80,23 @@ impl Store {
             .optional()?)
     }
 
-    /// Writes the head.
+    /// Writes the head. One statement changes one that is there, so that no crash can take it away
+    /// from its rows.
     pub(crate) fn set_outbox(&self, o: &Outbox) -> Result<(), Error> {
-        self.conn.execute("DELETE FROM main._sync_outbox", [])?;
-        self.conn.execute(
-            "INSERT INTO main._sync_outbox (state, source_id, source_bundle_id, rows, request_hash, bundle_seq) \
-             VALUES (?, ?, ?, ?, ?, ?)",
-            (o.state.name(), &o.source_id, o.source_bundle_id, o.rows, o.request_hash.0.as_slice(), o.bundle_seq),
+        let values =
+            (o.state.name(), &o.source_id, o.source_bundle_id, o.rows, o.request_hash.0.as_slice(), o.bundle_seq);
+        let changed = self.conn.execute(
+            "UPDATE main._sync_outbox SET state = ?, source_id = ?, source_bundle_id = ?, rows = ?, \
+             request_hash = ?, bundle_seq = ?",
+            values,
         )?;
+        if changed == 0 {
+            self.conn.execute(
+                "INSERT INTO main._sync_outbox (state, source_id, source_bundle_id, rows, request_hash, bundle_seq) \
+                 VALUES (?, ?, ?, ?, ?, ?)",
+                values,
+            )?;
+        }
         Ok(())
     }
 
@@ -131,5 +140,49 @@ impl Store {
     /// The source's next bundle id.
     pub(crate) fn next_source_bundle_id(&self) -> Result<i64, Error> {
         Ok(Meta::NextSourceBundleId.integer(&self.conn)?.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::store::Selection;
+
+    #[test]
+    fn the_head_never_goes_away_while_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let app = rusqlite::Connection::open(&path).unwrap();
+        app.execute_batch("CREATE TABLE t (id TEXT PRIMARY KEY)").unwrap();
+        let mut store = Store::open(&path).unwrap();
+        store.install("http://localhost", &Selection::All, "source", 0).unwrap();
+        let mut head = Outbox {
+            state: OutboxState::Frozen,
+            source_id: "source".into(),
+            source_bundle_id: 7,
+            rows: 3,
+            request_hash: Digest::default(),
+            bundle_seq: 0,
+        };
+        store.set_outbox(&head).unwrap();
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&commits);
+        store
+            .conn
+            .commit_hook(Some(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                false
+            }))
+            .unwrap();
+        for (n, state) in [OutboxState::Sent, OutboxState::Committed].into_iter().enumerate() {
+            head.state = state;
+            store.set_outbox(&head).unwrap();
+            assert_eq!(store.outbox().unwrap().as_ref(), Some(&head));
+            // A write that is more than one commit could be cut in two.
+            assert_eq!(commits.load(Ordering::Relaxed), n + 1);
+        }
     }
 }
