@@ -1,0 +1,4 @@
+//! The README's own commands, run as they stand there.
+
+#[cfg(unix)]
+mod readme;
