@@ -288,7 +288,7 @@ impl<'a> Applier<'a> {
     }
 
     /// The other rows that hold a UNIQUE value of this one.
-    fn blockers(&self, r: &StagedRow) -> Result<Vec<StoredAndTyped>, Error> {
+    pub(crate) fn blockers(&self, r: &StagedRow) -> Result<Vec<StoredAndTyped>, Error> {
         let table = self.store.table(r.position);
         let m = &self.store.managed[r.position];
         let Some(stored) = &r.row else { return Ok(Vec::new()) };

@@ -138,7 +138,8 @@ impl Engine {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         tx.commit()?;
-        let pending = self.store.any_dirty(false)? || self.store.outbox()?.is_some();
+        // Rows that are held back would seed nothing.
+        let pending = self.store.any_dirty(true)? || self.store.outbox()?.is_some();
         let source = self.source_id()?;
         let reply = self.api.connect(&source, pending).map_err(Error::from)?;
         self.same_scope(reply.scope_id.as_deref())?;
@@ -229,7 +230,8 @@ impl Engine {
         for _ in 0..MAX_PUSHES {
             self.check_stopped()?;
             match self.push_once()? {
-                Pushed::Nothing | Pushed::Rebuild | Pushed::FreshSource => return Ok(()),
+                Pushed::Nothing => return self.give_up_lease(pull),
+                Pushed::Rebuild | Pushed::FreshSource => return Ok(()),
                 Pushed::Committed => {
                     let rows = self.store.outbox()?.map_or(0, |o| o.rows);
                     report.committed_rows += rows.unsigned_abs();
@@ -246,6 +248,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What was pending meant nothing or cannot travel: a lease to seed the scope would only keep other
+    /// devices waiting, so the server is told.
+    fn give_up_lease(&mut self, pull: &mut PullReport) -> Result<(), Error> {
+        if Meta::InitializationId.get::<String>(&self.store.conn)?.is_none() {
+            return Ok(());
+        }
+        let tx = self.store.begin()?;
+        Meta::InitializationId.clear(&tx)?;
+        Meta::Attached.set(&tx, 0)?;
+        tx.commit()?;
+        self.connected(pull)
     }
 
     /// Pulls to stable, rebuilding where the history asks for it.

@@ -8,6 +8,7 @@ use sync_core::engine::change::{Change, Known, derive};
 use sync_core::hash::RequestHasher;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
+use sync_core::protocol::capabilities::Limits;
 use sync_core::record;
 use sync_core::wire::{Form, key_can_travel, push_key, push_payload};
 
@@ -15,8 +16,8 @@ use crate::error::Error;
 use crate::store::{Meta, Outbox, OutboxState, Store};
 
 impl Store {
-    /// Freezes what is pending, at most `limit` rows of it. `None` where nothing has to be pushed.
-    pub(crate) fn freeze(&self, limit: Option<i64>, now: i64) -> Result<Option<Outbox>, Error> {
+    /// Freezes what is pending, within the server's limits. `None` where nothing has to be pushed.
+    pub(crate) fn freeze(&self, limits: &Limits, now: i64) -> Result<Option<Outbox>, Error> {
         let tx = self.begin()?;
         self.absorb(now)?;
         if !self.any_dirty(true)? {
@@ -29,7 +30,8 @@ impl Store {
             schema_name,
             hasher: RequestHasher::default(),
             ordinal: 0,
-            limit: limit.unwrap_or(i64::MAX),
+            limit: most(limits.max_rows_per_bundle),
+            max_row: most(limits.max_bytes_per_row),
             key: String::new(),
             payload: String::new(),
             holds: Vec::new(),
@@ -86,12 +88,18 @@ fn forget_frozen(conn: &Connection, full: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// A limit of 0 is none.
+const fn most(limit: i64) -> i64 {
+    if limit > 0 { limit } else { i64::MAX }
+}
+
 struct Freezer<'a> {
     store: &'a Store,
     schema_name: String,
     hasher: RequestHasher,
     ordinal: i64,
     limit: i64,
+    max_row: i64,
     key: String,
     payload: String,
     holds: Vec<(i64, Vec<u8>, &'static str, String)>,
@@ -153,6 +161,12 @@ impl Freezer<'_> {
                     let row = live.unwrap_or_default();
                     self.payload.clear();
                     push_payload(&mut self.payload, table, &m.order, &row, Form::Exact);
+                    if self.payload.len() as i64 > self.max_row {
+                        let message =
+                            format!("this row is larger than the {} bytes that the server takes", self.max_row);
+                        self.holds.push((m.id, k, "too_large", message));
+                        continue;
+                    }
                     self.put(position, &k, &key, op, v, Some(&record::encode(&row)), base.as_deref(), since)?;
                 }
             }

@@ -40,8 +40,7 @@ impl Engine {
         let outbox = match self.store.outbox()? {
             Some(o) => o,
             None => {
-                let limit = Some(self.limits.max_rows_per_bundle).filter(|n| *n > 0);
-                let Some(o) = self.store.freeze(limit, self.env.now_ms())? else { return Ok(Pushed::Nothing) };
+                let Some(o) = self.store.freeze(&self.limits, self.env.now_ms())? else { return Ok(Pushed::Nothing) };
                 self.tell(&Event::Frozen { rows: o.rows as u64 });
                 self.env.fault(FaultPoint::Frozen);
                 o
@@ -164,16 +163,19 @@ impl Engine {
         };
         let schema_name = self.wire_schema()?;
         let mut ordinal = 0;
+        let mut fits = i64::MAX;
         let mut body = String::with_capacity(CHUNK_BYTES + 64 * 1024);
         let mut waiting: std::collections::VecDeque<OutboxRow> = std::collections::VecDeque::new();
         let mut read = 0;
+        let mut last = (0, Vec::new());
         while ordinal < outbox.rows {
+            let limit = most.min(fits);
             body.clear();
             body.push_str("{\"start_row_ordinal\":");
             push_integer(&mut body, ordinal);
             body.push_str(",\"rows\":[");
             let mut n = 0;
-            while n < most && (n == 0 || body.len() < CHUNK_BYTES) {
+            while n < limit && (n == 0 || body.len() < CHUNK_BYTES) {
                 if waiting.is_empty() {
                     waiting.extend(self.store.outbox_rows(read, READ_ROWS)?);
                     read += waiting.len() as i64;
@@ -184,6 +186,7 @@ impl Engine {
                 }
                 self.push_row(&mut body, &schema_name, &row)?;
                 n += 1;
+                last = (row.t, row.k);
             }
             if n == 0 {
                 return Err(Error::Damaged("the outbox lacks rows".into()));
@@ -191,6 +194,19 @@ impl Engine {
             body.push_str("]}");
             match self.api.chunk(&outbox.source_id, push_id, body.as_bytes()) {
                 Ok(_) => {}
+                // Over a limit that this client did not know: fewer rows at once, down to the one that is too large.
+                Err(e) if e.code() == Some(Code::PayloadTooLarge) && n > 1 => {
+                    fits = n / 2;
+                    waiting.clear();
+                    read = ordinal;
+                    continue;
+                }
+                Err(e) if e.code() == Some(Code::PayloadTooLarge) => {
+                    if let Some(end) = self.release_proven(outbox, push_id)? {
+                        return Ok(Some(end));
+                    }
+                    return Ok(Some(self.hold_too_large(&last)?));
+                }
                 Err(CallError::Reply(r))
                     if r.reply.code() == Some(Code::PushChunkInvalid) && !r.reply.rejections.is_empty() =>
                 {
@@ -315,6 +331,16 @@ impl Engine {
         }
         told.iter().for_each(|e| self.tell(e));
         Ok(Pushed::Rejected(held))
+    }
+}
+
+impl Engine {
+    /// A row that no chunk can carry waits, and the rest goes on.
+    fn hold_too_large(&self, (t, k): &(i64, Vec<u8>)) -> Result<Pushed, Error> {
+        let tx = self.store.begin()?;
+        self.store.hold(*t, k, "too_large", "this row is larger than what the server takes")?;
+        tx.commit()?;
+        Ok(Pushed::Rejected(1))
     }
 }
 

@@ -11,7 +11,7 @@ use sync_core::schema::{ForeignKey, Table};
 use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
-use crate::apply::{Applier, fit, version_of};
+use crate::apply::{Applier, Written, fit, version_of};
 use crate::conflict::{Conflict, Policy, Resolution, RowValues};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
@@ -266,8 +266,8 @@ impl Applier<'_> {
     fn undo_delete(&mut self, position: usize, k: &[u8], key: &[Value], row: &[Value]) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
-        m.sql.insert(&store.conn, row)?;
         store.drop_dirty(m.id, k)?;
+        self.put_back(position, k, row)?;
         self.outcome.conflicts += 1;
         self.record(&Entry {
             kind: "discarded",
@@ -293,6 +293,24 @@ impl Applier<'_> {
                 let parent_row: Vec<Value> = base.into_iter().map(|v| v.unwrap_or(Value::Null)).collect();
                 self.undo_delete(parent, parent_k.as_bytes(), &parent_key, &parent_row)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Inserts a row that the server has. Local rows that took one of its unique values since give way.
+    fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<(), Error> {
+        let store = self.store;
+        let known = store.known(store.managed[position].id, k)?;
+        let version = known.version();
+        let r = StagedRow { position, k: k.to_vec(), op: Op::Insert, version, row: Some(record::encode(row)) };
+        for (_, key) in self.blockers(&r)? {
+            let message = "the server has another row with the same unique value";
+            self.displace(position, &key, "unique", message, Some(row))?;
+        }
+        if !matches!(self.write(&r, Known::Never)?, Written::Yes) {
+            // What this file believes of the server is not what it has: the next pull fetches it.
+            store.set_known(store.managed[position].id, k, Known::Never)?;
+            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
         }
         Ok(())
     }

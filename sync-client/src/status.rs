@@ -6,11 +6,12 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::record;
+use sync_core::schema::Table;
 use sync_core::sqlite::capture::log_name;
 use sync_core::sqlite::connection::configure;
 use sync_core::sqlite::introspect::{Found, introspect};
 use sync_core::sqlite::quote;
-use sync_core::sqlite::rows::RowSql;
+use sync_core::sqlite::rows::{RowSql, read_values};
 
 use crate::error::Error;
 use crate::inbox;
@@ -162,6 +163,7 @@ fn rejected(conn: &Connection) -> Result<Vec<InboxRow>, Error> {
             "SELECT d.k, d.since, d.base, r.v, d.held, d.message FROM main._sync_dirty d \
              LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k WHERE d.t = ? AND d.held IS NOT NULL",
         )?;
+        out.extend(keyless(conn, table, &sql)?);
         let mut rows = s.query([t])?;
         while let Some(r) = rows.next()? {
             let key = Key::from_stored(r.get(0)?).unpack()?;
@@ -181,6 +183,35 @@ fn rejected(conn: &Connection) -> Result<Vec<InboxRow>, Error> {
                 server_row: None,
             });
         }
+    }
+    Ok(out)
+}
+
+/// S11: rows with NULL in their key. SQLite allows them, no other device could name them; they stay
+/// here, and nothing else waits for them. At most 1,000 a table.
+fn keyless(conn: &Connection, table: &Table, sql: &RowSql) -> Result<Vec<InboxRow>, Error> {
+    let null: Vec<String> =
+        table.key.iter().map(|i| format!("{} IS NULL", quote(&table.columns[*i].sql_name))).collect();
+    let text =
+        format!("SELECT {} FROM main.{} WHERE {} LIMIT 1000", sql.columns, quote(&table.sql_name), null.join(" OR "));
+    let mut s = conn.prepare(&text)?;
+    let mut rows = s.query([])?;
+    let mut out = Vec::new();
+    while let Some(r) = rows.next()? {
+        let row = read_values(r, 0, table.columns.len()).ok();
+        out.push(InboxRow {
+            id: 0,
+            kind: "rejected".into(),
+            at: rfc3339(jiff::Timestamp::now().as_millisecond()),
+            table: table.name.clone(),
+            key: "{}".into(),
+            op: "INSERT".into(),
+            reason: "null_key".into(),
+            message: "the key of this row is NULL, so no other device could name it; give it a key".into(),
+            local_row: row.map(|r| inbox::row_json(table, &r)),
+            base_row: None,
+            server_row: None,
+        });
     }
     Ok(out)
 }

@@ -94,23 +94,31 @@ impl Signal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `until`, a wake-up or a stop. True for a stop.
-    fn wait(&self, until: Instant, wakes: bool) -> bool {
+    /// Waits until `until`, a wake-up (where `wakes`), or a stop.
+    fn wait(&self, until: Instant, wakes: bool) -> Woken {
         let mut state = self.lock();
         loop {
             if state.stop {
-                return true;
+                return Woken::Stop;
             }
             if wakes && std::mem::take(&mut state.wake) {
-                return false;
+                return Woken::Called;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                return Woken::InTime;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Stop,
+    Called,
+    InTime,
 }
 
 /// Syncs whenever there is a reason to.
@@ -145,7 +153,7 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         let commits = commits.get_or_insert_with(|| Commits::new(&s));
         drop(s);
         let stopped = match wait {
-            Some(wait) => signal.wait(Instant::now() + wait, true),
+            Some(wait) => signal.wait(Instant::now() + wait, true) == Woken::Stop,
             None => wait_for_work(signal, commits),
         };
         if stopped {
@@ -158,11 +166,11 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
 fn wait_for_work(signal: &Signal, commits: &mut Commits) -> bool {
     let timer = Instant::now() + POLL;
     loop {
-        if signal.wait(Instant::now() + LOOK, false) {
-            return true;
-        }
-        if std::mem::take(&mut signal.lock().wake) || Instant::now() >= timer || commits.captured() {
-            return false;
+        match signal.wait(Instant::now() + LOOK, true) {
+            Woken::Stop => return true,
+            Woken::Called => return false,
+            Woken::InTime if Instant::now() >= timer || commits.captured() => return false,
+            Woken::InTime => {}
         }
     }
 }
@@ -220,8 +228,8 @@ fn watching(shared: &Weak<Shared>, signal: &Signal) {
                 random
             }
         };
-        if signal.wait(Instant::now() + Duration::from_millis(backoff.wait_ms(failures, random, None).max(100)), false)
-        {
+        let wait = Duration::from_millis(backoff.wait_ms(failures, random, None).max(100));
+        if signal.wait(Instant::now() + wait, false) == Woken::Stop {
             return;
         }
     }

@@ -231,3 +231,83 @@ fn refused_rows_wait_and_the_rest_goes_on() {
     assert_eq!(a.sync().push.committed_rows, 1);
     assert!(a.client().rejected().unwrap().is_empty());
 }
+
+#[test]
+fn a_delete_is_undone_also_where_its_unique_value_was_taken_since() {
+    let w = World::with(
+        "CREATE TABLE tags (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+         CREATE TABLE uses (id TEXT PRIMARY KEY NOT NULL, tag INTEGER REFERENCES tags(id));",
+        Default::default(),
+    );
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO tags VALUES (1, 'x')");
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO uses VALUES ('u', 1)");
+    b.sql("INSERT OR REPLACE INTO tags VALUES (2, 'x')");
+    a.sync();
+    b.sync();
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT group_concat(id || name) FROM tags"), "1x");
+    assert_eq!(b.client().discarded().unwrap()[0].reason, "still_referred_to");
+    let rejected = b.client().rejected().unwrap();
+    assert_eq!((rejected.len(), rejected[0].reason.as_str()), (1, "unique"));
+}
+
+#[test]
+fn a_device_with_nothing_to_seed_keeps_nobody_waiting() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id) VALUES ('p'); DELETE FROM people");
+    a.sync();
+    b.sql("INSERT INTO people (id) VALUES ('q')");
+    converge(&[&b, &a]);
+    assert_eq!(a.text("SELECT id FROM people"), "q");
+}
+
+#[test]
+fn rows_that_cannot_travel_wait_alone() {
+    let limits = sync_server::limits::Limits { max_bytes_per_row: 2000, ..Default::default() };
+    let w = World::with("CREATE TABLE t (id TEXT PRIMARY KEY, v TEXT)", limits);
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO t VALUES ('ok', 'x'), (NULL, 'no key'), ('bad', CAST(x'ff' AS TEXT)), ('big', hex(zeroblob(2000)))");
+    let report = a.sync();
+    assert_eq!(report.push.committed_rows, 1);
+    let mut reasons: Vec<String> = a.client().rejected().unwrap().into_iter().map(|r| r.reason).collect();
+    reasons.sort();
+    assert_eq!(reasons, ["not_utf8", "null_key", "too_large"]);
+    b.sync();
+    assert_eq!(b.count("SELECT count(*) FROM t"), 1);
+    a.sql("UPDATE t SET v = 'fits' WHERE id = 'big'; UPDATE t SET v = 'text' WHERE id = 'bad'; UPDATE t SET id = 'named' WHERE id IS NULL");
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM t"), 4);
+    assert!(a.client().rejected().unwrap().is_empty());
+}
+
+#[test]
+fn a_body_over_the_servers_limit_goes_in_smaller_pieces() {
+    let limits = sync_server::limits::Limits { max_bytes_per_request: 20_000, ..Default::default() };
+    let w = World::with("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", limits);
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) INSERT INTO t SELECT i, hex(randomblob(300)) FROM n");
+    a.sql("INSERT INTO t VALUES (1000, hex(randomblob(20000)))");
+    let report = a.sync();
+    assert_eq!((report.push.committed_rows, report.push.rejected_rows), (200, 1));
+    b.sync();
+    assert_eq!(b.count("SELECT count(*) FROM t"), 200);
+    assert_eq!(a.client().rejected().unwrap()[0].reason, "too_large");
+}
+
+/// A bundle too large to come inline is fetched page by page; its writer downloads nothing.
+#[test]
+fn a_large_bundle_comes_in_pages() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    a.sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) INSERT INTO people (id, name) SELECT printf('p%05d', i), 'n' || i FROM n");
+    let report = a.sync();
+    assert_eq!((report.push.committed_rows, report.pull.applied_rows), (12_000, 0));
+    assert_eq!(b.sync().pull.applied_rows, 12_000);
+    assert!(!a.events.lock().unwrap().iter().any(|e| matches!(e, Event::Downloaded { .. })));
+    assert!(b.events.lock().unwrap().iter().any(|e| matches!(e, Event::Downloaded { total: Some(12_000), .. })));
+    converge(&[&a, &b]);
+}

@@ -1,13 +1,16 @@
 //! Snapshot sessions (seed; reference-server §6; protocol §9).
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::json::{Members, Scalar};
 
 /// `POST /sync/snapshot-sessions`; the body is optional and unknown members are refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshotRequest {
     /// Present for a rotated rebuild.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub source_replacement: Option<SourceReplacement>,
 }
 
@@ -29,6 +32,26 @@ impl SourceReplacement {
         &["history_pruned", "source_sequence_out_of_order", "source_sequence_changed", "source_retired"];
 }
 
+/// An object or `null`: serde would also take an array for a struct.
+fn object<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SourceReplacement>, D::Error> {
+    let Some(members) = Option::<Members>::deserialize(d)? else { return Ok(None) };
+    let mut out = SourceReplacement::default();
+    for (name, value) in members.0 {
+        let text = match value {
+            Scalar::Text(s) => s,
+            Scalar::Null => String::new(),
+            _ => return Err(D::Error::custom("invalid type")),
+        };
+        match name.as_str() {
+            "previous_source_id" => out.previous_source_id = text,
+            "new_source_id" => out.new_source_id = text,
+            "reason" => out.reason = text,
+            _ => return Err(D::Error::custom("unknown member")),
+        }
+    }
+    Ok(Some(out))
+}
+
 /// The reply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotSession {
@@ -47,4 +70,21 @@ pub struct SnapshotSession {
     /// Additive: the history hash at `snapshot_bundle_seq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history_hash: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replacement_is_an_object_with_known_members() {
+        let read = |text: &str| crate::json::from_slice::<CreateSnapshotRequest>(text.as_bytes());
+        assert_eq!(read(r#"{"source_replacement":null}"#).unwrap(), CreateSnapshotRequest::default());
+        let r =
+            read(r#"{"source_replacement":{"previous_source_id":"a","new_source_id":"b","reason":"history_pruned"}}"#);
+        assert_eq!(r.unwrap().source_replacement.unwrap().new_source_id, "b");
+        for bad in [r#"{"source_replacement":["a","b","c"]}"#, r#"{"source_replacement":{"x":"y"}}"#, r#"{"x":1}"#] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
 }
