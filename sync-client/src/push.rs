@@ -36,7 +36,7 @@ pub(crate) enum Pushed {
 
 impl Engine {
     /// Takes the outbox as far as it goes, freezing one first where there is none.
-    pub(crate) fn push_once(&mut self) -> Result<Pushed, Error> {
+    pub(crate) fn push_once(&self) -> Result<Pushed, Error> {
         let outbox = match self.store.outbox()? {
             Some(o) => o,
             None => {
@@ -113,7 +113,7 @@ impl Engine {
         }
     }
 
-    fn upload_and_commit(&mut self, mut outbox: Outbox, push_id: &str) -> Result<Pushed, Error> {
+    fn upload_and_commit(&self, mut outbox: Outbox, push_id: &str) -> Result<Pushed, Error> {
         if let Some(end) = self.upload(&outbox, push_id)? {
             return Ok(end);
         }
@@ -156,7 +156,7 @@ impl Engine {
     }
 
     /// Uploads every row. `Some` where the server refused rows.
-    fn upload(&mut self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
+    fn upload(&self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
         let most = match self.limits.max_rows_per_push_chunk {
             n if n > 0 => n,
             _ => FOREIGN_CHUNK_ROWS,
