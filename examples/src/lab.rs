@@ -28,8 +28,16 @@ impl Lab {
     /// # Errors
     /// Where the schema cannot be served, or the port cannot be had.
     pub fn start(schema_sql: &str) -> Result<Self> {
+        Self::start_with(schema_sql, Limits::default())
+    }
+
+    /// [`Lab::start`] with other limits.
+    ///
+    /// # Errors
+    /// As [`Lab::start`].
+    pub fn start_with(schema_sql: &str, limits: Limits) -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let service = service(data.path(), schema_sql)?;
+        let service = service(data.path(), schema_sql, limits)?;
         let server = Server::start("127.0.0.1:0", standalone(router(service, DevAuth)))?;
         Ok(Self { server, _data: data })
     }
@@ -51,14 +59,14 @@ impl Lab {
 ///
 /// # Errors
 /// Where the schema cannot be served.
-pub fn service(data: &Path, schema_sql: &str) -> Result<Service> {
+pub fn service(data: &Path, schema_sql: &str, limits: Limits) -> Result<Service> {
     let config = ServiceConfig {
         data_dir: data.to_owned(),
         schema_sql: schema_sql.to_owned(),
         rules_sql: None,
         wire_schema: "main".to_owned(),
         app_name: "examples".to_owned(),
-        limits: Limits::default(),
+        limits,
     };
     Ok(Service::open(config, Arc::new(Clock))?)
 }

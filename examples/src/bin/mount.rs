@@ -17,6 +17,7 @@ use rusqlite::Connection;
 use sync_client::Client;
 use sync_core::protocol::UserId;
 use sync_server::auth::{AuthError, Authenticate, bearer};
+use sync_server::limits::Limits;
 use sync_server::router;
 
 const SCHEMA: &str = "CREATE TABLE bookmarks (url TEXT PRIMARY KEY NOT NULL, title TEXT, stars INTEGER);";
@@ -52,7 +53,7 @@ impl Authenticate for ApiKeys {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let data = tempfile::tempdir()?; // yours is a directory that stays
-    let service = lab::service(data.path(), SCHEMA)?;
+    let service = lab::service(data.path(), SCHEMA, Limits::default())?;
     let keys = ApiKeys::new(&[("key-of-ada", "ada"), ("key-of-bob", "bob")]);
     let app =
         Router::new().route("/", get(|| async { "bookmarks: sync at /api/v1" })).nest("/api/v1", router(service, keys));
