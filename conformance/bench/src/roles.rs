@@ -94,12 +94,15 @@ fn verb_cost(verb: &str, file: &Path, url: &str) -> Outcome<Cost> {
     let client = open(file, url)?;
     let probe = Probe::start(file)?;
     let begun = Instant::now();
-    match verb {
-        "sync" => drop(client.sync()?),
-        "pull" => drop(client.pull()?),
-        "rebuild" => drop(client.rebuild()?),
-        "attach" => drop(client.attach()?),
-        _ => return Err("unknown verb".into()),
+    let known = match verb {
+        "sync" => client.sync().map(|_| true)?,
+        "pull" => client.pull().map(|_| true)?,
+        "rebuild" => client.rebuild().map(|_| true)?,
+        "attach" => client.attach().map(|_| true)?,
+        _ => false,
+    };
+    if !known {
+        return Err("unknown verb".into());
     }
     let ms = begun.elapsed().as_secs_f64() * 1e3;
     Ok(Cost { ms, peak_kb: peak_kb(), lock_ms: probe.stop() })
