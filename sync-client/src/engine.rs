@@ -94,7 +94,7 @@ impl Engine {
         self.api.set_ours(c.bundle_hash_algorithms.iter().any(|a| a == Algorithm::Blake3.name()));
         self.can_watch = c.has("bundle_change_watch");
         if let Some(schema) = c.registered_tables.first().and_then(|t| t.split_once('.')) {
-            Meta::WireSchema.set(&self.store.conn, schema.0)?;
+            Meta::WireSchema.keep(&self.store.conn, schema.0.to_owned())?;
         }
         if !c.registered_tables.is_empty() {
             let missing = self
@@ -366,22 +366,24 @@ impl Engine {
 
     /// Keeps the last success or failure, for `status`.
     pub(crate) fn remember<T>(&self, outcome: &Result<T, Error>) -> Result<(), Error> {
-        let conn = &self.store.conn;
+        if matches!(outcome, Err(Error::Stopped)) {
+            return Ok(());
+        }
+        let tx = self.store.begin()?;
         match outcome {
             Ok(_) => {
-                Meta::LastSuccess.set(conn, self.env.now_ms())?;
+                Meta::LastSuccess.set(&tx, self.env.now_ms())?;
                 for m in [Meta::LastError, Meta::LastErrorAt, Meta::LastErrorClass] {
-                    m.clear(conn)?;
+                    m.clear(&tx)?;
                 }
             }
-            Err(Error::Stopped) => {}
             Err(e) => {
-                Meta::LastErrorAt.set(conn, self.env.now_ms())?;
-                Meta::LastErrorClass.set(conn, serde_json::to_string(&e.class()).unwrap_or_default())?;
-                Meta::LastError.set(conn, e.to_string())?;
+                Meta::LastErrorAt.set(&tx, self.env.now_ms())?;
+                Meta::LastErrorClass.set(&tx, serde_json::to_string(&e.class()).unwrap_or_default())?;
+                Meta::LastError.set(&tx, e.to_string())?;
             }
         }
-        Ok(())
+        Ok(tx.commit()?)
     }
 }
 

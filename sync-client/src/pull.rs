@@ -89,7 +89,7 @@ impl Engine {
             };
             stage.end()?;
             Meta::LatestKnown
-                .set(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
+                .keep(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
             if head.stable_bundle_seq < checkpoint {
                 self.stage = Some(stage);
                 return self.must_rebuild("the server's history ends before the checkpoint");

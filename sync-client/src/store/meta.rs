@@ -70,6 +70,11 @@ impl Meta {
         Ok(self.get(conn)?.unwrap_or(0))
     }
 
+    /// Writes the value where it is another: an unchanged one costs no commit.
+    pub(crate) fn keep<T: ToSql + FromSql + PartialEq>(self, conn: &Connection, value: T) -> Result<(), Error> {
+        if self.get::<T>(conn)?.as_ref() == Some(&value) { Ok(()) } else { self.set(conn, value) }
+    }
+
     /// Writes the value.
     pub(crate) fn set(self, conn: &Connection, value: impl ToSql) -> Result<(), Error> {
         conn.prepare_cached("INSERT OR REPLACE INTO main._sync_meta (name, value) VALUES (?, ?)")?
