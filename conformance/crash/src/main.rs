@@ -28,7 +28,7 @@ use crate::world::World;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Rounds of random kills where no number is given.
-const ROUNDS: u32 = 60;
+const ROUNDS: u32 = 150;
 
 /// Kills the processes of a sync in every phase, and checks that nothing is lost.
 #[derive(Debug, Parser)]

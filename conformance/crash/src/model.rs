@@ -50,6 +50,8 @@ pub(crate) struct Model {
     owned: BTreeMap<Place, Option<i64>>,
     /// Writes that are in an inbox.
     pub(crate) set_aside: BTreeSet<i64>,
+    /// Deletes that were undone, which an inbox says.
+    pub(crate) undone: BTreeSet<Place>,
 }
 
 /// What a batch of edits has.
@@ -59,6 +61,8 @@ pub(crate) struct Batch {
     pub(crate) fresh: usize,
     /// Whether rows are written that other devices write too.
     pub(crate) shared: bool,
+    /// Whether rows refer to rows that another device may be deleting.
+    pub(crate) tangled: bool,
 }
 
 /// The body that a write with this stamp has.
@@ -137,10 +141,13 @@ impl Model {
             if stamp % 3 > 0 {
                 put(&tx, &mut writes, ("notes", note), stamp, None, false)?;
             } else {
+                let which = if batch.tangled { "%" } else { "shared-%" };
                 let parent: Option<String> = tx
-                    .query_row("SELECT id FROM notes WHERE id LIKE 'shared-%' ORDER BY random() LIMIT 1", [], |r| {
-                        r.get(0)
-                    })
+                    .query_row(
+                        "SELECT id FROM notes WHERE id LIKE ? ORDER BY (stamp + ?) * 7919 % 101 LIMIT 1",
+                        (which, stamp),
+                        |r| r.get(0),
+                    )
                     .optional()?;
                 let table = if parent.is_some() { "items" } else { "notes" };
                 put(&tx, &mut writes, (table, note), stamp, parent.as_deref(), false)?;
@@ -154,8 +161,12 @@ impl Model {
             .collect();
         let step = own.len() / 4 + 1;
         for (n, place) in own.into_iter().enumerate().filter(|(n, _)| n % step == step / 2) {
+            if stamp_of(&tx, &place)?.is_none() {
+                // It was set aside: the row that it referred to was deleted elsewhere.
+                continue;
+            }
             let stamp = self.next();
-            if n % 2 == 0 {
+            if n % 2 == 0 && !referred_to(&tx, &place)? {
                 remove(&tx, &mut writes, place, stamp)?;
             } else {
                 put(&tx, &mut writes, place, stamp, None, false)?;
@@ -193,7 +204,12 @@ impl Model {
         let mut wrong = Vec::new();
         for (place, last) in &self.owned {
             let is = rows.get(place).copied();
-            if is != *last && !last.is_some_and(|stamp| self.set_aside.contains(&stamp)) {
+            let said = match (is, *last) {
+                (None, Some(stamp)) => self.set_aside.contains(&stamp),
+                (Some(_), None) => self.undone.contains(place),
+                _ => false,
+            };
+            if is != *last && !said {
                 wrong.push(format!("{} {} is {is:?}, the app wrote {last:?}", place.0, place.1));
             }
         }
@@ -252,6 +268,10 @@ fn remove(tx: &Transaction<'_>, writes: &mut Vec<Write>, place: Place, stamp: i6
     Ok(())
 }
 
+fn referred_to(tx: &Transaction<'_>, (table, id): &Place) -> Outcome<bool> {
+    Ok(*table == "notes" && tx.prepare("SELECT 1 FROM items WHERE parent = ?")?.exists([id])?)
+}
+
 fn stamp_of(tx: &Transaction<'_>, (table, id): &Place) -> Outcome<Option<i64>> {
     Ok(tx.query_row(&format!("SELECT stamp FROM {table} WHERE id = ?"), [id], |r| r.get(0)).optional()?)
 }
@@ -294,6 +314,8 @@ mod tests {
         model.acknowledge(vec![owned(3, true)]);
         assert!(model.judge(&rows(&[])).is_empty());
         assert_eq!(model.judge(&rows(&[("o", 2)])).len(), 1, "the delete came undone");
+        model.undone.insert(("notes", "o".into()));
+        assert!(model.judge(&rows(&[("o", 2)])).is_empty());
     }
 
     #[test]
@@ -301,7 +323,7 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(SCHEMA).unwrap();
         let (mut model, mut conn) = (Model::default(), conn);
-        model.edit(&mut conn, "a", Batch { fresh: 9, shared: true }).unwrap();
+        model.edit(&mut conn, "a", Batch { fresh: 9, shared: true, tangled: true }).unwrap();
         let mut statement = conn.prepare("SELECT * FROM notes").unwrap();
         let found: Vec<serde_json::Value> =
             statement.query_map([], wire).unwrap().collect::<rusqlite::Result<_>>().unwrap();

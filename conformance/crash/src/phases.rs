@@ -46,11 +46,11 @@ const SERVER: &[(&str, By)] = &[
     ("mid_snapshot", By::Rebuild),
 ];
 
-const FEW: Batch = Batch { fresh: 6, shared: true };
+const FEW: Batch = Batch { fresh: 6, shared: true, tangled: false };
 /// More than two chunks.
-const SOME: Batch = Batch { fresh: 230, shared: false };
+const SOME: Batch = Batch { fresh: 230, shared: false, tangled: false };
 /// More than come with a pull unasked.
-const MANY: Batch = Batch { fresh: 2300, shared: false };
+const MANY: Batch = Batch { fresh: 2300, shared: false, tangled: false };
 
 /// In these a transaction of the client is open, and no other connection can write to its file.
 const LOCKED: &[&str] = &["applying", "rebuilding"];

@@ -67,12 +67,14 @@ fn watch(world: &World, name: &str) -> Outcome<Process> {
 
 fn round(world: &mut World, tally: &mut Tally, random: &mut Random, watches: &mut [Process]) -> Outcome<()> {
     for _ in 0..=random.below(5) {
-        let batch = Batch { fresh: random.below(120), shared: random.below(2) == 0 };
+        let batch = Batch { fresh: random.below(120), shared: random.below(2) == 0, tangled: true };
         world.edit(random.below(2), batch)?;
         watches[random.below(2)].hear(random.below(4), MOMENT);
     }
     // Sometimes in the midst of a sync, sometimes just after a write.
     watches[random.below(2)].hear(random.below(6), MOMENT);
+    let moment = Duration::from_micros(random.next() % 20_000);
+    watches[0].hear(usize::MAX, moment);
     let victim = random.below(3);
     if let Some(name) = NAMES.get(victim) {
         let fresh = watch_again(world, &mut watches[victim], name)?;
