@@ -41,6 +41,8 @@ pub(crate) struct Applier<'a> {
     /// Tables in which rows came, and the lowest version that came: for the search for orphans.
     pub(crate) touched: BTreeSet<usize>,
     pub(crate) lowest: i64,
+    /// Rows that a snapshot lacks: the server deleted them, in versions that it does not name.
+    pub(crate) missing: BTreeSet<(usize, Vec<u8>)>,
     changes: BTreeMap<(usize, String), Vec<String>>,
     pub(crate) outcome: Outcome,
 }
@@ -66,6 +68,7 @@ impl<'a> Applier<'a> {
             blocked: Vec::new(),
             touched: BTreeSet::new(),
             lowest: i64::MAX,
+            missing: BTreeSet::new(),
             changes: BTreeMap::new(),
             outcome: Outcome::default(),
         })

@@ -186,6 +186,9 @@ impl Applier<'_> {
             }
             drop(rows);
             for k in gone {
+                if self.any_dirty {
+                    self.missing.insert((position, k.clone()));
+                }
                 let known = store.known(m.id, &k)?;
                 let r = StagedRow { position, k, op: Op::Delete, version: seq, row: None };
                 match if self.any_dirty { store.dirty(m.id, &r.k)? } else { None } {

@@ -227,7 +227,8 @@ impl Applier<'_> {
                 let gone = match parent_key(fk, self.store.table(parent), row) {
                     Some(key) => match Key::pack(&key) {
                         Ok(k) => {
-                            matches!(self.store.known(self.store.managed[parent].id, k.as_bytes())?, Known::Gone(v) if v >= self.lowest)
+                            self.missing.contains(&(parent, k.as_bytes().to_vec()))
+                                || matches!(self.store.known(self.store.managed[parent].id, k.as_bytes())?, Known::Gone(v) if v >= self.lowest)
                         }
                         Err(_) => false,
                     },

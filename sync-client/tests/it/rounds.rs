@@ -311,3 +311,25 @@ fn a_large_bundle_comes_in_pages() {
     assert!(b.events.lock().unwrap().iter().any(|e| matches!(e, Event::Downloaded { total: Some(12_000), .. })));
     converge(&[&a, &b]);
 }
+
+#[test]
+fn a_parent_that_a_snapshot_lacks_takes_the_local_child_to_the_inbox() {
+    let limits = sync_server::limits::Limits { retained_bundles: 1, ..Default::default() };
+    let w = World::with(crate::world::SCHEMA, limits);
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    converge(&[&a, &b]);
+    b.sql("INSERT INTO notes VALUES ('n', 'p', 'precious')");
+    a.sql("DELETE FROM people WHERE id = 'p'");
+    a.sync();
+    for n in 0..3 {
+        a.sql(&format!("INSERT INTO people (id) VALUES ('{n}')"));
+        a.sync();
+    }
+    assert!(b.sync().pull.rebuilt, "the history is pruned");
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+    let rejected = b.client().rejected().unwrap();
+    assert_eq!((rejected.len(), rejected[0].reason.as_str()), (1, "parent_deleted"));
+    assert!(rejected[0].local_row.as_ref().unwrap().contains("precious"));
+}
