@@ -385,13 +385,13 @@ pub(crate) fn full(row: Record) -> Vec<Value> {
     row.into_iter().map(|v| v.unwrap_or(Value::Null)).collect()
 }
 
-fn is_unique(e: &rusqlite::Error) -> bool {
+pub(crate) fn is_unique(e: &rusqlite::Error) -> bool {
     use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE};
     matches!(e, rusqlite::Error::SqliteFailure(f, _)
         if [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE].contains(&f.extended_code))
 }
 
-fn is_constraint(e: &rusqlite::Error) -> bool {
+pub(crate) fn is_constraint(e: &rusqlite::Error) -> bool {
     matches!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch))
 }
 

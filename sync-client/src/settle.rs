@@ -11,7 +11,7 @@ use sync_core::schema::{ForeignKey, Table};
 use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
-use crate::apply::{Applier, Written, fit, version_of};
+use crate::apply::{Applier, Written, fit, is_constraint, is_unique, version_of};
 use crate::conflict::{Conflict, Policy, Resolution, RowValues};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
@@ -94,13 +94,19 @@ impl Applier<'_> {
                         self.rebase(&r, dirty.since, remote.as_deref(), &e)
                     }
                     Resolution::Merged(values) => {
-                        let e = entry("conflict", "resolver", "the app's own function merged both rows");
                         let merged = merge(table, &key, &values, remote.as_deref().or(live.as_deref()));
-                        self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
                         let written = match live {
-                            Some(_) => m.sql.update(&store.conn, &key, &merged)?,
-                            None => m.sql.insert(&store.conn, &merged)?,
+                            Some(_) => m.sql.update(&store.conn, &key, &merged),
+                            None => m.sql.insert(&store.conn, &merged),
                         };
+                        if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
+                            let why = "the app's own function merged both rows into one that the schema refuses";
+                            let e = entry("discarded", "resolver", why);
+                            return self.take(r, live.as_deref(), known, &e);
+                        }
+                        let written = written?;
+                        let e = entry("conflict", "resolver", "the app's own function merged both rows");
+                        self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
                         debug_assert_eq!(written, 1, "the row is there or it is not");
                         Ok(())
                     }

@@ -333,3 +333,22 @@ fn a_parent_that_a_snapshot_lacks_takes_the_local_child_to_the_inbox() {
     assert_eq!((rejected.len(), rejected[0].reason.as_str()), (1, "parent_deleted"));
     assert!(rejected[0].local_row.as_ref().unwrap().contains("precious"));
 }
+
+#[test]
+fn a_merge_that_the_schema_refuses_leaves_the_server_row() {
+    let w = World::new();
+    let merge = Policy::Custom(std::sync::Arc::new(|_| {
+        Resolution::Merged([("email".to_owned(), Value::from("taken@x"))].into_iter().collect())
+    }));
+    let (a, b) = (w.device("a"), w.device_with("b", merge, |_| {}));
+    a.sql("INSERT INTO people (id, email) VALUES ('p', 'p@x'), ('q', 'taken@x')");
+    converge(&[&a, &b]);
+    a.sql("UPDATE people SET name = 'a' WHERE id = 'p'");
+    b.sql("UPDATE people SET name = 'b' WHERE id = 'p'");
+    a.sync();
+    converge(&[&b, &a]);
+    assert_eq!(b.text("SELECT name || email FROM people WHERE id = 'p'"), "ap@x");
+    let discarded = b.client().discarded().unwrap();
+    assert_eq!((discarded.len(), discarded[0].reason.as_str()), (1, "resolver"));
+    assert!(discarded[0].local_row.as_ref().unwrap().contains("\"b\""));
+}
