@@ -92,7 +92,10 @@ fn run(args: &Args, tally: &mut Tally) -> Outcome<()> {
     let mut world = World::new(programs)?;
     let done = shell::run(&mut world)?;
     match done {
-        Some(done) => println!("sqlite3 shell: {done} statements done, all on both devices, {:.0?}", begun.elapsed()),
+        Some((done, bundles)) => println!(
+            "sqlite3 shell: {done} statements done, all on both devices, in {bundles} bundles, {:.0?}",
+            begun.elapsed()
+        ),
         None => println!("sqlite3 shell: not installed, skipped"),
     }
     Ok(())

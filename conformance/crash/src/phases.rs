@@ -61,6 +61,9 @@ pub(crate) fn run(world: &mut World, tally: &mut Tally) -> Outcome<()> {
         for victim in [0, 1] {
             let label = label(phase, *by);
             tally.expect(&label, world.devices[victim].name);
+            if both(*by, victim) {
+                tally.expect(&label, "server");
+            }
             kill_client(world, tally, phase, *by, victim).map_err(|e| format!("{label}, client {victim}: {e}"))?;
         }
     }
@@ -85,6 +88,11 @@ fn label(phase: &str, by: By) -> String {
         By::Rebuild => format!("{name} (rebuild)"),
         By::Clone => format!("{name} (clone)"),
     }
+}
+
+/// Whether the server goes down with the client, so that neither remembers.
+const fn both(by: By, victim: usize) -> bool {
+    matches!(by, By::Push) && victim == 1
 }
 
 /// Makes work for `victim`; the bundles that it comes to, and the newest one.
@@ -125,6 +133,11 @@ fn kill_client(world: &mut World, tally: &mut Tally, phase: &str, by: By, victim
     // A rebuild sends nothing, so what was written before and after it goes together.
     bundles += i64::from(by != By::Rebuild);
     tally.kill(&label(phase, by), name, running && work);
+    if both(by, victim) {
+        let running = world.kill_server()?;
+        tally.kill(&label(phase, by), "server", running && world.in_flight(name, latest)?);
+        world.start_server(None)?;
+    }
     world.sync(victim)?;
     settled(world, before + bundles)
 }

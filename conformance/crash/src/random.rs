@@ -61,7 +61,8 @@ pub(crate) fn watching(world: &World) -> Outcome<Vec<Process>> {
     NAMES.iter().map(|name| watch(world, name)).collect()
 }
 
-fn watch(world: &World, name: &str) -> Outcome<Process> {
+/// One device, watching.
+pub(crate) fn watch(world: &World, name: &str) -> Outcome<Process> {
     world.start_client(&["watch", &file_of(name), "--json"], None)
 }
 

@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use crate::Outcome;
 use crate::check::{check, latest};
 use crate::model::ShellWrite;
-use crate::random::watching;
+use crate::random::{watch, watching};
 use crate::world::World;
 
 /// Statements for each file.
-const STATEMENTS: usize = 300;
+const STATEMENTS: usize = 1500;
 /// Longer than two devices take to be in step; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many statements were done; `None` where there is no `sqlite3`.
-pub(crate) fn run(world: &mut World) -> Outcome<Option<usize>> {
+/// How many statements were done, and in how many bundles they went; `None` where there is no `sqlite3`.
+pub(crate) fn run(world: &mut World) -> Outcome<Option<(usize, i64)>> {
     if Command::new("sqlite3").arg("-version").output().is_err() {
         return Ok(None);
     }
+    let before = latest(world)?;
     let mut watches = watching(world)?;
     let mut shells = Vec::new();
     for device in ["a", "b"] {
@@ -42,6 +43,15 @@ pub(crate) fn run(world: &mut World) -> Outcome<Option<usize>> {
         let feeding = std::thread::spawn(move || stdin.write_all(script.as_bytes()));
         shells.push((shell, feeding, writes));
     }
+    // Each process goes once, as soon as something of this was sent.
+    watches[1].wait_for("\"committed\"")?;
+    watches[0].kill()?;
+    watches[0] = watch(world, "a")?;
+    watches[0].wait_for("\"finished\"")?;
+    world.kill_server()?;
+    world.start_server(None)?;
+    watches[1].kill()?;
+    watches[1] = watch(world, "b")?;
     let mut done = 0;
     for (shell, feeding, writes) in shells {
         let output = shell.wait_with_output()?;
@@ -64,8 +74,8 @@ pub(crate) fn run(world: &mut World) -> Outcome<Option<usize>> {
         watches[0].hear(1, Duration::from_millis(100));
     }
     drop(watches);
-    check(world)?;
-    Ok(Some(done))
+    let bundles = check(world)?.bundles - before;
+    Ok(Some((done, bundles)))
 }
 
 fn count(world: &mut World, said: &str, writes: Vec<ShellWrite>) -> usize {
