@@ -284,3 +284,24 @@ fn the_worker_carries_commits_and_stops() {
     }
     converge(&[&a, &b]);
 }
+
+/// A host that accepts and never answers does not hold a stop up.
+#[test]
+fn a_silent_host_does_not_hold_a_stop_up() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", host.local_addr().unwrap());
+    let client = Client::builder(&a.path).server(&url).token(|_| Ok("ada".into())).open().unwrap();
+    client.start().unwrap();
+    let (connection, _) = host.accept().unwrap();
+    let begun = std::time::Instant::now();
+    client.stop();
+    // The promise is a second; a loaded machine gets more.
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    drop(connection);
+    drop(client);
+    a.open();
+    a.sync();
+}
