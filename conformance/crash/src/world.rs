@@ -1,5 +1,6 @@
 //! A server and the devices of one user: real programs, real files.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(crate) const USER: &str = "ann";
 pub(crate) struct Device {
     pub(crate) name: &'static str,
     pub(crate) conn: Connection,
+    /// Under which it writes, as the first check found it.
+    pub(crate) source: Option<String>,
 }
 
 impl Device {
@@ -37,6 +40,8 @@ pub(crate) struct World {
     pub(crate) programs: Programs,
     pub(crate) devices: Vec<Device>,
     pub(crate) model: Model,
+    /// Sources of all devices that ever were.
+    pub(crate) sources: BTreeSet<String>,
     server: Option<Process>,
     port: u16,
 }
@@ -56,7 +61,15 @@ impl World {
         std::fs::write(dir.path().join("schema.sql"), SCHEMA)?;
         // Freed at once, so that the server can come back under the address that the files remember.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut world = Self { dir, programs, devices: Vec::new(), model: Model::default(), server: None, port };
+        let mut world = Self {
+            dir,
+            programs,
+            devices: Vec::new(),
+            model: Model::default(),
+            sources: BTreeSet::new(),
+            server: None,
+            port,
+        };
         world.start_server(None)?;
         Connection::open(world.path("a"))?.execute_batch(SCHEMA)?;
         world.open("a")?;
@@ -82,7 +95,7 @@ impl World {
         let conn = Connection::open(self.path(name))?;
         conn.busy_timeout(Duration::from_secs(20))?;
         conn.execute_batch("PRAGMA foreign_keys = ON")?;
-        self.devices.push(Device { name, conn });
+        self.devices.push(Device { name, conn, source: None });
         Ok(())
     }
 
