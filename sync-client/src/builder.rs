@@ -157,7 +157,7 @@ impl Builder {
             path: self.path.clone(),
             observer: self.observer,
             stopping,
-            greeted: false,
+            greeted: None,
             can_watch: false,
         };
         Ok(Client::new(self.path, engine, lock))

@@ -39,8 +39,8 @@ pub(crate) struct Engine {
     pub(crate) path: PathBuf,
     pub(crate) observer: Option<Observer>,
     pub(crate) stopping: Arc<AtomicBool>,
-    /// Whether capabilities were read since the engine was made.
-    pub(crate) greeted: bool,
+    /// When capabilities were last read, in milliseconds since the epoch.
+    pub(crate) greeted: Option<i64>,
     pub(crate) can_watch: bool,
 }
 
@@ -80,9 +80,10 @@ impl Engine {
         if self.stopping.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
     }
 
-    /// Reads what the server offers, once.
+    /// Reads what the server offers, now and then: it may have been given tables or limits since.
     pub(crate) fn greet(&mut self) -> Result<(), Error> {
-        if self.greeted {
+        let now = self.env.now_ms();
+        if self.greeted.is_some_and(|at| (at..at + GREETING_MS).contains(&now)) {
             return Ok(());
         }
         let source = self.source_id()?;
@@ -113,7 +114,7 @@ impl Engine {
             )?;
         }
         self.limits = c.bundle_limits;
-        self.greeted = true;
+        self.greeted = Some(now);
         Ok(())
     }
 
@@ -387,6 +388,8 @@ impl Engine {
     }
 }
 
+/// How long capabilities are taken as read.
+const GREETING_MS: i64 = 5 * 60 * 1000;
 /// A sync whose rounds make progress ends long before this.
 const MAX_ROUNDS: u64 = 1000;
 /// Pushes in one round, each after rows were held back.
