@@ -76,6 +76,7 @@ fn run(args: &Args, tally: &mut Tally) -> Outcome<()> {
         let begun = Instant::now();
         let mut world = World::new(programs.clone())?;
         phases::run(&mut world, tally)?;
+        phases::seeding(&programs, tally)?;
         println!("phases: {} writes, {:.0?}", world.model.acknowledged(), begun.elapsed());
     }
     let begun = Instant::now();

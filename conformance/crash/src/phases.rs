@@ -3,6 +3,7 @@
 use crate::Outcome;
 use crate::check::{check, history};
 use crate::model::Batch;
+use crate::process::Programs;
 use crate::tally::Tally;
 use crate::world::{World, file_of};
 
@@ -32,6 +33,17 @@ const CLIENT: &[(&str, By)] = &[
     ("downloading", By::LargePull),
     ("downloading", By::Rebuild),
     ("rebuilding", By::Rebuild),
+];
+
+/// Phases of either in the first sync of all, which seeds the server under a lease.
+const SEEDING: &[(&str, bool)] = &[
+    ("frozen", false),
+    ("uploading:2", false),
+    ("before_commit", false),
+    ("after_commit", false),
+    ("after_chunk_stored", true),
+    ("before_commit", true),
+    ("after_commit", true),
 ];
 
 /// Phases of the client that a new file goes through.
@@ -78,6 +90,47 @@ pub(crate) fn run(world: &mut World, tally: &mut Tally) -> Outcome<()> {
         kill_server(world, tally, phase, *by).map_err(|e| format!("{label}: {e}"))?;
     }
     Ok(())
+}
+
+/// Kills in the first sync of all, each in a world of its own.
+pub(crate) fn seeding(programs: &Programs, tally: &mut Tally) -> Outcome<()> {
+    for (phase, server) in SEEDING {
+        let process = if *server { "server" } else { "a" };
+        let label = format!("seeding, {}{}", if *server { "server " } else { "" }, label(phase, By::Push));
+        tally.expect(&label, process);
+        let landed = kill_seeding(&mut World::unseeded(programs.clone())?, phase, *server);
+        tally.kill(&label, process, landed.map_err(|e| format!("{label}: {e}"))?);
+    }
+    Ok(())
+}
+
+/// Whether the kill landed.
+fn kill_seeding(world: &mut World, phase: &str, server: bool) -> Outcome<bool> {
+    if server {
+        world.kill_server()?;
+        world.start_server(Some(phase))?;
+    }
+    let mut client = world.start_client(&["sync", "a.db"], (!server).then_some(phase))?;
+    if server {
+        world.server()?.wait_for("fault ")?
+    } else {
+        client.wait_for("fault ")?
+    };
+    let work = world.in_flight("a", 0)?;
+    world.edit(0, FEW)?;
+    let running = if server {
+        let running = world.kill_server()?;
+        client.end()?;
+        world.start_server(None)?;
+        running
+    } else {
+        client.kill()?
+    };
+    world.sync(0)?;
+    world.join("b")?;
+    world.edit(1, FEW)?;
+    settled(world, 3)?;
+    Ok(running && work)
 }
 
 fn label(phase: &str, by: By) -> String {

@@ -45,12 +45,12 @@ impl Tally {
     /// A line a phase, a column a process.
     pub(crate) fn table(&self) -> String {
         let processes: BTreeSet<&String> = self.counts.keys().map(|(_, process)| process).collect();
-        let mut out = format!("{:<32}", "kills with work in flight");
+        let mut out = format!("{:<36}", "kills with work in flight");
         for process in &processes {
             out.push_str(&format!("{process:>8}"));
         }
         for phase in &self.phases {
-            out.push_str(&format!("\n{phase:<32}"));
+            out.push_str(&format!("\n{phase:<36}"));
             for process in &processes {
                 let cell = self.counts.get(&(phase.clone(), (*process).clone()));
                 out.push_str(&format!("{:>8}", cell.map_or_else(|| "-".to_owned(), |c| c.landed.to_string())));

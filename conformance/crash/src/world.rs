@@ -57,6 +57,14 @@ pub(crate) struct Status {
 impl World {
     /// A server with two devices, `a` and `b`, that are in step.
     pub(crate) fn new(programs: Programs) -> Outcome<Self> {
+        let mut world = Self::unseeded(programs)?;
+        world.sync(0)?;
+        world.join("b")?;
+        Ok(world)
+    }
+
+    /// A server that has nothing, and the device `a` with rows, ready for its first sync.
+    pub(crate) fn unseeded(programs: Programs) -> Outcome<Self> {
         let dir = TempDir::new()?;
         std::fs::write(dir.path().join("schema.sql"), SCHEMA)?;
         // Freed at once, so that the server can come back under the address that the files remember.
@@ -73,13 +81,16 @@ impl World {
         world.start_server(None)?;
         Connection::open(world.path("a"))?.execute_batch(SCHEMA)?;
         world.open("a")?;
-        world.edit(0, Batch { fresh: 20, shared: true, tangled: false })?;
+        world.edit(0, Batch { fresh: 220, shared: true, tangled: false })?;
         let url = world.url();
         world.client(&["init", "a.db", "--server", &url, "--all", "--token", USER])?;
-        world.client(&["sync", "a.db"])?;
-        world.client(&["clone", &url, "b.db", "--token", USER])?;
-        world.open("b")?;
         Ok(world)
+    }
+
+    /// A device joins that has nothing yet.
+    pub(crate) fn join(&mut self, name: &'static str) -> Outcome<()> {
+        self.client(&["clone", &self.url(), &file_of(name), "--token", USER])?;
+        self.open(name)
     }
 
     pub(crate) fn url(&self) -> String {
