@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::report::Event;
 use crate::stage::StagedRow;
-use crate::store::Store;
+use crate::store::{Meta, Store};
 
 /// What a transaction of remote rows did.
 #[derive(Debug, Default)]
@@ -226,7 +226,12 @@ impl<'a> Applier<'a> {
             base: None,
             server: server.as_deref(),
         })?;
-        self.store.set_known(self.store.managed[r.position].id, &r.k, version_of(r))?;
+        // The version is not taken: a later edit conflicts, as it should, and no rebuild passes the row over.
+        let m = &self.store.managed[r.position];
+        if !m.sql.exists(&self.store.conn, &key)? {
+            self.store.set_known(m.id, &r.k, Known::Never)?;
+        }
+        Meta::SetAside.set(&self.store.conn, 1)?;
         self.outcome.set_aside += 1;
         Ok(())
     }
@@ -336,10 +341,7 @@ impl<'a> Applier<'a> {
         if self.any_dirty {
             self.settle_orphans()?;
             for position in &self.touched {
-                self.store.release_held(self.store.managed[*position].id)?;
-                for (child, _) in self.store.schema().references_to(*position) {
-                    self.store.release_held(self.store.managed[child].id)?;
-                }
+                self.store.release_held_around(*position)?;
             }
         }
         for ((position, source_id), keys) in std::mem::take(&mut self.changes) {

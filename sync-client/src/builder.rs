@@ -149,7 +149,7 @@ impl Builder {
         let stopping = Arc::new(AtomicBool::new(false));
         let engine = Engine {
             store,
-            api: Api::new(transport, self.token),
+            api: Arc::new(Api::new(transport, self.token)),
             env: self.env,
             policies: self.policies,
             limits: Limits::default(),

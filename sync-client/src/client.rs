@@ -262,8 +262,18 @@ impl Client {
         self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
-        f(self.lock().as_mut().ok_or_else(closed)?)
+    /// Does something with the engine, again where the app migrated its schema meanwhile.
+    fn with<T>(&self, mut f: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
+        let mut guard = self.lock();
+        let engine = guard.as_mut().ok_or_else(closed)?;
+        for _ in 0..MIGRATIONS {
+            engine.store.refresh(engine.env.now_ms())?;
+            match f(engine) {
+                Err(Error::SchemaMoved) => {}
+                other => return other,
+            }
+        }
+        f(engine)
     }
 }
 
@@ -369,6 +379,9 @@ impl Engine {
 pub fn fetch_schema(transport: Arc<dyn Transport>, token: TokenSource, source_id: &str) -> Result<SchemaReply, Error> {
     Api::new(transport, token).schema(source_id).map_err(Error::from)
 }
+
+/// Schema changes during one verb after which it gives up.
+const MIGRATIONS: u32 = 10;
 
 fn closed() -> Error {
     Error::Argument("this client was detached; open the file again".into())

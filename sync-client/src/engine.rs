@@ -31,7 +31,7 @@ use crate::store::{Meta, OutboxState, Store};
 /// One file's syncing. One thread at a time.
 pub(crate) struct Engine {
     pub(crate) store: Store,
-    pub(crate) api: Api,
+    pub(crate) api: Arc<Api>,
     pub(crate) env: Arc<dyn Environment>,
     pub(crate) policies: Policies,
     pub(crate) limits: Limits,
@@ -199,9 +199,10 @@ impl Engine {
         loop {
             self.check_stopped()?;
             report.rounds += 1;
-            self.connected(&mut report.pull)?;
-            self.push_part(&mut report.push, &mut report.pull)?;
-            self.pull_part(&mut report.pull)?;
+            match self.round(&mut report) {
+                Err(Error::SchemaMoved) if report.rounds < MAX_ROUNDS => continue,
+                other => other?,
+            }
             let more = self.store.any_dirty(true)? || self.store.any_logged()? || self.store.outbox()?.is_some();
             if !more {
                 return Ok(report);
@@ -210,6 +211,12 @@ impl Engine {
                 return Err(Error::Protocol("rows stay pending after many rounds; see `pending`".into()));
             }
         }
+    }
+
+    fn round(&mut self, report: &mut SyncReport) -> Result<(), Error> {
+        self.connected(&mut report.pull)?;
+        self.push_part(&mut report.push, &mut report.pull)?;
+        self.pull_part(&mut report.pull)
     }
 
     /// Attached, greeted, and with a schema that capture knows.
@@ -245,6 +252,7 @@ impl Engine {
                     return Ok(());
                 }
                 Pushed::Rejected(n) => report.rejected_rows += n,
+                Pushed::Thawed => self.greeted = None,
                 Pushed::Reconnect => self.reconnect(pull)?,
             }
         }
@@ -268,6 +276,7 @@ impl Engine {
     pub(crate) fn pull_part(&mut self, report: &mut PullReport) -> Result<(), Error> {
         for _ in 0..MAX_PULLS {
             self.check_stopped()?;
+            self.thaw()?;
             let pulled = if Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
                 self.rebuild_once(report)?
             } else {
@@ -280,6 +289,17 @@ impl Engine {
             }
         }
         Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
+    }
+
+    /// An outbox of which nothing was sent goes back among the intents before remote rows are applied:
+    /// they are settled there.
+    fn thaw(&self) -> Result<(), Error> {
+        if self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Frozen) {
+            let tx = self.store.begin()?;
+            self.store.release_outbox()?;
+            tx.commit()?;
+        }
+        Ok(())
     }
 
     /// The scope is not there (any more), or its lease lapsed: connect again. H3: with a checkpoint, all
@@ -329,7 +349,8 @@ impl Engine {
                 (v, false) => Known::Live(v),
             };
             let known = self.store.known(t, &k)?;
-            if known == server {
+            // The reply is older than the pull that came between: only what is newer than that counts.
+            if known == server || (server != Known::Never && known.version() >= c.server_row_version) {
                 continue;
             }
             let Some(dirty) = self.store.dirty(t, &k)? else { continue };

@@ -66,6 +66,9 @@ pub enum Error {
     /// Detaching would lose work.
     #[error("{0} changed rows are not on the server yet; sync first, or detach with discarding them")]
     PendingWork(u64),
+    /// The schema changed under a transaction of ours; the verb reads it again and goes on.
+    #[error("the file's schema changed meanwhile; try again")]
+    SchemaMoved,
     /// An argument that makes no sense.
     #[error("{0}")]
     Argument(String),

@@ -63,6 +63,9 @@ impl Store {
                 bundle_seq: 0,
             };
             self.set_outbox(&outbox)?;
+            let mut s = tx.prepare("SELECT DISTINCT t FROM main._sync_out")?;
+            let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            Meta::OutboxColumns.set(&tx, self.columns_of(&tables))?;
             Some(outbox)
         };
         tx.commit()?;

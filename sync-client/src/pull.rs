@@ -92,6 +92,8 @@ impl Engine {
                 .keep(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
             if head.stable_bundle_seq < checkpoint {
                 self.stage = Some(stage);
+                let fork = if ours { self.find_fork(&source)? } else { head.stable_bundle_seq };
+                Meta::Fork.set(&self.store.conn, fork)?;
                 return self.must_rebuild("the server's history ends before the checkpoint");
             }
             target = head.stable_bundle_seq;
@@ -116,7 +118,7 @@ impl Engine {
 
     /// H1, H2: the highest bundle whose history hash the server confirms, among those that this file
     /// remembers; 0 where there is none.
-    fn find_fork(&self, source: &str) -> Result<i64, Error> {
+    pub(crate) fn find_fork(&self, source: &str) -> Result<i64, Error> {
         let mut s = self.store.conn.prepare("SELECT seq, hash FROM main._sync_history ORDER BY seq")?;
         let known: Vec<(i64, Vec<u8>)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
         let (mut shared, mut low, mut high) = (0, 0, known.len());
@@ -191,7 +193,6 @@ impl Engine {
         outbox: Option<&Outbox>,
         report: &mut PullReport,
     ) -> Result<(), Error> {
-        self.store.refresh(self.env.now_ms())?;
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
@@ -251,6 +252,13 @@ impl Engine {
              SELECT t, k, CASE op WHEN 3 THEN -?1 ELSE ?1 END FROM main._sync_out",
             [b.seq],
         )?;
+        // What was refused because of a row that is on the server now, may pass.
+        let mut s = tx.prepare_cached("SELECT DISTINCT t FROM main._sync_out")?;
+        let settled: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        drop(s);
+        for position in settled.into_iter().filter_map(|t| self.store.position(t)) {
+            self.store.release_held_around(position)?;
+        }
         self.confirm(b, true)?;
         tx.commit()?;
         self.tell(&Event::Applied { rows: b.rows.unsigned_abs(), checkpoint: b.seq });

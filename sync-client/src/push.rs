@@ -32,6 +32,8 @@ pub(crate) enum Pushed {
     Rebuild,
     /// This file got a fresh source; freeze again under it.
     FreshSource,
+    /// The outbox cannot be sent as it is (a limit, or the schema, changed): its rows are intents again.
+    Thawed,
 }
 
 impl Engine {
@@ -49,7 +51,17 @@ impl Engine {
         if outbox.state == OutboxState::Committed {
             return Ok(Pushed::Committed);
         }
+        let sendable = self.store.outbox_fits()?;
+        if !sendable && outbox.state == OutboxState::Frozen {
+            let tx = self.store.begin()?;
+            self.store.release_outbox()?;
+            tx.commit()?;
+            return Ok(Pushed::Thawed);
+        }
         match self.create(&outbox)? {
+            Created::Session(push_id) if !sendable => {
+                Ok(self.release_proven(&outbox, &push_id)?.unwrap_or(Pushed::Thawed))
+            }
             Created::Session(push_id) => self.upload_and_commit(outbox, &push_id),
             Created::Committed(reply) => self.already_committed(outbox, &reply),
             Created::Ended(end) => Ok(end),
@@ -107,7 +119,13 @@ impl Engine {
                     self.fresh_source()?;
                     Ok(Created::Ended(Pushed::FreshSource))
                 }
-                Some(Code::BundleTooLarge) => Err(error.into()),
+                // Frozen under another limit.
+                Some(Code::BundleTooLarge) if !sent => {
+                    let tx = self.store.begin()?;
+                    self.store.release_outbox()?;
+                    tx.commit()?;
+                    Ok(Created::Ended(Pushed::Thawed))
+                }
                 _ => Err(error.into()),
             };
         }
@@ -140,6 +158,7 @@ impl Engine {
                     }
                     self.hold_rejected(&r.reply.rejections)
                 }
+                Some(Code::PushCommitInvalid) => Ok(self.release_proven(&outbox, push_id)?.unwrap_or(Pushed::Thawed)),
                 Some(Code::SourceSequenceChanged | Code::SourceRetired) => {
                     self.fresh_source()?;
                     Ok(Pushed::FreshSource)

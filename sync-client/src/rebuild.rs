@@ -1,13 +1,18 @@
 //! Rebuilding from a snapshot: what the server has replaces what it was known to have, and every
 //! local intent survives or is settled like in a pull. Only rows that differ are written.
 
+use std::collections::BTreeMap;
+
 use sync_core::engine::change::Known;
 use sync_core::hash::Digest;
 use sync_core::key::Key;
+use sync_core::protocol::pull::PullRequest;
 use sync_core::protocol::rows::{WireRow, read_page};
 use sync_core::protocol::{Code, Op};
 use sync_core::record;
+use sync_core::value::Value;
 
+use crate::api::CallError;
 use crate::apply::{Applier, fit};
 use crate::context::FaultPoint;
 use crate::engine::Engine;
@@ -15,17 +20,22 @@ use crate::error::Error;
 use crate::pull::{Pulled, read_failed};
 use crate::report::{Event, PullReport};
 use crate::stage::{Intake, Stage, StagedRow};
-use crate::store::{Meta, Store};
+use crate::store::{Meta, OutboxState, Store};
 
 impl Engine {
     /// Downloads a snapshot and merges it with the file.
     pub(crate) fn rebuild_once(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let source = self.source_id()?;
+        self.notice_rewrite(&source)?;
         let session = match self.api.create_snapshot(&source) {
             Ok(s) => s,
             Err(e) if e.code() == Some(Code::ScopeUninitialized) => return Ok(Pulled::Reconnect),
             Err(e) => return Err(e.into()),
         };
+        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
+        if session.snapshot_bundle_seq < checkpoint && Meta::Fork.get::<i64>(&self.store.conn)?.is_none() {
+            Meta::Fork.set(&self.store.conn, session.snapshot_bundle_seq)?;
+        }
         let stage = self.stage()?;
         stage.clear()?;
         let downloaded = self.download(&stage, &source, &session.snapshot_id, session.row_count);
@@ -46,6 +56,29 @@ impl Engine {
         self.tell(&Event::Applied { rows: outcome.applied, checkpoint: session.snapshot_bundle_seq });
         outcome.events.iter().for_each(|e| self.tell(e));
         Ok(Pulled::Stable)
+    }
+
+    /// H1: a rebuild must not take for deleted what a restored server never had.
+    fn notice_rewrite(&self, source: &str) -> Result<(), Error> {
+        let conn = &self.store.conn;
+        let checkpoint = Meta::Checkpoint.integer(conn)?;
+        if checkpoint == 0 || !self.api.is_ours() || Meta::Fork.get::<i64>(conn)?.is_some() {
+            return Ok(());
+        }
+        let request = PullRequest {
+            after_bundle_seq: checkpoint,
+            max_bundles: 1,
+            after_history_hash: Meta::HistoryHash.get(conn)?,
+            max_inline_rows: Some(0),
+            ..PullRequest::default()
+        };
+        match self.api.pull(source, &request) {
+            Err(e) if matches!(e.code(), Some(Code::CheckpointAhead | Code::HistoryDiverged)) => {
+                Meta::Fork.set(conn, self.find_fork(source)?)
+            }
+            Err(CallError::Other(e)) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     fn download(&self, stage: &Stage, source: &str, id: &str, total: i64) -> Result<(), Error> {
@@ -93,20 +126,28 @@ impl Engine {
         seq: i64,
         history: Option<&str>,
     ) -> Result<crate::apply::Outcome, Error> {
-        self.store.refresh(self.env.now_ms())?;
         let fork = Meta::Fork.get::<i64>(&self.store.conn)?;
         let tx = self.store.begin()?;
+        // First: what happens below may ask for another one.
+        Meta::Rebuild.clear(&tx)?;
+        Meta::Fork.clear(&tx)?;
         self.store.absorb(self.env.now_ms())?;
         if let Some(fork) = fork {
             self.store.reopen_above(fork, self.env.now_ms())?;
         }
-        // What is in flight is in doubt no more: a row that had committed is equal to the snapshot's.
-        if self.store.outbox()?.is_some() {
+        if let Some(outbox) = self.store.outbox()? {
+            if outbox.state != OutboxState::Frozen {
+                self.store.settle_by_snapshot(stage)?;
+            }
             self.store.release_outbox()?;
+            if outbox.state == OutboxState::Committed {
+                Meta::NextSourceBundleId.set(&tx, outbox.source_bundle_id + 1)?;
+            }
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.begin_bundle("", false);
-        stage.each_snapshot_row(|r| applier.snapshot_row(r, fork.is_some()))?;
+        let grown = self.store.grown_tables()?;
+        stage.each_snapshot_row(|r| applier.snapshot_row(r, fork, &grown))?;
         applier.missing_from(stage, seq, fork)?;
         applier.end_bundle()?;
         let outcome = applier.finish()?;
@@ -120,8 +161,7 @@ impl Engine {
             }
             None => Meta::HistoryHash.clear(&tx)?,
         }
-        Meta::Rebuild.clear(&tx)?;
-        Meta::Fork.clear(&tx)?;
+        tx.execute("UPDATE main._sync_table SET grown_from = NULL", [])?;
         self.env.fault(FaultPoint::Rebuilding);
         tx.commit()?;
         Ok(outcome)
@@ -129,13 +169,47 @@ impl Engine {
 }
 
 impl Store {
+    /// Tables that got columns since the last rebuild, by position: how many they had.
+    fn grown_tables(&self) -> Result<BTreeMap<usize, usize>, Error> {
+        let mut s = self.conn.prepare("SELECT id, grown_from FROM main._sync_table WHERE grown_from IS NOT NULL")?;
+        let rows: Vec<(i64, i64)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        Ok(rows.into_iter().filter_map(|(id, n)| Some((self.position(id)?, usize::try_from(n).ok()?))).collect())
+    }
+
+    /// A frozen row that is in the snapshot as it was sent had committed: it is settled, and a newer edit
+    /// of it stands on it.
+    fn settle_by_snapshot(&self, stage: &Stage) -> Result<(), Error> {
+        let mut s = self.conn.prepare("SELECT ordinal, t, k, row FROM main._sync_out")?;
+        let mut rows = s.query([])?;
+        let mut settled = Vec::new();
+        while let Some(r) = rows.next()? {
+            let (t, k, row): (i64, Vec<u8>, Option<Vec<u8>>) = (r.get(1)?, r.get(2)?, r.get(3)?);
+            let Some(position) = self.position(t) else { continue };
+            let known = match (stage.snapshot_row(position, &k)?, &row) {
+                (None, None) => Known::Never,
+                (Some((v, there)), Some(sent)) if there == *sent => Known::Live(v),
+                _ => continue,
+            };
+            self.set_known(t, &k, known)?;
+            if let Some(newer) = self.dirty(t, &k)? {
+                let base = row.as_deref().map(record::decode).transpose()?;
+                self.put_dirty(t, &k, newer.since, base.as_ref())?;
+            }
+            settled.push(r.get::<_, i64>(0)?);
+        }
+        drop(rows);
+        for ordinal in settled {
+            self.conn.prepare_cached("DELETE FROM main._sync_out WHERE ordinal = ?")?.execute([ordinal])?;
+        }
+        Ok(())
+    }
+
     /// Every row and tombstone above the fork is local work again.
     fn reopen_above(&self, fork: i64, now: i64) -> Result<(), Error> {
         self.conn.execute(
             "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE abs(v) > ?",
             (now, fork),
         )?;
-        self.conn.execute("DELETE FROM main._sync_row WHERE v < 0 AND -v > ?", [fork])?;
         Ok(())
     }
 }
@@ -143,23 +217,42 @@ impl Store {
 impl Applier<'_> {
     /// A row of the snapshot. Where it has the version that this file knows, there is no conflict: an
     /// intent for it stays, on this row as its base.
-    pub(crate) fn snapshot_row(&mut self, r: StagedRow, rewritten: bool) -> Result<(), Error> {
+    pub(crate) fn snapshot_row(
+        &mut self,
+        r: StagedRow,
+        fork: Option<i64>,
+        grown: &BTreeMap<usize, usize>,
+    ) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[r.position]);
         let known = store.known(m.id, &r.k)?;
         let dirty = if self.any_dirty { store.dirty(m.id, &r.k)? } else { None };
         let Some(dirty) = dirty else {
-            if known == Known::Live(r.version) && !rewritten {
+            if known == Known::Live(r.version) && fork.is_none() && !grown.contains_key(&r.position) {
                 return Ok(());
             }
             return self.write_or_defer(r, known);
         };
-        if known.version() != r.version && !rewritten {
+        // With a rewritten history, only what this file has above the fork is put on top of the server's.
+        if known.version() != r.version && fork.is_none_or(|f| known.version() <= f) {
             return self.meet(r, known, &dirty);
         }
         let key = Key::from_stored(r.k.clone()).unpack()?;
         let remote = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, store.table(r.position)));
         store.set_known(m.id, &r.k, Known::Live(r.version))?;
-        let live = m.sql.read(&store.conn, &key)?;
+        let mut live = m.sql.read(&store.conn, &key)?;
+        if let (Some(Ok(row)), Some(remote), Some(old)) = (&mut live, &remote, grown.get(&r.position)) {
+            // A column that is new here has the server's value, unless the app has given it one since.
+            let mut filled = false;
+            for (mine, theirs) in row.iter_mut().zip(remote).skip(*old) {
+                if let (Value::Null, Some(theirs)) = (&*mine, theirs) {
+                    filled |= !theirs.is_null();
+                    *mine = theirs.clone();
+                }
+            }
+            if filled {
+                m.sql.update(&store.conn, &key, row)?;
+            }
+        }
         match (live, &remote) {
             (Some(Ok(live)), Some(remote))
                 if live.iter().zip(remote).all(|(l, r)| r.as_ref().is_none_or(|r| r == l)) =>

@@ -164,19 +164,25 @@ impl Applier<'_> {
         })?;
         self.outcome.conflicts += 1;
         store.drop_dirty(m.id, &k)?;
-        let Some(live) = live else { return Ok(()) };
         if let Known::Live(_) = known {
             let base = dirty.base.as_ref().filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
             let back: Option<Vec<Value>> = base.map(|b| b.iter().flatten().cloned().collect());
             if let Some(row) = back
                 && self.parents_exist(table, &row)?
-                && m.sql.update(&store.conn, key, &row).is_ok()
             {
-                return Ok(());
+                let written = match live {
+                    Some(_) => m.sql.update(&store.conn, key, &row),
+                    None => m.sql.insert(&store.conn, &row),
+                };
+                if written.is_ok() {
+                    return Ok(());
+                }
             }
-            // The server's state of this row is not known here any more: the next pull fetches it.
+            // The server's state of this row is not known here any more: a rebuild fetches it.
+            store.set_known(m.id, &k, Known::Never)?;
             Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
         }
+        let Some(live) = live else { return Ok(()) };
         m.sql.delete(&store.conn, key)?;
         for (child, fk) in store.schema().references_to(position) {
             for child_key in self.children(child, fk, table, &live)? {
@@ -329,8 +335,11 @@ impl Applier<'_> {
         let column = table.key[0];
         let name = quote(&table.columns[column].sql_name);
         let sql_name = quote(&table.sql_name);
-        let highest: i64 =
-            store.conn.query_row(&format!("SELECT coalesce(max({name}), 0) FROM main.{sql_name}"), [], |r| r.get(0))?;
+        let highest: i64 = store.conn.query_row(
+            &format!("SELECT coalesce(max({name}), 0) FROM main.{sql_name} WHERE typeof({name}) = 'integer'"),
+            [],
+            |r| r.get(0),
+        )?;
         let mut free = highest + 1;
         while store.known(m.id, Key::pack(&[Value::Integer(free)])?.as_bytes())? != Known::Never {
             free += 1;

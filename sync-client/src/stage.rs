@@ -159,6 +159,16 @@ impl Stage {
         Ok(())
     }
 
+    /// The snapshot's row of this key: version and stored form.
+    pub(crate) fn snapshot_row(&self, position: usize, k: &[u8]) -> Result<Option<(i64, Vec<u8>)>, Error> {
+        let mut s = self.conn.prepare_cached("SELECT v, row FROM snapshot WHERE t = ? AND k = ?")?;
+        let mut rows = s.query((position as i64, k))?;
+        Ok(match rows.next()? {
+            Some(r) => Some((r.get(0)?, r.get(1)?)),
+            None => None,
+        })
+    }
+
     /// Whether the snapshot holds this key.
     pub(crate) fn in_snapshot(&self, position: usize, k: &[u8]) -> Result<bool, Error> {
         Ok(self.conn.prepare_cached("SELECT 1 FROM snapshot WHERE t = ? AND k = ?")?.exists((position as i64, k))?)

@@ -49,9 +49,9 @@ impl Worker {
         let spawn = |name: &str, run: fn(&Weak<Shared>, &Signal)| {
             let (weak, signal) = (Arc::downgrade(shared), Arc::clone(&signal));
             std::thread::Builder::new().name(name.into()).spawn(move || {
+                let ending = Ending { weak: weak.clone(), signal: Arc::clone(&signal) };
                 run(&weak, &signal);
-                signal.lock().running -= 1;
-                signal.changed.notify_all();
+                drop(ending);
             })
         };
         let threads = vec![spawn("sync", syncing)?, spawn("sync-watch", watching)?];
@@ -86,6 +86,27 @@ impl Worker {
             shared.transport.resume();
             shared.stopping.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+/// Counts a thread out, also one that panicked. The last one of a stop lets the verbs work again.
+struct Ending {
+    weak: Weak<Shared>,
+    signal: Arc<Signal>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let last = {
+            let mut state = self.signal.lock();
+            state.running -= 1;
+            state.stop && state.running == 0
+        };
+        if last && let Some(shared) = self.weak.upgrade() {
+            shared.transport.resume();
+            shared.stopping.store(false, Ordering::Relaxed);
+        }
+        self.signal.changed.notify_all();
     }
 }
 
@@ -144,8 +165,15 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
                 wait = Some(Duration::from_millis(ms));
                 ms
             };
-            if engine.sync(Some(&mut retry)).is_ok() {
-                failures = 0;
+            // A function of the app that panics must not end the syncing for good.
+            let synced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.sync(Some(&mut retry))));
+            match synced {
+                Ok(Ok(_)) => failures = 0,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    tracing::error!("a function of the app panicked during a sync");
+                    wait = Some(Duration::from_millis(backoff.most_ms));
+                }
             }
             signal.lock().watch = engine.can_watch;
             signal.changed.notify_all();
@@ -244,16 +272,16 @@ enum Listened {
 
 fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
     let Some(s) = shared.upgrade() else { return Listened::Closed };
-    let (response, random) = {
-        // Only the request's parts are taken under the lock; the stream itself is read without it.
+    let (api, source, after, random) = {
+        // The request is sent without the lock: a proxy may hold back the head of a stream for long.
         let guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(engine) = guard.as_ref() else { return Listened::Closed };
         let after = crate::store::Meta::Checkpoint.integer(&engine.store.conn).unwrap_or(0);
         let Ok(source) = engine.source_id() else { return Listened::Closed };
-        (engine.api.watch(&source, after), engine.env.random())
+        (Arc::clone(&engine.api), source, after, engine.env.random())
     };
     drop(s);
-    let Ok(response) = response else { return Listened::Ended { heard: false, random } };
+    let Ok(response) = api.watch(&source, after) else { return Listened::Ended { heard: false, random } };
     let mut events = EventReader::default();
     let mut heard = false;
     for line in BufReader::new(response.body).lines() {

@@ -344,7 +344,7 @@ impl Inner {
 
     /// The caller's scope, where there is one.
     fn scope(&self, caller: &Caller) -> Outcome<Option<Arc<Scope>>> {
-        let (scope, fresh) = self.scopes.get(caller.user.as_str(), None)?;
+        let (scope, fresh) = self.scopes.get(caller.user.as_str(), false)?;
         self.opened(scope, fresh)
     }
 
@@ -363,8 +363,7 @@ impl Inner {
     }
 
     fn connect(&self, caller: &Caller, request: ConnectRequest) -> Outcome<ConnectReply> {
-        let new_id = || self.environment.new_id();
-        let (scope, fresh) = self.scopes.get(caller.user.as_str(), Some(&new_id))?;
+        let (scope, fresh) = self.scopes.get(caller.user.as_str(), true)?;
         let Some(scope) = self.opened(scope, fresh)? else {
             return Err(crate::scope::fail::Fail::Damaged("a scope that was just made"));
         };

@@ -107,10 +107,23 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the held intents of a table be tried again.
-    pub(crate) fn release_held(&self, t: i64) -> Result<(), Error> {
+    /// Lets the held intents of a table, and of those that refer to it, be tried again.
+    pub(crate) fn release_held_around(&self, position: usize) -> Result<(), Error> {
+        self.release_held(self.managed[position].id)?;
+        for (child, _) in self.schema().references_to(position) {
+            self.release_held(self.managed[child].id)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the held intents of a table be tried again, but for those that only an edit of the row itself
+    /// can help.
+    fn release_held(&self, t: i64) -> Result<(), Error> {
         self.conn
-            .prepare_cached("UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND held IS NOT NULL")?
+            .prepare_cached(
+                "UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND held IS NOT NULL AND held \
+                 NOT IN ('check', 'not_null', 'type', 'unknown_column', 'unknown_table', 'too_large', 'key_form', 'not_utf8')",
+            )?
             .execute([t])?;
         Ok(())
     }

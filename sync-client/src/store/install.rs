@@ -76,7 +76,7 @@ impl Store {
         }
         // Readers and the app's writers do not block one another in WAL mode. Outside a transaction by rule.
         self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
-        let tx = self.begin()?;
+        let tx = self.begin_unchecked()?;
         tx.execute_batch(TABLES)?;
         Meta::Format.set(&tx, FORMAT)?;
         Meta::Server.set(&tx, server)?;
@@ -100,10 +100,26 @@ impl Store {
     /// Reads the schema again where it changed, and repairs the capture: tables that are new, columns
     /// that were added, triggers that a migration dropped.
     pub(crate) fn refresh(&mut self, now: i64) -> Result<(), Error> {
-        let version: i64 = self.conn.query_row("PRAGMA main.schema_version", [], |r| r.get(0))?;
-        if version == self.schema_version {
+        if self.read_schema_version()? == self.schema_version {
             return Ok(());
         }
+        // The app may migrate at any moment: what is read here is read under the write lock.
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let outcome = self.refresh_locked(now);
+        match outcome {
+            Ok(plan) => {
+                self.conn.execute_batch("COMMIT")?;
+                Ok(app_triggers::install_copies(&self.conn, &plan.copy)?)
+            }
+            Err(e) => {
+                self.schema_version = -1;
+                self.conn.execute_batch("ROLLBACK")?;
+                Err(e)
+            }
+        }
+    }
+
+    fn refresh_locked(&mut self, now: i64) -> Result<app_triggers::Plan, Error> {
         let format = Meta::Format.integer(&self.conn)?;
         if format > FORMAT {
             return Err(Error::NewerFormat(format));
@@ -115,30 +131,33 @@ impl Store {
         if let Some(t) = plan.mixed.first() {
             return Err(Error::MixedTrigger(t.name.clone()));
         }
-        let mut whole = Vec::new();
+        let conn = &self.conn;
+        let attached = Meta::Attached.integer(conn)? != 0;
         let mut managed = Vec::new();
-        let tx = self.begin()?;
         for table in found.schema.tables() {
-            let (id, was_whole) = capture(&tx, table, now)?;
-            whole.push(was_whole);
-            managed.push(Managed { id, sql: RowSql::new(table), order: table.canonical_order() });
-        }
-        release_tables(&tx, &found)?;
-        if Meta::Attached.integer(&tx)? != 0 && whole.contains(&false) {
-            Meta::Rebuild.set(&tx, "the schema changed while capture was away")?;
-        }
-        for ((table, m), whole) in found.schema.tables().iter().zip(&managed).zip(&whole) {
-            if !whole {
-                suspect_all(&tx, m, table, now)?;
+            let (id, seen) = capture(conn, table, now)?;
+            let m = Managed { id, sql: RowSql::new(table), order: table.canonical_order() };
+            if seen == Seen::Partly {
+                suspect_all(conn, &m, table, now)?;
             }
+            if attached && seen != Seen::Whole {
+                Meta::Rebuild.set(conn, "the tables of this file changed")?;
+            }
+            managed.push(m);
         }
-        tx.commit()?;
-        app_triggers::install_copies(&self.conn, &plan.copy)?;
+        release_tables(conn, &found)?;
+        // C14: what this schema refused, it may take now.
+        let version = self.read_schema_version()?;
+        if attached && Meta::SetAside.integer(conn)? != 0 && Meta::SchemaSeen.integer(conn)? != version {
+            Meta::SetAside.clear(conn)?;
+            Meta::Rebuild.set(conn, "rows that the schema refused may fit now")?;
+        }
+        Meta::SchemaSeen.set(conn, version)?;
         self.by_id = managed.iter().enumerate().map(|(position, m)| (m.id, position)).collect();
         self.managed = managed;
         self.found = found;
-        self.schema_version = self.conn.query_row("PRAGMA main.schema_version", [], |r| r.get(0))?;
-        Ok(())
+        self.schema_version = version;
+        Ok(plan)
     }
 
     /// Removes everything of ours from the file. The rows stay.
@@ -183,9 +202,19 @@ fn release_tables(conn: &Connection, found: &Found) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes sure of a table's number, log and triggers. The second value is false where writes may have
-/// gone unseen: the table is new here, or its triggers were gone.
-fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, bool), Error> {
+/// Whether capture saw every write of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Every one.
+    Whole,
+    /// Every one, and the table has got columns whose values on the server are not here yet.
+    Grown,
+    /// Writes may have gone unseen: the table is new here, or its triggers were gone.
+    Partly,
+}
+
+/// Makes sure of a table's number, log and triggers.
+fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, Seen), Error> {
     let columns = serde_json::to_string(&table.columns.iter().map(|c| &c.sql_name).collect::<Vec<_>>())
         .map_err(|e| Error::Damaged(e.to_string()))?;
     let existing: Option<(i64, String)> = conn
@@ -207,15 +236,26 @@ fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, bool), Er
     drop(s);
     let ours = format!("_sync_{id}_");
     let present: Vec<&(String, String)> = present.iter().filter(|(n, _)| n.starts_with(&ours)).collect();
-    let whole = !present.is_empty();
+    let mut seen = if present.is_empty() { Seen::Partly } else { Seen::Whole };
     if wanted.len() == present.len() && wanted.iter().all(|w| present.contains(&w)) && columns == old_columns {
-        return Ok((id, true));
+        return Ok((id, Seen::Whole));
     }
     let old: Vec<String> = serde_json::from_str(&old_columns).map_err(|_| Error::Damaged("columns".into()))?;
     let log = quote(&log_name(id));
     conn.execute_batch(&create_log(id, old.len()))?;
     if old != table.columns.iter().map(|c| c.sql_name.clone()).collect::<Vec<_>>() {
-        absorb_old(conn, id, table, &old, now)?;
+        if !absorb_old(conn, id, table, &old, now)? {
+            seen = Seen::Partly;
+        }
+        if table.columns.len() > old.len() {
+            conn.execute(
+                "UPDATE main._sync_table SET grown_from = coalesce(grown_from, ?) WHERE id = ?",
+                (old.len() as i64, id),
+            )?;
+            if seen == Seen::Whole {
+                seen = Seen::Grown;
+            }
+        }
         conn.execute_batch(&format!("DROP TABLE main.{log}"))?;
         conn.execute_batch(&create_log(id, table.columns.len()))?;
     }
@@ -226,17 +266,19 @@ fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, bool), Er
         conn.execute_batch(sql)?;
     }
     conn.execute("UPDATE main._sync_table SET columns = ? WHERE id = ?", (&columns, id))?;
-    Ok((id, whole))
+    Ok((id, seen))
 }
 
 /// Folds a log that was written under other columns. Its bases are only kept where columns were
-/// added at the end; otherwise the row is pushed whole.
-fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], now: i64) -> Result<(), Error> {
+/// added at the end; otherwise the row is pushed whole. False where the key's columns are not there any more.
+fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], now: i64) -> Result<bool, Error> {
     let names = log_columns(old.len());
-    let at = |name: &str| old.iter().position(|o| o.eq_ignore_ascii_case(name)).map(|i| names[i].as_str());
-    let Some(key) = table.key.iter().map(|i| at(&table.columns[*i].sql_name)).collect::<Option<Vec<_>>>() else {
-        return Ok(());
+    let at = |i: usize| {
+        let name = &table.columns[i].sql_name;
+        let renamed = (old.len() == table.columns.len()).then_some(i);
+        old.iter().position(|o| o.eq_ignore_ascii_case(name)).or(renamed).map(|i| names[i].as_str())
     };
+    let Some(key) = table.key.iter().map(|i| at(*i)).collect::<Option<Vec<_>>>() else { return Ok(false) };
     let appended = table.columns.len() >= old.len()
         && table.columns.iter().zip(old).all(|(c, o)| c.sql_name.eq_ignore_ascii_case(o));
     let base = if appended {
@@ -253,7 +295,7 @@ fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], now: i6
         ),
         (id, now),
     )?;
-    Ok(())
+    Ok(true)
 }
 
 /// Makes every row of a table an intent, and every row that the server was known to have.
@@ -277,7 +319,8 @@ fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i64) -> Resul
 /// version below zero is a tombstone's.
 const TABLES: &str = "
 CREATE TABLE _sync_meta (name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
-CREATE TABLE _sync_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, columns TEXT NOT NULL);
+CREATE TABLE _sync_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, columns TEXT NOT NULL,
+  grown_from INTEGER);
 CREATE TABLE _sync_dirty (t INTEGER NOT NULL, k BLOB NOT NULL, since INTEGER NOT NULL, base BLOB, held TEXT, message TEXT,
   PRIMARY KEY (t, k)) WITHOUT ROWID;
 CREATE TABLE _sync_row (t INTEGER NOT NULL, k BLOB NOT NULL, v INTEGER NOT NULL, PRIMARY KEY (t, k)) WITHOUT ROWID;

@@ -25,6 +25,12 @@ pub(crate) enum Meta {
     Rebuild,
     /// With a rewritten history: the highest bundle that this file and the server share.
     Fork,
+    /// The columns of the frozen rows' tables when they were frozen.
+    OutboxColumns,
+    /// Whether a row was set aside since the schema was last another.
+    SetAside,
+    /// SQLite's number of the schema that was last read.
+    SchemaSeen,
     LastSuccess,
     LastErrorAt,
     LastErrorClass,
@@ -49,6 +55,9 @@ impl Meta {
             Self::InitializationId => "initialization_id",
             Self::Rebuild => "rebuild",
             Self::Fork => "fork",
+            Self::OutboxColumns => "outbox_columns",
+            Self::SetAside => "set_aside",
+            Self::SchemaSeen => "schema_seen",
             Self::LastSuccess => "last_success",
             Self::LastErrorAt => "last_error_at",
             Self::LastErrorClass => "last_error_class",

@@ -63,8 +63,23 @@ impl Store {
     }
 
     /// Begins a write of ours. No network call happens inside it.
+    ///
+    /// What this knows of the schema is checked inside: a migration of the app may have come between
+    /// ([`Error::SchemaMoved`]; case S2).
     pub(crate) fn begin(&self) -> Result<Transaction<'_>, Error> {
+        let tx = self.begin_unchecked()?;
+        if self.read_schema_version()? != self.schema_version {
+            return Err(Error::SchemaMoved);
+        }
+        Ok(tx)
+    }
+
+    fn begin_unchecked(&self) -> Result<Transaction<'_>, Error> {
         Ok(Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?)
+    }
+
+    fn read_schema_version(&self) -> Result<i64, Error> {
+        Ok(self.conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |r| r.get(0))?)
     }
 
     pub(crate) const fn schema(&self) -> &Schema {

@@ -118,6 +118,24 @@ impl Store {
         Ok(out)
     }
 
+    /// Whether every frozen row is of a table that is still synced, with the columns that it had.
+    pub(crate) fn outbox_fits(&self) -> Result<bool, Error> {
+        let mut s = self.conn.prepare_cached("SELECT DISTINCT t FROM main._sync_out")?;
+        let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        let stored: String = Meta::OutboxColumns.get(&self.conn)?.unwrap_or_default();
+        Ok(tables.iter().all(|t| self.position(*t).is_some()) && stored == self.columns_of(&tables))
+    }
+
+    /// The columns of these tables, as text to compare.
+    pub(crate) fn columns_of(&self, tables: &[i64]) -> String {
+        let mut out = String::new();
+        for (t, position) in tables.iter().filter_map(|t| Some((t, self.position(*t)?))) {
+            let names: Vec<&str> = self.table(position).columns.iter().map(|c| c.name.as_str()).collect();
+            out.push_str(&format!("{t}:{}\n", names.join(",")));
+        }
+        out
+    }
+
     /// Puts every frozen row back among the intents. An older base wins over that of a newer edit.
     /// Only after proof that the server did not commit it, or that it does not matter.
     pub(crate) fn release_outbox(&self) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use sync_client::transport::{Http, Method, Request, Response, Transport, Transpo
 use sync_client::{Client, Error, Policy};
 use sync_server::limits::Limits;
 
-use crate::world::{SCHEMA, World, converge, dump};
+use crate::world::{SCHEMA, World, converge, copy, dump};
 
 /// HTTP that loses the reply of one request, after the server did what it said.
 struct Lossy {
@@ -86,19 +86,6 @@ fn a_restarted_server_goes_on() {
     w.start();
     converge(&[&a, &b]);
     assert!(a.client().status().unwrap().last_error.is_none());
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// H1, H2: the server is restored to an older state, and in the second round it has grown again since.

@@ -3,6 +3,7 @@
 mod cli;
 mod cli_server;
 mod faults;
+mod hard;
 mod rounds;
 mod support;
 mod world;

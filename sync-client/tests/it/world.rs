@@ -213,3 +213,17 @@ pub(crate) fn converge(devices: &[&Device]) {
         assert_eq!((s.pending_rows, s.outbox.as_str()), (0, "none"), "{s:?}");
     }
 }
+
+/// Copies a directory.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Capture: triggers that append every change of a synced table to that table's own log, in the
 //! app's own transaction (ARCHITECTURE.md, "Capture").
 //!
-//! INSERT appends the key; UPDATE and DELETE append the old row, typed. The first entry of a key is
-//! its *base*. What happened is derived later ([`crate::engine::change`]). Everything here must
+//! INSERT appends the key; UPDATE and DELETE append the old row, typed, before it changes: a trigger
+//! of the app that writes the same row again comes later. The first entry of a key is its *base*. What happened is derived later ([`crate::engine::change`]). Everything here must
 //! parse in SQLite 3.24 and needs no function of ours: the file stays an ordinary SQLite file.
 
 use super::{quote, quote_all};
@@ -52,6 +52,8 @@ pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
     let key_columns = quote_all(table.key.iter().map(|i| table.columns[*i].sql_name.as_str()));
     let key_changed =
         table.key.iter().map(|i| format!("OLD.{0} IS NOT NEW.{0}", column(*i))).collect::<Vec<_>>().join(" OR ");
+    // An INTEGER PRIMARY KEY also changes through its other name, rowid.
+    let of_key = if table.integer_key() && !table.without_rowid { String::new() } else { format!("OF {key_columns} ") };
     let mut out = Vec::new();
     let mut add = |suffix: &str, head: String, body: &str| {
         let name = format!("_sync_{id}_{suffix}");
@@ -65,15 +67,15 @@ pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
     );
     add(
         "update",
-        format!("AFTER UPDATE ON {on}"),
+        format!("BEFORE UPDATE ON {on}"),
         &format!("INSERT INTO {log} (op, {all}) VALUES ({CHANGED}, {old});"),
     );
     add(
         "rekey",
-        format!("AFTER UPDATE OF {key_columns} ON {on} WHEN {key_changed}"),
+        format!("AFTER UPDATE {of_key}ON {on} WHEN {key_changed}"),
         &format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});"),
     );
-    add("delete", format!("AFTER DELETE ON {on}"), &format!("INSERT INTO {log} (op, {all}) VALUES ({WENT}, {old});"));
+    add("delete", format!("BEFORE DELETE ON {on}"), &format!("INSERT INTO {log} (op, {all}) VALUES ({WENT}, {old});"));
     // Rows that hold a UNIQUE value of the new row: REPLACE would evict them in silence.
     let threatened = |columns: &[usize], collations: &[String], not: &str| {
         let same = columns

@@ -75,19 +75,19 @@ fn settings(foreign_keys: bool, cache_kib: i64) -> Settings {
 }
 
 impl Scope {
-    /// Opens a scope's file, makes it where `create` carries the new scope's id, and brings its
+    /// Opens a scope's file, makes it where `create` says so, and brings its
     /// tables up to the schema.
     fn open(
         path: &Path,
         name: &str,
         user: &str,
         loaded: &Arc<Loaded>,
-        create: Option<String>,
+        create: bool,
     ) -> Outcome<Option<Self>> {
-        if create.is_none() && !path.exists() {
+        if !create && !path.exists() {
             return Ok(None);
         }
-        let mut conn = connection::open(path, create.is_some(), settings(true, WRITER_CACHE_KIB))?;
+        let mut conn = connection::open(path, create, settings(true, WRITER_CACHE_KIB))?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -95,10 +95,10 @@ impl Scope {
             tx.query_row("SELECT count(*) FROM sqlite_schema WHERE name = '_sync_scope'", [], |r| r.get(0))?;
         if !exists {
             let empty: bool = tx.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |r| r.get(0))?;
-            let Some(id) = create.filter(|_| empty) else {
+            if !(create && empty) {
                 return if empty { Ok(None) } else { Err(Fail::Damaged("a file without a scope")) };
-            };
-            store::create(&tx, user, &id)?;
+            }
+            store::create(&tx, user)?;
         }
         let (format, owner, scope_id): (i64, String, String) =
             tx.query_row("SELECT format, user_id, scope_id FROM _sync_scope", [], |r| {
@@ -276,9 +276,9 @@ impl Scopes {
         blake3::hash(user.as_bytes()).to_hex().to_string()
     }
 
-    /// A user's scope; made where `create` yields the new scope's id, else `None` where there is none.
+    /// A user's scope; made where `create` says so, else `None` where there is none.
     /// Says whether it was opened just now.
-    pub(crate) fn get(&self, user: &str, create: Option<&dyn Fn() -> String>) -> Outcome<(Option<Arc<Scope>>, bool)> {
+    pub(crate) fn get(&self, user: &str, create: bool) -> Outcome<(Option<Arc<Scope>>, bool)> {
         let name = Self::name(user);
         let mut open = lock(&self.open);
         open.clock += 1;
@@ -289,7 +289,7 @@ impl Scopes {
             return Ok((Some(Arc::clone(scope)), false));
         }
         let path = self.dir.join(format!("{name}.db"));
-        let scope = Scope::open(&path, &name, user, &self.loaded, create.map(|f| f()))?;
+        let scope = Scope::open(&path, &name, user, &self.loaded, create)?;
         let Some(scope) = scope.map(Arc::new) else { return Ok((None, false)) };
         scope.used.store(now, Ordering::Relaxed);
         while open.scopes.len() >= self.limit {

@@ -67,7 +67,12 @@ fn optional_digest(row: &Row<'_>, i: usize) -> Outcome<Option<Digest>> {
 }
 
 /// Makes the one row of `_sync_scope`.
-pub(crate) fn create(conn: &Connection, user: &str, scope_id: &str) -> rusqlite::Result<()> {
+///
+/// The scope's id is derived from the user's: another user never has it, and it is the same again after
+/// the server was wiped, so that a device tells the one from the other (cases H3, H8).
+pub(crate) fn create(conn: &Connection, user: &str) -> rusqlite::Result<()> {
+    let scope_id = blake3::Hash::from(blake3::derive_key("sync-server 2026 scope id", user.as_bytes())).to_hex();
+    let scope_id = &scope_id.as_str()[..32];
     conn.execute_batch(TABLES)?;
     conn.execute(
         "INSERT INTO _sync_scope VALUES (1, ?, ?, ?, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, zeroblob(32))",

@@ -1,0 +1,187 @@
+//! Hard cases that a careful reader found: each once lost a write, brought one back, or stood still.
+
+use sync_client::Policy;
+use sync_server::limits::Limits;
+
+use crate::world::{SCHEMA, World, converge, copy, dump};
+
+/// A bundle that was frozen and never sent must not hide its rows from a pull.
+#[test]
+fn a_pull_sees_the_edits_of_an_unsent_outbox() {
+    let mut w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, name) VALUES ('p', 'first')");
+    converge(&[&a, &b]);
+    w.stop();
+    a.sql("UPDATE people SET name = 'from a'");
+    a.client().push().unwrap_err();
+    w.start();
+    b.sql("UPDATE people SET name = 'from b'");
+    b.sync();
+    a.client().pull().unwrap();
+    let discarded = a.client().discarded().unwrap();
+    assert_eq!(discarded.len(), 1);
+    assert!(discarded[0].local_row.as_ref().unwrap().contains("from a"));
+    converge(&[&a, &b]);
+}
+
+/// `INSERT OR REPLACE` of a row over itself leaves no base; when it has to leave the table, the
+/// server's row comes back.
+#[test]
+fn a_displaced_row_without_a_base_is_fetched_again() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, email) VALUES ('a', 'x')");
+    converge(&[&a, &b]);
+    a.sql("INSERT OR REPLACE INTO people (id, email) VALUES ('a', 'y')");
+    b.sql("INSERT INTO people (id, email) VALUES ('b', 'y')");
+    b.sync();
+    a.sync();
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT group_concat(id || email) FROM (SELECT * FROM people ORDER BY id)"), "ax,by");
+    assert!(a.client().rejected().unwrap()[0].local_row.as_ref().unwrap().contains("\"email\":\"y\""));
+}
+
+/// A row that this file's schema refused is not taken for deleted when a migration lets it in.
+#[test]
+fn a_row_set_aside_returns_when_the_schema_takes_it() {
+    let strict = SCHEMA.replace("label TEXT NOT NULL", "label TEXT NOT NULL CHECK (length(label) < 5)");
+    let mut w = World::new();
+    let b = w.device("b");
+    w.schema = strict;
+    let mut a = w.device("a");
+    b.sql("INSERT INTO counters VALUES (1, 'ok'), (2, 'far too long')");
+    b.sync();
+    assert_eq!(a.sync().pull.set_aside, 1);
+    a.close();
+    a.sql(
+        "PRAGMA foreign_keys = OFF;
+         CREATE TABLE n (id INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT NOT NULL);
+         INSERT INTO n SELECT * FROM counters; DROP TABLE counters; ALTER TABLE n RENAME TO counters;",
+    );
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(a.count("SELECT count(*) FROM counters"), 2);
+}
+
+/// A device whose app gets a column later must not erase what others wrote in it.
+#[test]
+fn a_column_added_later_is_filled_before_anything_is_pushed() {
+    let old = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT);";
+    let mut w = World::with("CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT, due TEXT);", Limits::default());
+    let b = w.device("b");
+    w.schema = old.to_owned();
+    let mut a = w.device("a");
+    b.sql("INSERT INTO t VALUES ('1', 'one', 'monday'), ('2', 'two', 'tuesday')");
+    b.sync();
+    a.sync();
+    a.sql("UPDATE t SET title = 'edited before' WHERE id = '1'");
+    a.close();
+    a.sql("ALTER TABLE t ADD COLUMN due TEXT; UPDATE t SET title = 'edited after' WHERE id = '2'");
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT group_concat(title || due) FROM t"), "edited beforemonday,edited aftertuesday");
+    a.sql("UPDATE t SET due = 'never' WHERE id = '1'");
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT due FROM t WHERE id = '1'"), "never");
+}
+
+/// H1, by a rebuild that was asked for: what a restored server never had is not taken for deleted.
+#[test]
+fn a_rebuild_against_a_restored_server_keeps_what_it_lacks() {
+    let mut w = World::new();
+    let a = w.device("a");
+    a.sql("INSERT INTO people (id) VALUES ('old')");
+    a.sync();
+    w.stop();
+    let backup = tempfile::tempdir().unwrap();
+    copy(&w.data(), backup.path());
+    w.start();
+    a.sql("INSERT INTO people (id) VALUES ('new')");
+    a.sync();
+    w.stop();
+    std::fs::remove_dir_all(w.data()).unwrap();
+    std::fs::create_dir_all(w.data()).unwrap();
+    copy(backup.path(), &w.data());
+    w.start();
+    a.client().rebuild().unwrap();
+    assert_eq!(a.count("SELECT count(*) FROM people"), 2);
+    let b = w.device("b");
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM people"), 2);
+}
+
+/// A trigger of the app that writes the same row again, made after capture: SQLite runs it first.
+#[test]
+fn a_trigger_that_touches_the_same_row_hides_no_edit() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, name, age) VALUES ('p', 'old', 1)");
+    converge(&[&a, &b]);
+    a.sql("CREATE TRIGGER touch AFTER UPDATE OF name ON people BEGIN UPDATE people SET age = 1 WHERE id = NEW.id; END");
+    a.sql("UPDATE people SET name = 'new' WHERE id = 'p'");
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT name FROM people"), "new");
+}
+
+/// A rebuild between a commit and its confirmation neither doubles the row nor loses a newer edit.
+#[test]
+fn a_rebuild_knows_what_had_committed() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO counters VALUES (5, 'first')");
+    a.client().push().unwrap();
+    a.sql("UPDATE counters SET label = 'second'");
+    a.client().rebuild().unwrap();
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT group_concat(id || label) FROM counters"), "5second");
+    assert!(a.client().conflicts().unwrap().is_empty() && a.client().discarded().unwrap().is_empty());
+}
+
+/// The key of a row also changes through `rowid`.
+#[test]
+fn a_key_changed_through_rowid_is_captured() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO counters VALUES (3, 'x')");
+    converge(&[&a, &b]);
+    a.sql("UPDATE counters SET rowid = 7 WHERE rowid = 3");
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT group_concat(id || label) FROM counters"), "7x");
+}
+
+/// A child that was refused for its parent goes along once the parent is right, by this device's own push.
+#[test]
+fn a_refused_child_follows_its_parent() {
+    let mut w = World::with(&SCHEMA.replace("age INTEGER", "age INTEGER CHECK (age < 100)"), Limits::default());
+    w.schema = SCHEMA.to_owned();
+    let a = w.device("a");
+    a.sql("INSERT INTO people (id, age) VALUES ('p', 200); INSERT INTO notes VALUES ('n', 'p', 'body')");
+    a.sync();
+    assert_eq!(a.client().rejected().unwrap().len(), 2);
+    a.sql("UPDATE people SET age = 20");
+    a.sync();
+    assert!(a.client().rejected().unwrap().is_empty(), "{:?}", a.client().rejected().unwrap());
+    let b = w.device_with("b", Policy::ServerWins, |_| {});
+    converge(&[&a, &b]);
+}
+
+/// H3 again: the devices are started anew after the server was wiped and one of them seeded it.
+#[test]
+fn a_wiped_server_is_known_again_after_a_restart() {
+    let mut w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    converge(&[&a, &b]);
+    let expected = dump(&a.path);
+    w.stop();
+    std::fs::remove_dir_all(w.data()).unwrap();
+    w.start();
+    b.sync();
+    a.open();
+    converge(&[&a, &b]);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(dump(&a.path), expected);
+}
