@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// Applies staged bundles in order, several small ones in one transaction.
-    fn apply_bundles(&mut self, stage: &Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
+    fn apply_bundles(&self, stage: &Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
         let mut at = 0;
         while at < bundles.len() {
             let outbox = self.store.outbox()?;
@@ -187,7 +187,7 @@ impl Engine {
     }
 
     fn apply_together(
-        &mut self,
+        &self,
         stage: &Stage,
         bundles: &[StagedBundle],
         outbox: Option<&Outbox>,

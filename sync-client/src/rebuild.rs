@@ -120,12 +120,7 @@ impl Engine {
         Ok(())
     }
 
-    fn apply_snapshot(
-        &mut self,
-        stage: &Stage,
-        seq: i64,
-        history: Option<&str>,
-    ) -> Result<crate::apply::Outcome, Error> {
+    fn apply_snapshot(&self, stage: &Stage, seq: i64, history: Option<&str>) -> Result<crate::apply::Outcome, Error> {
         let fork = Meta::Fork.get::<i64>(&self.store.conn)?;
         let tx = self.store.begin()?;
         // First: what happens below may ask for another one.

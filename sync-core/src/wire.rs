@@ -241,9 +241,12 @@ pub fn decode_key(table: &Table, key: &Members) -> Result<Vec<Value>, WireError>
                 }
                 Some(Scalar::Text(s)) => match c.affinity {
                     Affinity::Integer => canonical_integer(s).map(Value::Integer).ok_or(WireError::KeyNotInteger(t, n)),
-                    Affinity::Numeric => {
-                        Ok(canonical_integer(s).map_or_else(|| Value::Text(s.clone()), Value::Integer))
-                    }
+                    // SQLite would store what looks like a number as one, under another key.
+                    Affinity::Numeric => match canonical_integer(s) {
+                        Some(i) => Ok(Value::Integer(i)),
+                        None if looks_numeric(s) => Err(WireError::KeyNotInteger(t, n)),
+                        None => Ok(Value::Text(s.clone())),
+                    },
                     _ => Ok(Value::Text(s.clone())),
                 },
                 Some(_) => Err(WireError::KeyNotString(t, n)),
@@ -333,6 +336,14 @@ pub fn decode_value(table: &Table, column: &Column, scalar: &Scalar) -> Result<V
         },
         Scalar::Nested => return fail(WireError::Nested),
     })
+}
+
+/// Whether a NUMERIC column would take this text for a number.
+fn looks_numeric(s: &str) -> bool {
+    let s = s.trim_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}']);
+    s.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.'))
+        && s.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'))
+        && s.parse::<f64>().is_ok()
 }
 
 /// The value of canonical decimal text: no sign but `-`, no leading zeros, no `-0`, 64 bits.

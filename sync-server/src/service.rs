@@ -186,7 +186,7 @@ impl Service {
             schema: config.wire_schema.to_ascii_lowercase().into(),
             app_name: config.app_name,
             scopes: Scopes::new(scopes, Arc::clone(&loaded), limits.open_scopes),
-            pushes: Pushes::load(pushes)?,
+            pushes: Pushes::load(pushes, loaded.stamp())?,
             snapshots,
             builds: AtomicUsize::new(0),
             ledger,

@@ -18,6 +18,13 @@ use super::staging::{self, Staged};
 #[derive(Debug, Default)]
 pub(crate) struct Blocked(Vec<i64>);
 
+impl Blocked {
+    /// Whether none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What came of one row.
 enum Applied {
     Done,
@@ -87,6 +94,17 @@ impl Apply<'_> {
         }
     }
 
+    /// A row that was blocked is tried again. One that a cascade took away meanwhile is refused: its own
+    /// change would be lost in silence.
+    fn again(&mut self, row: &Staged, key: &[Value]) -> Outcome<Applied> {
+        if row.op == Op::Update && !self.scope.table(row.tab)?.sql.exists(self.conn, key)? {
+            let message = "another row of this push takes this one away before its own change fits".to_owned();
+            self.rejections.add(row.ordinal, Kind::Unique, vec![], message);
+            return Ok(Applied::Done);
+        }
+        self.one(row, key)
+    }
+
     fn fetch(&self, ordinal: i64) -> Outcome<(Staged, Vec<Value>)> {
         fetch(self.staged, ordinal)
     }
@@ -100,7 +118,7 @@ impl Apply<'_> {
             let mut left = Vec::new();
             for ordinal in std::mem::take(&mut blocked.0) {
                 let (row, key) = self.fetch(ordinal)?;
-                if let Applied::Blocked(_) = self.one(&row, &key)? {
+                if let Applied::Blocked(_) = self.again(&row, &key)? {
                     left.push(ordinal);
                 }
             }
@@ -113,19 +131,21 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Settles what the first pass left: more passes, then parking, then rejections.
-    pub(crate) fn settle(&mut self, mut blocked: Blocked) -> Outcome<()> {
-        self.retry(&mut blocked, false)?;
-        if blocked.0.is_empty() {
-            return Ok(());
-        }
+    /// More passes over what is blocked, then parking.
+    pub(crate) fn unblock(&mut self, blocked: &mut Blocked) -> Outcome<()> {
+        self.retry(blocked, false)?;
         for ordinal in blocked.0.clone() {
             let (row, key) = self.fetch(ordinal)?;
             if row.op == Op::Update {
                 self.park(&row, &key)?;
             }
         }
-        self.retry(&mut blocked, true)?;
+        self.retry(blocked, true)
+    }
+
+    /// Settles what the first pass left: more passes, then parking, then rejections.
+    pub(crate) fn settle(&mut self, mut blocked: Blocked) -> Outcome<()> {
+        self.unblock(&mut blocked)?;
         let mut keys = std::collections::BTreeSet::new();
         for ordinal in &blocked.0 {
             let (row, _) = self.fetch(*ordinal)?;
@@ -133,7 +153,7 @@ impl Apply<'_> {
         }
         for ordinal in std::mem::take(&mut blocked.0) {
             let (row, key) = self.fetch(ordinal)?;
-            let Applied::Blocked(e) = self.one(&row, &key)? else { continue };
+            let Applied::Blocked(e) = self.again(&row, &key)? else { continue };
             if kind(&e) == Some(Kind::ForeignKey) {
                 let message = "rows that stay refer to this row".to_owned();
                 self.rejections.add(ordinal, Kind::ForeignKey, vec![], message);
@@ -160,13 +180,18 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Sets the UNIQUE columns of a row that will be updated to values that nobody has, so that a ring
-    /// of values opens. A row that cannot be parked stays as it is.
+    /// Sets UNIQUE columns that a row is going to change to values that nobody has, so that a ring of
+    /// values opens. Columns that it leaves as they are stay untouched, and so does a row that cannot be parked.
     fn park(&self, row: &Staged, key: &[Value]) -> Outcome<()> {
         let t = self.scope.table(row.tab)?;
         self.ordinal.store(row.ordinal, Ordering::Relaxed);
+        let data = row.data.as_ref().ok_or(Fail::Damaged("a staged row"))?;
+        let Some(Ok(current)) = t.sql.read(self.conn, key)? else { return Ok(()) };
         for unique in &t.table.uniques {
-            let Some(at) = unique.columns.iter().copied().find(|c| !t.table.key.contains(c)) else { continue };
+            let changes = |c: &usize| {
+                !t.table.key.contains(c) && data.get(*c).is_some_and(|v| v.as_ref().is_some_and(|v| *v != current[*c]))
+            };
+            let Some(at) = unique.columns.iter().copied().find(changes) else { continue };
             let column = &t.table.columns[at];
             let spare = match column.affinity {
                 _ if !column.not_null => Value::Null,

@@ -6,7 +6,7 @@ use sync_core::canonical::{Escapes, push_string};
 use sync_core::engine::conflict::{Conflict, check};
 use sync_core::engine::effects::effect;
 use sync_core::key::Key;
-use sync_core::protocol::{ApiError, Code};
+use sync_core::protocol::{ApiError, Code, Op};
 use sync_core::sqlite::quote;
 use sync_core::value::Value;
 use sync_core::wire::{Form, push_key, push_payload};
@@ -38,6 +38,9 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
     let mut statement = job.staged.prepare_cached(&format!("{} ORDER BY n", staging::SELECT))?;
     let mut rows = statement.query([])?;
     let mut expected = 0;
+    // A delete that may act on other rows waits for those that a UNIQUE value blocks: its cascade could
+    // take a row away before that row's own change.
+    let mut later = Vec::new();
     while let Some(r) = rows.next()? {
         let row = staging::read(r)?;
         if row.ordinal != expected {
@@ -49,8 +52,15 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
         request.row(job.schema, job.scope.table(row.tab)?, &row, &key);
         match check(row.op, row_state(conn, row.tab, &row.key)?, row.base) {
             Err(c) => conflicts.add(row.ordinal, c),
-            Ok(()) if conflicts.is_empty() => apply.row(&row, &key, &mut blocked)?,
-            Ok(()) => {}
+            Ok(()) if !conflicts.is_empty() => {}
+            Ok(())
+                if row.op == Op::Delete
+                    && !(blocked.is_empty() && later.is_empty())
+                    && job.scope.loaded.schema.references_to(job.scope.position(row.tab)?).next().is_some() =>
+            {
+                later.push(row.ordinal);
+            }
+            Ok(()) => apply.row(&row, &key, &mut blocked)?,
         }
     }
     drop(rows);
@@ -62,6 +72,13 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
         // What was applied so far must not show in the rows that the answer carries.
         conn.execute_batch("ROLLBACK; BEGIN")?;
         return Err(conflicts.into_error(conn, job)?.into());
+    }
+    if !later.is_empty() {
+        apply.unblock(&mut blocked)?;
+        for ordinal in later {
+            let (row, key) = fetch(job.staged, ordinal)?;
+            apply.row(&row, &key, &mut blocked)?;
+        }
     }
     apply.settle(blocked)?;
     orphans(conn, job.scope, &mut rejections)?;

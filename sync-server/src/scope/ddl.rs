@@ -62,8 +62,25 @@ pub(crate) fn additions(from: &Objects, to: &Objects, order: &[String]) -> Resul
             Some(_) => {}
         }
     }
-    statements.extend(to.indexes.iter().filter(|(n, _)| !from.indexes.contains_key(*n)).map(|(_, sql)| sql.clone()));
+    for (name, sql) in to.indexes.iter().filter(|(n, _)| !from.indexes.contains_key(*n)) {
+        if may_not_fit(from, sql) {
+            differences.push(format!(
+                "index {name} is UNIQUE or over an expression, on a table that has rows already: some user's rows may not fit"
+            ));
+        }
+        statements.push(sql.clone());
+    }
     if differences.is_empty() { Ok(statements) } else { Err(differences.join("\n")) }
+}
+
+/// Whether an index on a table that was there before can fail on the rows of some user.
+fn may_not_fit(from: &Objects, sql: &str) -> bool {
+    let text = normal(sql).to_ascii_lowercase();
+    let Some((head, tail)) = text.split_once(" on ") else { return true };
+    let (table, columns) = tail.split_once('(').unwrap_or((tail, ""));
+    let table = table.trim().trim_matches(['"', '`', '[', ']', '\'']);
+    let harmless = !head.contains("unique") && !columns.contains('(');
+    from.tables.contains_key(table) && !harmless
 }
 
 fn compare(
@@ -87,7 +104,10 @@ fn compare(
         if old.items.iter().any(|i| first_word(i) == word) {
             continue;
         }
-        if ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"].iter().any(|w| word.eq_ignore_ascii_case(w)) {
+        let fits_any_row = !normal(added).to_ascii_uppercase().contains("CHECK");
+        if !fits_any_row
+            || ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"].iter().any(|w| word.eq_ignore_ascii_case(w))
+        {
             differences.push(format!("table {name}\n  was: (nothing)\n  is:  {added}"));
         } else {
             statements.push(format!("ALTER TABLE main.{} ADD COLUMN {added}", quote(sql_name)));
@@ -163,7 +183,7 @@ impl Scan {
 }
 
 /// The text without comments, with each run of white space outside quotes as one blank.
-fn normal(sql: &str) -> String {
+pub(crate) fn normal(sql: &str) -> String {
     let mut out = String::with_capacity(sql.len());
     let mut scan = Scan::default();
     let mut rest = sql.chars().peekable();

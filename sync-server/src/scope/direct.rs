@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, params, params_from_iter};
 use sync_core::protocol::Op;
+use sync_core::schema::Affinity;
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::read_values;
 use sync_core::value::Value;
@@ -87,6 +88,8 @@ pub(super) fn commit(conn: &Connection, job: &Job<'_>) -> Result<Bundle, Left> {
         })?;
         match (row.op, after) {
             (Op::Delete, Some(_)) => log.row(t, row.tab, row.op, &key, None)?,
+            // A key that SQLite stores in another form than it was sent in.
+            (_, Some(after)) if t.sql.key_of(&after) != key => return Err(Left::Trouble),
             (_, Some(after)) => {
                 if !parents.check(conn, at, &after)? {
                     return Err(Left::Trouble);
@@ -207,6 +210,9 @@ impl<'a> Versions<'a> {
     }
 
     fn advance(&mut self, row: &Staged) -> rusqlite::Result<bool> {
+        if row.base >= self.seq {
+            return Ok(false);
+        }
         let key = row.key.as_bytes();
         let moved = if row.op == Op::Insert && row.base == 0 {
             self.insert.execute(params![row.tab, key, self.seq])?
@@ -271,8 +277,14 @@ impl Returning {
             statement.query(params_from_iter(update))?
         };
         let Some(r) = rows.next()? else { return Ok(None) };
-        let values = read_values(r, 0, t.table.columns.len()).ok();
+        let mut values = read_values(r, 0, t.table.columns.len()).ok();
         rows.next()?;
+        // Older versions of SQLite return a whole number in a REAL column as an INTEGER.
+        for (v, c) in values.iter_mut().flatten().zip(&t.table.columns) {
+            if let (Value::Integer(i), Affinity::Real) = (&*v, c.affinity) {
+                *v = Value::Real(*i as f64);
+            }
+        }
         Ok(values)
     }
 }

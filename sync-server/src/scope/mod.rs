@@ -77,13 +77,7 @@ fn settings(foreign_keys: bool, cache_kib: i64) -> Settings {
 impl Scope {
     /// Opens a scope's file, makes it where `create` says so, and brings its
     /// tables up to the schema.
-    fn open(
-        path: &Path,
-        name: &str,
-        user: &str,
-        loaded: &Arc<Loaded>,
-        create: bool,
-    ) -> Outcome<Option<Self>> {
+    fn open(path: &Path, name: &str, user: &str, loaded: &Arc<Loaded>, create: bool) -> Outcome<Option<Self>> {
         if !create && !path.exists() {
             return Ok(None);
         }
@@ -161,7 +155,7 @@ impl Scope {
     /// Runs one write transaction; whatever fails is rolled back.
     pub(crate) fn write<T>(&self, f: impl FnOnce(&Connection) -> Outcome<T>) -> Outcome<T> {
         self.check()?;
-        let mut w = lock(&self.writer);
+        let mut w = self.writer()?;
         let result = (|| {
             let tx = w.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = f(&tx)?;
@@ -171,10 +165,19 @@ impl Scope {
         self.note(result)
     }
 
+    /// The writer, without a transaction: a panic may have left one.
+    fn writer(&self) -> Outcome<MutexGuard<'_, Writer>> {
+        let w = lock(&self.writer);
+        if !w.conn.is_autocommit() {
+            w.conn.execute_batch("ROLLBACK")?;
+        }
+        Ok(w)
+    }
+
     /// Hands over the writer, which the caller leaves without a transaction.
     pub(crate) fn with_writer<T>(&self, f: impl FnOnce(&mut Writer) -> Outcome<T>) -> Outcome<T> {
         self.check()?;
-        let mut w = lock(&self.writer);
+        let mut w = self.writer()?;
         let result = f(&mut w);
         if !w.conn.is_autocommit() {
             w.conn.execute_batch("ROLLBACK")?;

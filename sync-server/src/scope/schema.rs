@@ -83,6 +83,18 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, 
     Ok(Loaded { schema, tables, statements, objects, order, rules })
 }
 
+impl Loaded {
+    /// Names the synced tables as they are written: another order of columns is another name.
+    pub(crate) fn stamp(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for sql in &self.statements {
+            hasher.update(sql.as_bytes());
+            hasher.update(&[0]);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
 /// A database in memory from statements.
 pub(crate) fn make(statements: &[String]) -> rusqlite::Result<Connection> {
     let conn = Connection::open_in_memory()?;
@@ -128,5 +140,19 @@ fn load_rules(scope: &mut Connection, sql: &str) -> Result<Vec<Trigger>, OpenErr
     if let Some(name) = names.iter().find(|n| n.to_ascii_lowercase().starts_with("_sync_")) {
         return Err(OpenError::Rules(format!("trigger {name} of rules.sql: names that begin with _sync_ are taken")));
     }
-    triggers::read(scope).map_err(|e| OpenError::Rules(format!("a trigger of rules.sql cannot run in a scope: {e}")))
+    let rules = triggers::read(scope)
+        .map_err(|e| OpenError::Rules(format!("a trigger of rules.sql cannot run in a scope: {e}")))?;
+    for rule in &rules {
+        let text = ddl::normal(&rule.sql).to_ascii_uppercase();
+        for clause in ["OR IGNORE", "OR REPLACE", "OR FAIL", "OR ROLLBACK", "RAISE(ROLLBACK"] {
+            if text.contains(clause) {
+                return Err(OpenError::Rules(format!(
+                    "trigger {} of rules.sql says {clause}: SQLite gives the clause of the outer statement to it, or \
+                     evicts rows unseen; say ON CONFLICT DO NOTHING, WHERE NOT EXISTS or RAISE(ABORT, ...)",
+                    rule.name
+                )));
+            }
+        }
+    }
+    Ok(rules)
 }

@@ -36,6 +36,7 @@ pub(crate) struct Push {
     /// Replaced, deleted or committed while somebody still held it.
     gone: AtomicBool,
     path: PathBuf,
+    stamp: String,
     inner: Mutex<Inner>,
 }
 
@@ -164,10 +165,10 @@ impl Push {
                 "PRAGMA journal_mode = WAL; BEGIN;
                  CREATE TABLE row (n INTEGER PRIMARY KEY, tab, op, base, key BLOB, data BLOB, extra TEXT);
                  CREATE TABLE session (user, source, source_bundle_id, planned, initialization_id, request_hash,
-                                       next INTEGER, expires_ms INTEGER);",
+                                       next INTEGER, expires_ms INTEGER, stamp TEXT);",
             )?;
             conn.execute(
-                "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+                "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
                 params![
                     m.user,
                     m.source,
@@ -175,7 +176,8 @@ impl Push {
                     m.planned,
                     m.initialization_id,
                     m.request_hash,
-                    self.expires_ms.load(Ordering::Relaxed)
+                    self.expires_ms.load(Ordering::Relaxed),
+                    self.stamp
                 ],
             )?;
             conn.execute_batch("COMMIT")?;
@@ -231,19 +233,22 @@ impl Held<'_> {
 #[derive(Debug)]
 pub(crate) struct Pushes {
     dir: PathBuf,
+    /// Names the schema under which rows are staged: they are stored by the positions of columns.
+    stamp: String,
     all: Mutex<BTreeMap<String, Arc<Push>>>,
 }
 
 impl Pushes {
-    /// Takes over what a former run left; drops what cannot be read.
-    pub(crate) fn load(dir: PathBuf) -> std::io::Result<Self> {
+    /// Takes over what a former run left; drops what cannot be read, or was staged under another schema:
+    /// a session that is gone proves nothing, and its client creates it again.
+    pub(crate) fn load(dir: PathBuf, stamp: String) -> std::io::Result<Self> {
         let mut all = BTreeMap::new();
         for (id, path) in side::list(&dir)? {
             let read = side::open(&path, false).and_then(|c| {
                 c.query_row(
                     "SELECT user, source, source_bundle_id, planned, initialization_id, request_hash, next, expires_ms \
-                     FROM session",
-                    [],
+                     FROM session WHERE stamp = ?",
+                    [&stamp],
                     |r| {
                         let made = Made {
                             user: r.get(0)?,
@@ -265,6 +270,7 @@ impl Pushes {
                         expires_ms: AtomicI64::new(expires_ms),
                         gone: AtomicBool::new(false),
                         path,
+                        stamp: stamp.clone(),
                         inner: Mutex::new(Inner { conn: None, next }),
                     };
                     all.insert(id, Arc::new(push));
@@ -272,7 +278,7 @@ impl Pushes {
                 Err(_) => side::remove(&path),
             }
         }
-        Ok(Self { dir, all: Mutex::new(all) })
+        Ok(Self { dir, stamp, all: Mutex::new(all) })
     }
 
     /// A session by its id.
@@ -304,6 +310,7 @@ impl Pushes {
             expires_ms: AtomicI64::new(expires_ms),
             gone: AtomicBool::new(false),
             path: self.dir.join(format!("{id}.db")),
+            stamp: self.stamp.clone(),
             inner: Mutex::default(),
         };
         all.insert(id.to_owned(), Arc::new(push));

@@ -44,6 +44,7 @@ impl Inner {
         }
         let _place = self.place()?;
         let now = self.now();
+        self.snapshots.sweep(now);
         let id = self.environment.new_id();
         let path = self.snapshots.path(&id);
         let built = self.build(&scope, caller, &path).and_then(|built| {
@@ -59,7 +60,6 @@ impl Inner {
                 return Err(e);
             }
         };
-        self.snapshots.sweep(now);
         let expires_ms = self.now() + self.limits.snapshot_session_ttl_ms;
         self.snapshots.add(&id, caller.user.as_str(), seq, built.rows, expires_ms);
         Ok(SnapshotSession {

@@ -177,3 +177,66 @@ fn a_tree_goes_in_any_order() {
     let gone: Vec<_> = (0..100).map(|i| (i * 63) % 100).map(|i: i64| delete("tree", 1, &i.to_string())).collect();
     assert_eq!(a.push(2, &gone).unwrap().row_count, 100);
 }
+
+/// A blocked update is not overtaken by the cascade of a delete behind it.
+#[test]
+fn a_row_moved_away_survives_its_old_parent() {
+    let w = World::new(
+        "CREATE TABLE list (id TEXT PRIMARY KEY);
+         CREATE TABLE card (id TEXT PRIMARY KEY, list TEXT NOT NULL REFERENCES list ON DELETE CASCADE, pos INTEGER, UNIQUE (list, pos));",
+    );
+    let a = w.ready("a");
+    let card = |id: &str, list: &str, pos: i64| json!({"id": id, "list": list, "pos": pos});
+    a.push(
+        1,
+        &[
+            insert("list", json!({"id": "P"})),
+            insert("list", json!({"id": "Q"})),
+            insert("card", card("c1", "P", 1)),
+            insert("card", card("c2", "Q", 1)),
+        ],
+    )
+    .unwrap();
+    a.push(2, &[update("card", 1, card("c1", "Q", 1)), update("card", 1, card("c2", "Q", 2)), delete("list", 1, "P")])
+        .unwrap();
+    let mut bundle = summary(&a.rows(2, None, None).unwrap()["rows"]);
+    bundle.sort();
+    assert_eq!(bundle, ["DELETE list P", "UPDATE card c1", "UPDATE card c2"]);
+}
+
+/// Parking touches only what a row is going to change.
+#[test]
+fn a_swap_leaves_other_unique_columns_alone() {
+    let w = World::new(
+        "CREATE TABLE p (id TEXT PRIMARY KEY, code TEXT UNIQUE, pos INTEGER UNIQUE);
+         CREATE TABLE k (id TEXT PRIMARY KEY, code TEXT REFERENCES p(code) ON UPDATE SET NULL);",
+    );
+    let a = w.ready("a");
+    let rows = [
+        insert("p", json!({"id": "1", "code": "x", "pos": 1})),
+        insert("p", json!({"id": "2", "code": "y", "pos": 2})),
+        insert("k", json!({"id": "k", "code": "x"})),
+    ];
+    a.push(1, &rows).unwrap();
+    a.push(2, &[update("p", 1, json!({"id": "1", "pos": 2})), update("p", 1, json!({"id": "2", "pos": 1}))]).unwrap();
+    let rows = a.rows(2, None, None).unwrap()["rows"].clone();
+    let mut sorted = summary(&rows);
+    sorted.sort();
+    assert_eq!(sorted, ["UPDATE p 1", "UPDATE p 2"], "the child is not touched");
+    let payloads: Vec<_> = rows.as_array().unwrap().iter().map(|r| r["payload"].clone()).collect();
+    assert!(payloads.contains(&json!({"code": "x", "id": "1", "pos": 2})), "{payloads:?}");
+    assert!(payloads.contains(&json!({"code": "y", "id": "2", "pos": 1})), "{payloads:?}");
+}
+
+/// The same row twice in one push, the second time on the version that the push itself will have.
+#[test]
+fn a_target_comes_once() {
+    let w = World::new(NOTES);
+    let a = w.ready("a");
+    let push = a.stage(1, &[insert("notes", json!({"id": "n"})), insert("notes", json!({"id": "m"}))]);
+    a.commit(&push).unwrap();
+    let twice = a.create(2, 2, None).unwrap().push_id.unwrap();
+    a.chunk(&twice, 0, &[update("notes", 1, json!({"id": "n", "body": "a"}))]).unwrap();
+    a.chunk(&twice, 1, &[update("notes", 2, json!({"id": "n", "body": "b"}))]).unwrap();
+    assert_eq!(code(a.commit(&twice)), "push_commit_invalid");
+}

@@ -29,6 +29,10 @@ fn what_cannot_be_synced_is_named() {
     for (rules, words) in [
         ("CREATE TABLE more (id TEXT)", "CREATE TRIGGER statements only"),
         ("CREATE TRIGGER r AFTER INSERT ON notes BEGIN INSERT INTO nowhere VALUES (1); END", "nowhere"),
+        (
+            "CREATE TRIGGER r AFTER INSERT ON notes BEGIN INSERT OR IGNORE INTO notes (id) VALUES ('x'); END",
+            "OR IGNORE",
+        ),
         ("CREATE TRIGGER _sync_x AFTER INSERT ON notes BEGIN SELECT 1; END", "are taken"),
     ] {
         let text = refused(NOTES, Some(rules));
@@ -73,4 +77,32 @@ fn additions_reach_every_scope() {
         assert!(matches!(e, Err(OpenError::SchemaChanged(_))), "{column}");
     }
     w.open(&added).unwrap();
+}
+
+/// A session that was staged under other columns is not read by today's.
+#[test]
+fn staged_rows_do_not_outlive_their_schema() {
+    let mut w = World::new(NOTES);
+    let push = w.ready("a").stage(1, &[insert("notes", json!({"id": "n1", "body": "x"}))]);
+    w.open(&NOTES.replace("n INTEGER DEFAULT 7", "colour TEXT DEFAULT 'red', n INTEGER DEFAULT 7")).unwrap();
+    let a = w.device("ann", "a");
+    assert_eq!(super::code(a.commit(&push)), "push_session_not_found");
+    a.push(1, &[insert("notes", json!({"id": "n1", "body": "x"}))]).unwrap();
+    assert_eq!(a.pull(0).unwrap()["bundles"][0]["rows"][0]["payload"]["colour"], "red");
+}
+
+/// What may not fit some user's rows is refused at once, not for that user alone and for good.
+#[test]
+fn additions_that_may_not_fit_are_shown() {
+    let mut w = World::new(NOTES);
+    w.ready("a").push(1, &[insert("notes", json!({"id": "n1"}))]).unwrap();
+    for added in [
+        format!("{NOTES} CREATE UNIQUE INDEX u ON notes(body);"),
+        format!("{NOTES} CREATE INDEX e ON notes(json_extract(body, '$.x'));"),
+        NOTES.replace("n INTEGER DEFAULT 7", "n INTEGER DEFAULT 7, m INTEGER DEFAULT 0 CHECK (m < n)"),
+    ] {
+        assert!(w.open(&added).is_err(), "{added}");
+    }
+    w.open(&format!("{NOTES} CREATE TABLE more (id TEXT PRIMARY KEY, v TEXT); CREATE UNIQUE INDEX v ON more(v);"))
+        .unwrap();
 }
