@@ -135,7 +135,9 @@ impl Store {
         let attached = Meta::Attached.integer(conn)? != 0;
         let mut managed = Vec::new();
         for table in found.schema.tables() {
-            let (id, seen) = capture(conn, table, now)?;
+            let early =
+                app.iter().any(|t| t.table.eq_ignore_ascii_case(&table.sql_name) || t.writes.contains(&table.name));
+            let (id, seen) = capture(conn, table, early, now)?;
             let m = Managed { id, sql: RowSql::new(table), order: table.canonical_order() };
             if seen == Seen::Partly {
                 suspect_all(conn, &m, table, now)?;
@@ -214,7 +216,7 @@ enum Seen {
 }
 
 /// Makes sure of a table's number, log and triggers.
-fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, Seen), Error> {
+fn capture(conn: &Connection, table: &Table, early: bool, now: i64) -> Result<(i64, Seen), Error> {
     let columns = serde_json::to_string(&table.columns.iter().map(|c| &c.sql_name).collect::<Vec<_>>())
         .map_err(|e| Error::Damaged(e.to_string()))?;
     let existing: Option<(i64, String)> = conn
@@ -229,7 +231,7 @@ fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, Seen), Er
             (conn.last_insert_rowid(), columns.clone())
         }
     };
-    let wanted = triggers(id, table);
+    let wanted = triggers(id, table, early);
     let mut s = conn.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?")?;
     let present: Vec<(String, String)> =
         s.query_map([&table.sql_name], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
@@ -244,7 +246,7 @@ fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, Seen), Er
     let log = quote(&log_name(id));
     conn.execute_batch(&create_log(id, old.len()))?;
     if old != table.columns.iter().map(|c| c.sql_name.clone()).collect::<Vec<_>>() {
-        if !absorb_old(conn, id, table, &old, now)? {
+        if !absorb_old(conn, id, table, &old, !early, now)? {
             seen = Seen::Partly;
         }
         if table.columns.len() > old.len() {
@@ -259,6 +261,11 @@ fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, Seen), Er
         conn.execute_batch(&format!("DROP TABLE main.{log}"))?;
         conn.execute_batch(&create_log(id, table.columns.len()))?;
     }
+    // A trigger that the app made since may have hidden what the rows were.
+    if early && old.len() == table.columns.len() {
+        absorb_old(conn, id, table, &old, false, now)?;
+        conn.execute_batch(&format!("DELETE FROM main.{log}"))?;
+    }
     for (name, _) in &present {
         conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;
     }
@@ -271,7 +278,8 @@ fn capture(conn: &Connection, table: &Table, now: i64) -> Result<(i64, Seen), Er
 
 /// Folds a log that was written under other columns. Its bases are only kept where columns were
 /// added at the end; otherwise the row is pushed whole. False where the key's columns are not there any more.
-fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], now: i64) -> Result<bool, Error> {
+/// Without `trust` no base is kept.
+fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], trust: bool, now: i64) -> Result<bool, Error> {
     let names = log_columns(old.len());
     let at = |i: usize| {
         let name = &table.columns[i].sql_name;
@@ -279,7 +287,8 @@ fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], now: i6
         old.iter().position(|o| o.eq_ignore_ascii_case(name)).or(renamed).map(|i| names[i].as_str())
     };
     let Some(key) = table.key.iter().map(|i| at(*i)).collect::<Option<Vec<_>>>() else { return Ok(false) };
-    let appended = table.columns.len() >= old.len()
+    let appended = trust
+        && table.columns.len() >= old.len()
         && table.columns.iter().zip(old).all(|(c, o)| c.sql_name.eq_ignore_ascii_case(o));
     let base = if appended {
         format!("CASE op WHEN {CAME} THEN NULL ELSE _sync_pack({}) END", names.join(", "))

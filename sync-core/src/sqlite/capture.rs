@@ -1,8 +1,8 @@
 //! Capture: triggers that append every change of a synced table to that table's own log, in the
 //! app's own transaction (ARCHITECTURE.md, "Capture").
 //!
-//! INSERT appends the key; UPDATE and DELETE append the old row, typed, before it changes: a trigger
-//! of the app that writes the same row again comes later. The first entry of a key is its *base*. What happened is derived later ([`crate::engine::change`]). Everything here must
+//! INSERT appends the key; UPDATE and DELETE append the old row, typed. The first entry of a key is its
+//! *base*. What happened is derived later ([`crate::engine::change`]). Everything here must
 //! parse in SQLite 3.24 and needs no function of ours: the file stays an ordinary SQLite file.
 
 use super::{quote, quote_all};
@@ -40,8 +40,11 @@ pub fn create_log(id: i64, columns: usize) -> String {
 }
 
 /// The capture triggers of a table: name and `CREATE TRIGGER` statement.
+///
+/// `early` appends old rows before they change, which costs a little more: where triggers of the app may
+/// write the same row again, SQLite runs the newest first, and a later append would see their work.
 #[must_use]
-pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
+pub fn triggers(id: i64, table: &Table, early: bool) -> Vec<(String, String)> {
     let log = quote(&log_name(id));
     let on = quote(&table.sql_name);
     let column = |i: usize| quote(&table.columns[i].sql_name);
@@ -52,6 +55,7 @@ pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
     let key_columns = quote_all(table.key.iter().map(|i| table.columns[*i].sql_name.as_str()));
     let key_changed =
         table.key.iter().map(|i| format!("OLD.{0} IS NOT NEW.{0}", column(*i))).collect::<Vec<_>>().join(" OR ");
+    let moment = if early { "BEFORE" } else { "AFTER" };
     // An INTEGER PRIMARY KEY also changes through its other name, rowid.
     let of_key = if table.integer_key() && !table.without_rowid { String::new() } else { format!("OF {key_columns} ") };
     let mut out = Vec::new();
@@ -67,7 +71,7 @@ pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
     );
     add(
         "update",
-        format!("BEFORE UPDATE ON {on}"),
+        format!("{moment} UPDATE ON {on}"),
         &format!("INSERT INTO {log} (op, {all}) VALUES ({CHANGED}, {old});"),
     );
     add(
@@ -75,7 +79,11 @@ pub fn triggers(id: i64, table: &Table) -> Vec<(String, String)> {
         format!("AFTER UPDATE {of_key}ON {on} WHEN {key_changed}"),
         &format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});"),
     );
-    add("delete", format!("BEFORE DELETE ON {on}"), &format!("INSERT INTO {log} (op, {all}) VALUES ({WENT}, {old});"));
+    add(
+        "delete",
+        format!("{moment} DELETE ON {on}"),
+        &format!("INSERT INTO {log} (op, {all}) VALUES ({WENT}, {old});"),
+    );
     // Rows that hold a UNIQUE value of the new row: REPLACE would evict them in silence.
     let threatened = |columns: &[usize], collations: &[String], not: &str| {
         let same = columns
@@ -117,13 +125,13 @@ mod tests {
     use crate::sqlite::introspect::introspect;
     use rusqlite::Connection;
 
-    fn captured(ddl: &str) -> Connection {
+    fn captured(ddl: &str, early: bool) -> Connection {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(ddl).unwrap();
         let schema = introspect(&conn, None).unwrap().schema;
         for (id, t) in schema.tables().iter().enumerate() {
             conn.execute_batch(&create_log(id as i64, t.columns.len())).unwrap();
-            for (_, sql) in triggers(id as i64, t) {
+            for (_, sql) in triggers(id as i64, t, early) {
                 conn.execute_batch(&sql).unwrap();
             }
         }
@@ -139,7 +147,12 @@ mod tests {
 
     #[test]
     fn every_kind_of_change_leaves_its_base() {
-        let conn = captured("CREATE TABLE \"my tab\" (\"group\" TEXT PRIMARY KEY, v INTEGER)");
+        for early in [false, true] {
+            changes(&captured("CREATE TABLE \"my tab\" (\"group\" TEXT PRIMARY KEY, v INTEGER)", early));
+        }
+    }
+
+    fn changes(conn: &Connection) {
         conn.execute_batch(
             "INSERT INTO \"my tab\" VALUES ('a', 1), ('b', 2);
              UPDATE \"my tab\" SET v = 5 WHERE \"group\" = 'a';
@@ -147,7 +160,7 @@ mod tests {
              DELETE FROM \"my tab\" WHERE \"group\" = 'a';",
         )
         .unwrap();
-        let log = log(&conn, 0);
+        let log = log(conn, 0);
         assert_eq!(&log[..3], ["1 'a' NULL", "1 'b' NULL", "2 'a' 1"]);
         assert!(log[3..5].contains(&"2 'b' 2".into()) && log[3..5].contains(&"1 'c' NULL".into()), "{log:?}");
         assert_eq!(&log[5..], ["3 'a' 5"]);
@@ -155,7 +168,7 @@ mod tests {
 
     #[test]
     fn rows_that_replace_evicts_are_captured() {
-        let conn = captured("CREATE TABLE t (id TEXT PRIMARY KEY, email TEXT UNIQUE)");
+        let conn = captured("CREATE TABLE t (id TEXT PRIMARY KEY, email TEXT UNIQUE)", false);
         conn.execute_batch("INSERT INTO t VALUES ('a', 'x'), ('b', 'y'); DELETE FROM _sync_log_0").unwrap();
         conn.execute_batch("INSERT OR REPLACE INTO t VALUES ('c', 'x')").unwrap();
         assert_eq!(log(&conn, 0), ["4 'a' 'x'", "1 'c' NULL"]);
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_rolled_back_change_leaves_nothing() {
-        let conn = captured("CREATE TABLE t (id TEXT PRIMARY KEY, email TEXT UNIQUE)");
+        let conn = captured("CREATE TABLE t (id TEXT PRIMARY KEY, email TEXT UNIQUE)", false);
         conn.execute_batch("BEGIN; INSERT INTO t VALUES ('a', 'x'); ROLLBACK").unwrap();
         assert!(conn.execute("INSERT INTO t VALUES ('a', NULL), ('a', NULL)", []).is_err());
         assert!(log(&conn, 0).is_empty());
