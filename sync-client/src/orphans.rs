@@ -1,0 +1,287 @@
+//! Local rows that cannot stand beside what came (cases C1–C3): rows that leave the table for the
+//! inbox, whole, with what depends on them, and deletes that are undone.
+
+use rusqlite::OptionalExtension as _;
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::record;
+use sync_core::schema::{ForeignKey, Table};
+use sync_core::sqlite::quote;
+use sync_core::value::Value;
+
+use crate::apply::{Applier, Written};
+use crate::error::Error;
+use crate::inbox::Entry;
+use crate::settle::op_of;
+use crate::stage::StagedRow;
+use crate::store::Meta;
+
+impl Applier<'_> {
+    /// C1, C2: a local row that a remote one makes impossible leaves the table, whole, and what
+    /// depends on it goes along. Where the server has the row, its state there comes back.
+    pub(crate) fn displace(
+        &mut self,
+        position: usize,
+        key: &[Value],
+        reason: &str,
+        message: &str,
+        server: Option<&[Value]>,
+    ) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let table = store.table(position);
+        let k = Key::pack(key)?.as_bytes().to_vec();
+        let Some(dirty) = store.dirty(m.id, &k)? else { return Ok(()) };
+        let known = store.known(m.id, &k)?;
+        let live = match m.sql.read(&store.conn, key)? {
+            Some(Ok(row)) => Some(row),
+            _ => None,
+        };
+        self.record(&Entry {
+            kind: "rejected",
+            at: self.now,
+            table,
+            key,
+            op: op_of(live.as_deref(), known, dirty.base.as_ref()),
+            reason,
+            message,
+            local: live.as_deref(),
+            base: dirty.base.as_ref(),
+            server,
+        })?;
+        self.outcome.conflicts += 1;
+        store.drop_dirty(m.id, &k)?;
+        if let Known::Live(_) = known {
+            let base = dirty.base.as_ref().filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
+            let back: Option<Vec<Value>> = base.map(|b| b.iter().flatten().cloned().collect());
+            if let Some(row) = back
+                && self.parents_exist(table, &row)?
+            {
+                let written = match live {
+                    Some(_) => m.sql.update(&store.conn, key, &row),
+                    None => m.sql.insert(&store.conn, &row),
+                };
+                if written.is_ok() {
+                    return Ok(());
+                }
+            }
+            // The server's state of this row is not known here any more: a rebuild fetches it.
+            store.set_known(m.id, &k, Known::Never)?;
+            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+        }
+        let Some(live) = live else { return Ok(()) };
+        m.sql.delete(&store.conn, key)?;
+        for (child, fk) in store.schema().references_to(position) {
+            for child_key in self.children(child, fk, table, &live)? {
+                self.displace(
+                    child,
+                    &child_key,
+                    reason,
+                    "the row that this one refers to had to leave the table",
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// C2 and C3, after the rows of the transaction are written.
+    pub(crate) fn settle_orphans(&mut self) -> Result<(), Error> {
+        let store = self.store;
+        for position in 0..store.managed.len() {
+            let t = store.managed[position].id;
+            let table = store.table(position);
+            let as_child = table
+                .foreign_keys
+                .iter()
+                .any(|f| store.schema().position(&f.parent).is_some_and(|p| self.touched.contains(&p)));
+            let as_parent = store.schema().references_to(position).any(|(c, _)| self.touched.contains(&c));
+            if !as_child && !as_parent {
+                continue;
+            }
+            let mut s = store.conn.prepare_cached("SELECT k FROM main._sync_dirty WHERE t = ?")?;
+            let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            for k in keys {
+                let key = Key::from_stored(k.clone()).unpack()?;
+                match store.managed[position].sql.read(&store.conn, &key)? {
+                    Some(Ok(row)) if as_child && self.parent_went(table, &row)? => {
+                        let why = "the row that this one refers to was deleted on the server";
+                        self.displace(position, &key, "parent_deleted", why, None)?;
+                    }
+                    None if as_parent => self.undo_contradicted_delete(position, &k, &key)?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a row refers to a parent that a row of this transaction took away.
+    fn parent_went(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
+        for fk in &table.foreign_keys {
+            let Some(parent) = self.store.schema().position(&fk.parent).filter(|p| self.touched.contains(p)) else {
+                continue;
+            };
+            if !self.parent_exists(fk, parent, row)? {
+                let gone = match parent_key(fk, self.store.table(parent), row) {
+                    Some(key) => match Key::pack(&key) {
+                        Ok(k) => {
+                            self.missing.contains(&(parent, k.as_bytes().to_vec()))
+                                || matches!(self.store.known(self.store.managed[parent].id, k.as_bytes())?, Known::Gone(v) if v >= self.lowest)
+                        }
+                        Err(_) => false,
+                    },
+                    None => true,
+                };
+                if gone {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// A pending DELETE whose row a remote row of this transaction refers to is undone from its base,
+    /// and so are the deletes of the rows that this one refers to.
+    fn undo_contradicted_delete(&mut self, position: usize, k: &[u8], key: &[Value]) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let table = store.table(position);
+        let Some(dirty) = store.dirty(m.id, k)? else { return Ok(()) };
+        let (Known::Live(_), Some(base)) = (store.known(m.id, k)?, dirty.base.as_ref()) else { return Ok(()) };
+        let row: Vec<Value> = base.iter().map(|v| v.clone().unwrap_or(Value::Null)).collect();
+        let mut contradicted = false;
+        for (child, fk) in store.schema().references_to(position) {
+            for child_key in self.children(child, fk, table, &row)? {
+                let child_k = Key::pack(&child_key)?;
+                let came = store.known(store.managed[child].id, child_k.as_bytes())?;
+                contradicted |= matches!(came, Known::Live(v) if v >= self.lowest);
+            }
+        }
+        if contradicted {
+            self.undo_delete(position, k, key, &row)?;
+        }
+        Ok(())
+    }
+
+    fn undo_delete(&mut self, position: usize, k: &[u8], key: &[Value], row: &[Value]) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let table = store.table(position);
+        store.drop_dirty(m.id, k)?;
+        self.put_back(position, k, row)?;
+        self.outcome.conflicts += 1;
+        self.record(&Entry {
+            kind: "discarded",
+            at: self.now,
+            table,
+            key,
+            op: "DELETE",
+            reason: "still_referred_to",
+            message: "this row was deleted here, but a new row on the server refers to it: the delete was undone",
+            local: None,
+            base: None,
+            server: Some(row),
+        })?;
+        for fk in &table.foreign_keys {
+            let Some(parent) = store.schema().position(&fk.parent) else { continue };
+            if self.parent_exists(fk, parent, row)? {
+                continue;
+            }
+            let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
+            let parent_k = Key::pack(&parent_key)?;
+            let pending = store.dirty(store.managed[parent].id, parent_k.as_bytes())?;
+            if let Some(base) = pending.and_then(|d| d.base) {
+                let parent_row: Vec<Value> = base.into_iter().map(|v| v.unwrap_or(Value::Null)).collect();
+                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, &parent_row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts a row that the server has. Local rows that took one of its unique values since give way.
+    fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<(), Error> {
+        let store = self.store;
+        let known = store.known(store.managed[position].id, k)?;
+        let version = known.version();
+        let r = StagedRow { position, k: k.to_vec(), op: Op::Insert, version, row: Some(record::encode(row)) };
+        for (_, key) in self.blockers(&r)? {
+            let message = "the server has another row with the same unique value";
+            self.displace(position, &key, "unique", message, Some(row))?;
+        }
+        if !matches!(self.write(&r, Known::Never)?, Written::Yes) {
+            // What this file believes of the server is not what it has: the next pull fetches it.
+            store.set_known(store.managed[position].id, k, Known::Never)?;
+            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+        }
+        Ok(())
+    }
+
+    fn parents_exist(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
+        for fk in &table.foreign_keys {
+            if let Some(parent) = self.store.schema().position(&fk.parent)
+                && !self.parent_exists(fk, parent, row)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the row that a foreign key names is there. NULL refers to nothing.
+    fn parent_exists(&self, fk: &ForeignKey, parent: usize, row: &[Value]) -> Result<bool, Error> {
+        let values: Vec<&Value> = fk.columns.iter().map(|i| &row[*i]).collect();
+        if values.iter().any(|v| v.is_null()) {
+            return Ok(true);
+        }
+        let sql = format!(
+            "SELECT 1 FROM main.{} WHERE {}",
+            quote(&self.store.table(parent).sql_name),
+            fk.parent_columns.iter().map(|c| format!("{} = ?", quote(c))).collect::<Vec<_>>().join(" AND ")
+        );
+        let found: Option<i64> = self
+            .store
+            .conn
+            .prepare_cached(&sql)?
+            .query_row(rusqlite::params_from_iter(values), |r| r.get(0))
+            .optional()?;
+        Ok(found.is_some())
+    }
+
+    /// Keys of the rows of a child table that refer to this row.
+    pub(crate) fn children(
+        &self,
+        child: usize,
+        fk: &ForeignKey,
+        table: &Table,
+        row: &[Value],
+    ) -> Result<Vec<Vec<Value>>, Error> {
+        let m = &self.store.managed[child];
+        let child_table = self.store.table(child);
+        let values: Option<Vec<&Value>> =
+            fk.parent_columns.iter().map(|c| table.column(c).and_then(|i| row.get(i))).collect();
+        let Some(values) = values.filter(|v| v.iter().all(|v| !v.is_null())) else { return Ok(Vec::new()) };
+        let same: Vec<String> =
+            fk.columns.iter().map(|i| format!("{} = ?", quote(&child_table.columns[*i].sql_name))).collect();
+        let sql = format!(
+            "SELECT _sync_key({}) FROM main.{} WHERE {}",
+            m.sql.key,
+            quote(&child_table.sql_name),
+            same.join(" AND ")
+        );
+        let mut s = self.store.conn.prepare_cached(&sql)?;
+        let keys: Vec<Option<Vec<u8>>> =
+            s.query_map(rusqlite::params_from_iter(values), |r| r.get(0))?.collect::<Result<_, _>>()?;
+        keys.into_iter().flatten().map(|k| Ok(Key::from_stored(k).unpack()?)).collect()
+    }
+}
+
+/// The parent's key that a foreign key names, where it refers to the key.
+fn parent_key(fk: &ForeignKey, parent: &Table, row: &[Value]) -> Option<Vec<Value>> {
+    parent
+        .key
+        .iter()
+        .map(|i| {
+            let at = fk.parent_columns.iter().position(|c| *c == parent.columns[*i].name)?;
+            Some(row[fk.columns[at]].clone())
+        })
+        .collect()
+}
