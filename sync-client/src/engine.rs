@@ -391,7 +391,7 @@ impl Engine {
         if matches!(outcome, Err(Error::Stopped)) {
             return Ok(());
         }
-        let tx = self.store.begin()?;
+        let tx = self.store.begin_unchecked()?;
         match outcome {
             Ok(_) => {
                 Meta::LastSuccess.set(&tx, self.env.now_ms())?;

@@ -164,7 +164,7 @@ impl Store {
 
     /// Removes everything of ours from the file. The rows stay.
     pub(crate) fn uninstall(&self) -> Result<(), Error> {
-        let tx = self.begin()?;
+        let tx = self.begin_unchecked()?;
         let list = "SELECT type, name FROM main.sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\' \
                     AND type IN ('trigger', 'table') ORDER BY type DESC";
         let mut s = tx.prepare(list)?;

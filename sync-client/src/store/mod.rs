@@ -74,7 +74,8 @@ impl Store {
         Ok(tx)
     }
 
-    fn begin_unchecked(&self) -> Result<Transaction<'_>, Error> {
+    /// The same where no synced table is touched.
+    pub(crate) fn begin_unchecked(&self) -> Result<Transaction<'_>, Error> {
         Ok(Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?)
     }
 

@@ -185,3 +185,23 @@ fn a_wiped_server_is_known_again_after_a_restart() {
     converge(&[&a, &b]);
     assert_eq!(dump(&a.path), expected);
 }
+
+/// A migration of the app in the middle of everything: verbs read the schema again and go on.
+#[test]
+fn migrations_between_verbs_are_noticed() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    for i in 0..4 {
+        a.sql(&format!("CREATE INDEX i{i} ON people(age, name); INSERT INTO people (id, age) VALUES ('p{i}', {i})"));
+        a.client().push().unwrap();
+        a.sql(&format!("DROP INDEX i{i}"));
+        a.client().pull().unwrap();
+    }
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM people"), 4);
+    a.sql("CREATE TABLE scratch (x)");
+    a.client().detach(false).unwrap();
+    assert_eq!(a.count("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'"), 0);
+    assert_eq!(a.count("SELECT count(*) FROM people"), 4);
+}
