@@ -3,7 +3,7 @@
 //! Triggers append to logs; [`Store::absorb`] folds the logs into one entry a key, in a transaction
 //! of ours. The first entry of a key is its base, later ones add nothing.
 
-use rusqlite::OptionalExtension as _;
+use rusqlite::{Connection, OptionalExtension as _};
 use sync_core::record::{self, Record};
 use sync_core::sqlite::capture::{CAME, log_columns, log_name};
 use sync_core::sqlite::quote;
@@ -35,7 +35,8 @@ impl Store {
             let names = log_columns(table.columns.len());
             let key = table.key.iter().map(|i| names[*i].as_str()).collect::<Vec<_>>().join(", ");
             // OR IGNORE passes over keys that have no stored form: rows with NULL in their key.
-            self.conn
+            let folded = self
+                .conn
                 .prepare_cached(&format!(
                     "INSERT OR IGNORE INTO main._sync_dirty (t, k, since, base) \
                      SELECT ?1, _sync_key({key}), ?2, CASE op WHEN {CAME} THEN NULL ELSE _sync_pack({}) END \
@@ -44,6 +45,15 @@ impl Store {
                     names.join(", ")
                 ))?
                 .execute((m.id, now))?;
+            let logged: usize = self
+                .conn
+                .prepare_cached(&format!("SELECT count(*) FROM main.{log}"))?
+                .query_row([], |r| r.get::<_, i64>(0))?
+                .unsigned_abs() as usize;
+            if folded < logged {
+                let keys: Vec<&str> = table.key.iter().map(|i| names[*i].as_str()).collect();
+                note_unnameable(&self.conn, &table.name, &format!("main.{log}"), &keys, now)?;
+            }
             self.conn.prepare_cached(&format!("DELETE FROM main.{log}"))?.execute([])?;
         }
         Ok(())
@@ -127,4 +137,39 @@ impl Store {
             .execute([t])?;
         Ok(())
     }
+}
+
+/// S11: rows whose key no other device could name: a REAL in a NUMERIC key, or text that is not UTF-8.
+/// They stay in their table, nothing waits for them, and the inbox says so, once a table.
+pub(super) fn note_unnameable(
+    conn: &Connection,
+    table: &str,
+    from: &str,
+    keys: &[&str],
+    now: i64,
+) -> Result<(), Error> {
+    let not_null: Vec<String> = keys.iter().map(|k| format!("{k} IS NOT NULL")).collect();
+    let sql = format!(
+        "SELECT count(*) FROM {from} WHERE {} AND _sync_key({}) IS NULL",
+        not_null.join(" AND "),
+        keys.join(", ")
+    );
+    let n: i64 = conn.query_row(&sql, [], |r| r.get(0))?;
+    if n == 0 {
+        return Ok(());
+    }
+    conn.execute("DELETE FROM main._sync_inbox WHERE tbl = ? AND reason = 'unnameable'", [table])?;
+    conn.execute(
+        "INSERT INTO main._sync_inbox (kind, at, tbl, key, op, reason, message) \
+         VALUES ('rejected', ?, ?, '{}', 'INSERT', 'unnameable', ?)",
+        (
+            now,
+            table,
+            format!(
+                "{n} changes are to rows whose key no other device could name (a REAL value, or text that is not \
+                 valid UTF-8); the rows stay here; give them other keys"
+            ),
+        ),
+    )?;
+    Ok(())
 }

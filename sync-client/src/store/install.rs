@@ -317,6 +317,9 @@ fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i64) -> Resul
         ),
         (m.id, now),
     )?;
+    let keys: Vec<String> = table.key.iter().map(|i| quote(&table.columns[*i].sql_name)).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    super::dirty::note_unnameable(conn, &table.name, &format!("main.{}", quote(&table.sql_name)), &keys, now)?;
     conn.execute(
         "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE t = ? AND v > 0",
         (now, m.id),

@@ -205,3 +205,17 @@ fn migrations_between_verbs_are_noticed() {
     assert_eq!(a.count("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'"), 0);
     assert_eq!(a.count("SELECT count(*) FROM people"), 4);
 }
+
+/// A key that no other device could name is said, before and after the file is synced.
+#[test]
+fn rows_that_nobody_else_could_name_are_listed() {
+    let w = World::with("CREATE TABLE d (id NUMERIC PRIMARY KEY, v TEXT);", Limits::default());
+    let a = w.device_with("a", Policy::ServerWins, |c| c.execute_batch("INSERT INTO d VALUES (1.5, 'x')").unwrap());
+    let b = w.device("b");
+    assert_eq!(a.client().rejected().unwrap()[0].reason, "unnameable");
+    a.sql("INSERT INTO d VALUES (2, 'fine'), (2.5, 'y'), ('day', 'text')");
+    assert_eq!(a.sync().push.committed_rows, 2);
+    assert_eq!(a.client().rejected().unwrap().len(), 1);
+    b.sync();
+    assert_eq!(b.count("SELECT count(*) FROM d"), 2);
+}
