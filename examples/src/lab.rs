@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sync_client::context::{Environment as _, System};
 use sync_client::{Builder, Client};
 use sync_server::auth::DevAuth;
 use sync_server::limits::Limits;
-use sync_server::service::{Environment, Service, ServiceConfig};
-use sync_server::{Server, router, standalone};
+use sync_server::service::{Service, ServiceConfig};
+use sync_server::{Server, SystemEnvironment, router, standalone};
 use tempfile::TempDir;
 
 use crate::Result;
@@ -68,18 +67,5 @@ pub fn service(data: &Path, schema_sql: &str, limits: Limits) -> Result<Service>
         app_name: "examples".to_owned(),
         limits,
     };
-    Ok(Service::open(config, Arc::new(Clock))?)
-}
-
-/// The system's clock and randomness, as the server takes them.
-struct Clock;
-
-impl Environment for Clock {
-    fn now_ms(&self) -> i64 {
-        System.now_ms()
-    }
-
-    fn new_id(&self) -> String {
-        System.new_id()
-    }
+    Ok(Service::open(config, Arc::new(SystemEnvironment::default()))?)
 }

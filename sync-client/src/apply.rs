@@ -74,9 +74,13 @@ impl<'a> Applier<'a> {
         })
     }
 
-    pub(crate) fn begin_bundle(&mut self, source_id: &str, own: bool) {
+    pub(crate) fn begin_bundle(&mut self, source_id: &str, own: bool) -> Result<(), Error> {
         source_id.clone_into(&mut self.source_id);
         self.own = own;
+        if own {
+            self.store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
+        }
+        Ok(())
     }
 
     /// Takes one row of the bundle.
@@ -99,7 +103,6 @@ impl<'a> Applier<'a> {
 
     /// Our own bundle, where it is not exactly what was frozen: the server's rules and defaults show here.
     fn own_row(&mut self, r: StagedRow, t: i64) -> Result<(), Error> {
-        self.store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
         self.store
             .conn
             .prepare_cached("UPDATE main._sync_out SET since = -1 WHERE t = ? AND k = ?")?

@@ -335,7 +335,7 @@ impl Engine {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
-        applier.begin_bundle("", false);
+        applier.begin_bundle("", false)?;
         for c in conflicts {
             let Some(position) = self.store.schema().position(&c.table) else { continue };
             let table = self.store.table(position);

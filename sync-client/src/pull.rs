@@ -198,7 +198,7 @@ impl Engine {
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         for b in bundles {
             let own = is_own(b, outbox);
-            applier.begin_bundle(&b.source_id, own);
+            applier.begin_bundle(&b.source_id, own)?;
             stage.each_row(b.seq, |row| applier.row(row))?;
             applier.end_bundle()?;
             self.confirm(b, own)?;

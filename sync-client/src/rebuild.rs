@@ -140,7 +140,7 @@ impl Engine {
             }
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
-        applier.begin_bundle("", false);
+        applier.begin_bundle("", false)?;
         let grown = self.store.grown_tables()?;
         stage.each_snapshot_row(|r| applier.snapshot_row(r, fork, &grown))?;
         applier.missing_from(stage, seq, fork)?;

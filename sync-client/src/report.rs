@@ -199,7 +199,7 @@ pub enum Event {
     },
     /// Rows were written to the file.
     Applied {
-        /// So far.
+        /// Rows of other devices so far; for an own push that is confirmed, its rows.
         rows: u64,
         /// The checkpoint.
         checkpoint: i64,

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use sync_client::Client;
-use sync_client::context::{Environment as _, System};
 use sync_server::auth::DevAuth;
 use sync_server::limits::Limits;
-use sync_server::service::{Environment, Service, ServiceConfig};
-use sync_server::{Server, router};
+use sync_server::service::{Service, ServiceConfig};
+use sync_server::{Server, SystemEnvironment, router};
 
 use crate::{Outcome, floor};
 
@@ -41,18 +40,6 @@ pub(crate) fn run(args: &[&str]) -> Outcome<()> {
     }
 }
 
-struct Clock;
-
-impl Environment for Clock {
-    fn now_ms(&self) -> i64 {
-        System.now_ms()
-    }
-
-    fn new_id(&self) -> String {
-        System.new_id()
-    }
-}
-
 fn serve(data: &Path) -> Outcome<()> {
     let config = ServiceConfig {
         data_dir: data.to_owned(),
@@ -62,7 +49,8 @@ fn serve(data: &Path) -> Outcome<()> {
         app_name: "bench".into(),
         limits: Limits::default(),
     };
-    let server = Server::start("127.0.0.1:0", router(Service::open(config, Arc::new(Clock))?, DevAuth))?;
+    let server =
+        Server::start("127.0.0.1:0", router(Service::open(config, Arc::new(SystemEnvironment::default()))?, DevAuth))?;
     println!("{}", server.url());
     std::io::stdout().flush()?;
     for line in std::io::stdin().lock().lines() {
