@@ -24,6 +24,7 @@ pub struct Builder {
     token: TokenSource,
     selection: Option<Selection>,
     policies: Policies,
+    remember: bool,
     observer: Option<Observer>,
     transport: Option<Arc<dyn Transport>>,
     env: Arc<dyn Environment>,
@@ -37,6 +38,7 @@ impl Builder {
             token: Arc::new(|_| Err("no token was given".into())),
             selection: None,
             policies: Policies::default(),
+            remember: false,
             observer: None,
             transport: None,
             env: Arc::new(System),
@@ -72,10 +74,11 @@ impl Builder {
         self
     }
 
-    /// What happens when a remote row meets a local edit of the same row.
+    /// What happens when a remote row meets a local edit of the same row. Where it is not said, what the
+    /// file remembers holds ([`Builder::remember_policies`]), else [`Policy::ServerWins`].
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policies.default = policy;
+        self.policies.default = Some(policy);
         self
     }
 
@@ -83,6 +86,14 @@ impl Builder {
     #[must_use]
     pub fn table_policy(mut self, table: &str, policy: Policy) -> Self {
         self.policies.tables.insert(table.to_ascii_lowercase(), policy);
+        self
+    }
+
+    /// Keeps the policies that are given here in the file, in place of those that it had: they hold
+    /// whenever the file is opened without naming others. Functions cannot be kept.
+    #[must_use]
+    pub fn remember_policies(mut self) -> Self {
+        self.remember = true;
         self
     }
 
@@ -112,7 +123,7 @@ impl Builder {
     /// # Errors
     /// [`Error::NotInitialized`] where the file is not a synced one and server or tables are missing;
     /// [`Error::Owned`] where another process syncs it; [`Error::Schema`] where a named table cannot be
-    /// synced; SQLite's.
+    /// synced; [`Error::Argument`] where a function is to be remembered; SQLite's.
     pub fn open(self) -> Result<Client, Error> {
         if !self.path.exists() {
             return Err(Error::Argument(format!("there is no file {}", self.path.display())));
@@ -142,6 +153,10 @@ impl Builder {
             }
             _ => remembered,
         };
+        if self.remember && !self.policies.is_empty() {
+            self.policies.remember(&store.conn)?;
+        }
+        let policies = self.policies.over_remembered(&store.conn)?;
         let transport = match self.transport {
             Some(t) => t,
             None => Arc::new(Http::new(&server)?),
@@ -151,7 +166,7 @@ impl Builder {
             store,
             api: Arc::new(Api::new(transport, self.token)),
             env: self.env,
-            policies: self.policies,
+            policies,
             limits: Limits::default(),
             stage: None,
             path: self.path.clone(),

@@ -1,11 +1,19 @@
 //! Conflict policies: what happens when a remote row meets a local edit of the same row.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use sync_core::engine::merge::Tie;
 use sync_core::engine::settle::Rule;
 use sync_core::value::Value;
+
+use crate::error::Error;
+use crate::store::Meta;
 
 /// A row by wire column names.
 pub type RowValues = BTreeMap<String, Value>;
@@ -54,6 +62,12 @@ pub enum Policy {
     ServerWins,
     /// The local row wins.
     ClientWins,
+    /// Both rows become one: a column that one side changed is that side's, and where both changed it
+    /// differently, the tie rule decides; so it does for every column that differs where it is not known
+    /// how the row was before, and for a row that one side deleted. A merge that discards a local value
+    /// keeps the local row whole in `discarded`, any other is told of in `conflicts`. Where the schema
+    /// refuses the merged row, the server's wins.
+    MergeColumns(Tie),
     /// The app decides.
     Custom(Resolver),
 }
@@ -63,30 +77,97 @@ impl Policy {
         match self {
             Self::ServerWins => Rule::ServerWins,
             Self::ClientWins => Rule::ClientWins,
+            Self::MergeColumns(tie) => Rule::MergeColumns(*tie),
             Self::Custom(_) => Rule::Ask,
         }
+    }
+
+    /// The name by which the command line and a file know the policy; none for a function.
+    const fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::ServerWins => "server-wins",
+            Self::ClientWins => "client-wins",
+            Self::MergeColumns(Tie::Server) => "merge",
+            Self::MergeColumns(Tie::Client) => "merge-client",
+            Self::Custom(_) => return None,
+        })
+    }
+}
+
+/// Reads `server-wins`, `client-wins`, `merge` (ties are the server's) or `merge-client`.
+impl FromStr for Policy {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::ServerWins, Self::ClientWins, Self::MergeColumns(Tie::Server), Self::MergeColumns(Tie::Client)]
+            .into_iter()
+            .find(|p| p.name() == Some(s))
+            .ok_or_else(|| "the policies are server-wins, client-wins, merge and merge-client".into())
     }
 }
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ServerWins => "ServerWins",
-            Self::ClientWins => "ClientWins",
-            Self::Custom(_) => "Custom",
-        })
+        f.write_str(self.name().unwrap_or("custom"))
     }
 }
 
-/// The policy of each table.
+/// The rules of each table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policies {
-    pub(crate) default: Policy,
+    pub(crate) default: Option<Policy>,
     pub(crate) tables: BTreeMap<String, Policy>,
+    /// Tables whose local edits bring a parent back that was deleted on the server.
+    pub(crate) keep: BTreeSet<String>,
+}
+
+/// [`Policies`] as a file keeps them.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
+struct Kept {
+    default: Option<String>,
+    tables: BTreeMap<String, String>,
+    keep: BTreeSet<String>,
 }
 
 impl Policies {
     pub(crate) fn of(&self, table: &str) -> &Policy {
-        self.tables.get(table).unwrap_or(&self.default)
+        self.tables.get(table).or(self.default.as_ref()).unwrap_or(&Policy::ServerWins)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.default.is_none() && self.tables.is_empty() && self.keep.is_empty()
+    }
+
+    /// Keeps these in the file, in place of what it had.
+    pub(crate) fn remember(&self, conn: &Connection) -> Result<(), Error> {
+        let name = |p: &Policy| {
+            p.name().map(str::to_owned).ok_or_else(|| {
+                Error::Argument("a function cannot be kept in a file: give it each time the file is opened".into())
+            })
+        };
+        let kept = Kept {
+            default: self.default.as_ref().map(name).transpose()?,
+            tables: self.tables.iter().map(|(t, p)| Ok((t.clone(), name(p)?))).collect::<Result<_, Error>>()?,
+            keep: self.keep.clone(),
+        };
+        Meta::Policies.keep(conn, serde_json::to_string(&kept).map_err(|e| Error::Damaged(e.to_string()))?)
+    }
+
+    /// These over what the file remembers: the default over its default, a table's over that table's.
+    pub(crate) fn over_remembered(mut self, conn: &Connection) -> Result<Self, Error> {
+        let Some(stored) = Meta::Policies.get::<String>(conn)? else { return Ok(self) };
+        let kept: Kept = serde_json::from_str(&stored).map_err(|_| Error::Damaged("policies".into()))?;
+        let policy = |s: &str| s.parse::<Policy>().map_err(|_| Error::Damaged("policies".into()));
+        if self.default.is_none() {
+            self.default = kept.default.as_deref().map(policy).transpose()?;
+        }
+        for (table, name) in kept.tables {
+            if let Entry::Vacant(e) = self.tables.entry(table) {
+                e.insert(policy(&name)?);
+            }
+        }
+        self.keep.extend(kept.keep);
+        Ok(self)
     }
 }

@@ -54,4 +54,5 @@ pub use conflict::{Conflict, Policy, Resolution, Resolver, RowValues};
 pub use error::Error;
 pub use report::*;
 pub use status::{inspect, read_inbox, read_pending, read_status};
+pub use sync_core::engine::merge::Tie;
 pub use sync_core::value::Value;

@@ -2,6 +2,7 @@
 //! out, and whatever loses is recorded whole.
 
 use sync_core::engine::change::{Change, Known, derive};
+use sync_core::engine::merge::{Merged, Tie, merge_columns};
 use sync_core::engine::settle::{Verdict, settle};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
@@ -68,6 +69,26 @@ impl Applier<'_> {
             Verdict::Rekey => {
                 self.rekey(r.position, &key, dirty.since)?;
                 self.write_or_defer(r, Known::Never)
+            }
+            Verdict::Merge(tie) => {
+                let (Some(ours), Some(theirs)) = (live.as_deref(), remote.as_deref()) else { return Ok(()) };
+                let merged = merge_columns(ours, known, base, theirs, tie);
+                if merged.row != ours && merged.row != theirs {
+                    let written = m.sql.update(&store.conn, &key, &merged.row);
+                    if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
+                        let why = "both rows were merged into one that the schema refuses: the server's won";
+                        let e = entry("discarded", "merge_columns", why);
+                        return self.take(r, live.as_deref(), known, &e);
+                    }
+                    written?;
+                }
+                let message = merge_message(table, &merged, tie);
+                let kind = if merged.lost_local.is_empty() { "conflict" } else { "discarded" };
+                let e = Entry { message: &message, ..entry(kind, "merge_columns", "") };
+                if merged.row == theirs {
+                    return self.take(r, live.as_deref(), known, &e);
+                }
+                self.rebase(&r, dirty.since, remote.as_deref(), &e)
             }
             Verdict::Ask => {
                 let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
@@ -158,6 +179,20 @@ fn merge(table: &Table, key: &[Value], values: &RowValues, rest: Option<&[Value]
         row[*i] = k.clone();
     }
     row
+}
+
+/// What a merge did, in a sentence; columns by name, values never.
+fn merge_message(table: &Table, merged: &Merged, tie: Tie) -> String {
+    let (both, whose) = match tie {
+        Tie::Server => (&merged.lost_local, "the server's"),
+        Tie::Client => (&merged.lost_server, "this device's"),
+    };
+    let mut message = String::from("both rows were merged column by column");
+    if !both.is_empty() {
+        let names: Vec<&str> = both.iter().map(|i| table.columns[*i].name.as_str()).collect();
+        message.push_str(&format!("; of what both sides changed ({}), {whose} was taken", names.join(", ")));
+    }
+    message
 }
 
 fn named(table: &Table, row: &[Value]) -> RowValues {

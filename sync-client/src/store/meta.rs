@@ -36,6 +36,8 @@ pub(crate) enum Meta {
     LastErrorClass,
     LastError,
     RetryAfter,
+    /// The conflict rules that the file remembers, as JSON.
+    Policies,
 }
 
 impl Meta {
@@ -63,6 +65,7 @@ impl Meta {
             Self::LastErrorClass => "last_error_class",
             Self::LastError => "last_error",
             Self::RetryAfter => "retry_after",
+            Self::Policies => "policies",
         }
     }
 

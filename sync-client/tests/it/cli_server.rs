@@ -155,6 +155,31 @@ fn policies_settle_conflicts_and_what_lost_is_kept() {
     }
 }
 
+/// `init` and `clone` keep policies in the file; `sync` takes others for one run.
+#[test]
+fn policies_are_remembered_and_named_tables_are_checked() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let url = server.url();
+    let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    let ran = run(&dir, &["init", "a.db", "--server", &url, "--all", "--policy", "order=merge"]).ends(2);
+    assert!(ran.stderr.contains("order, which is not a synced table") && ran.stderr.contains("customers, orders"));
+    assert!(run(&dir, &["status", "a.db"]).ends(1).stderr.contains("not synced yet"));
+    run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["clone", &url, "c.db", "--token", "ann", "--policy", "order=merge"]).ends(2);
+    assert!(!names(dir.path()).contains(&"c.db".into()));
+    let policies = ["--policy", "merge", "--policy", "Orders=client-wins"];
+    run(&dir, &[&["clone", &url, "b.db", "--token", "ann"][..], &policies].concat()).ends(0);
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    a.execute_batch("UPDATE customers SET name = 'A' WHERE id = 'c1'; UPDATE orders SET cents = 1").unwrap();
+    b.execute_batch("UPDATE customers SET email = 'b@x' WHERE id = 'c1'; UPDATE orders SET cents = 2").unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["sync", "b.db", "--policy", "order=merge"]).ends(2);
+    run(&dir, &["sync", "b.db"]).ends(0);
+    let both = "SELECT name || email || cents FROM customers JOIN orders ON customer = customers.id";
+    assert_eq!(text(&b, both), "Ab@x2");
+}
+
 #[test]
 fn rows_of_several_key_columns_are_named_by_their_key_object() {
     let ddl = "CREATE TABLE marks (a TEXT NOT NULL, b INTEGER NOT NULL, n INTEGER, PRIMARY KEY (a, b));";

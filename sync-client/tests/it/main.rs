@@ -2,6 +2,7 @@
 
 mod cli;
 mod cli_server;
+mod conflicts;
 mod faults;
 mod hard;
 mod rounds;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use sync_client::context::System;
-use sync_client::{Client, Event, Policy};
+use sync_client::{Builder, Client, Event, Policy};
 use sync_server::auth::DevAuth;
 use sync_server::limits::Limits;
 use sync_server::service::{Environment, Service, ServiceConfig};
@@ -103,22 +103,37 @@ impl World {
 
     /// A device whose file is prepared before it is synced for the first time.
     pub(crate) fn device_with(&self, name: &str, policy: Policy, prepare: impl FnOnce(&Connection)) -> Device {
+        let mut device = self.closed_device(name, prepare);
+        device.policy = policy;
+        device.open();
+        device
+    }
+
+    /// A device whose client is set up by the test, each time that it is opened.
+    pub(crate) fn device_built(&self, name: &str, setup: impl Fn(Builder) -> Builder + 'static) -> Device {
+        let mut device = self.closed_device(name, |_| {});
+        device.setup = Box::new(setup);
+        device.open();
+        device
+    }
+
+    /// A device whose file is there and was never opened by a client.
+    pub(crate) fn closed_device(&self, name: &str, prepare: impl FnOnce(&Connection)) -> Device {
         let path = self.dir.path().join(format!("{name}.db"));
         let app = Connection::open(&path).expect("the app opens its file");
         app.execute_batch(&self.schema).expect("the schema");
         app.pragma_update(None, "foreign_keys", true).expect("foreign keys");
         prepare(&app);
-        let mut device = Device {
+        Device {
             path,
             app,
             client: None,
             events: Arc::default(),
             url: self.url.clone(),
-            policy,
+            policy: Policy::ServerWins,
+            setup: Box::new(|b| b),
             user: "ada".into(),
-        };
-        device.open();
-        device
+        }
     }
 }
 
@@ -129,23 +144,27 @@ pub(crate) struct Device {
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
     url: String,
     policy: Policy,
+    pub(crate) setup: Box<dyn Fn(Builder) -> Builder>,
     pub(crate) user: String,
 }
 
 impl Device {
     pub(crate) fn open(&mut self) {
+        self.try_open().expect("the client opens");
+    }
+
+    pub(crate) fn try_open(&mut self) -> Result<(), sync_client::Error> {
         self.close();
         let events = Arc::clone(&self.events);
         let user = self.user.clone();
-        let client = Client::builder(&self.path)
+        let builder = Client::builder(&self.path)
             .server(&self.url)
             .token(move |_| Ok(user.clone()))
             .all_tables()
             .policy(self.policy.clone())
-            .on_event(move |e| events.lock().expect("events").push(e.clone()))
-            .open()
-            .expect("the client opens");
-        self.client = Some(client);
+            .on_event(move |e| events.lock().expect("events").push(e.clone()));
+        self.client = Some((self.setup)(builder).open()?);
+        Ok(())
     }
 
     pub(crate) fn close(&mut self) {

@@ -1,6 +1,6 @@
 //! Every decision that the protocol asks for, as pure functions: no clock, no randomness, no I/O.
 //!
-//! The client's: [`change`], [`settle`], [`backoff`]. The server's: admission, conflicts, effects,
+//! The client's: [`change`], [`settle`], [`merge`], [`backoff`]. The server's: admission, conflicts, effects,
 //! windows, snapshots, retention.
 
 pub mod admit;
@@ -9,6 +9,7 @@ pub mod change;
 pub mod conflict;
 pub mod connect;
 pub mod effects;
+pub mod merge;
 pub mod retention;
 pub mod settle;
 pub mod snapshot;

@@ -2,6 +2,7 @@
 //! it, or take the remote one and record what was discarded.
 
 use super::change::{Change, Known, derive};
+use super::merge::Tie;
 use crate::record::Record;
 use crate::value::Value;
 
@@ -13,6 +14,8 @@ pub enum Rule {
     ServerWins,
     /// The local row wins; it is pushed on top of the server's.
     ClientWins,
+    /// Both rows become one, column by column; of a row that one side deleted, the tie rule decides.
+    MergeColumns(Tie),
     /// The app's own function decides.
     Ask,
 }
@@ -32,6 +35,8 @@ pub enum Verdict {
     Rebase,
     /// Two devices minted the same INTEGER key for different rows: the local row moves to a free one.
     Rekey,
+    /// Both rows are there: merge them ([`super::merge::merge_columns`]).
+    Merge(Tie),
     /// Ask the app.
     Ask,
 }
@@ -59,8 +64,9 @@ pub fn settle(
         (Some(_), Known::Never | Known::Gone(_), None) => Verdict::RebaseSilently,
         (Some(_), Known::Never, Some(_)) if integer_key => Verdict::Rekey,
         _ => match rule {
-            Rule::ServerWins => Verdict::Take,
-            Rule::ClientWins => Verdict::Rebase,
+            Rule::MergeColumns(tie) if live.is_some() && remote.is_some() => Verdict::Merge(tie),
+            Rule::ServerWins | Rule::MergeColumns(Tie::Server) => Verdict::Take,
+            Rule::ClientWins | Rule::MergeColumns(Tie::Client) => Verdict::Rebase,
             Rule::Ask => Verdict::Ask,
         },
     }
@@ -76,6 +82,7 @@ mod tests {
         let b = [Value::from(1), Value::from("b")];
         let base_a: Record = a.iter().cloned().map(Some).collect();
         let (server, client, ask) = (Rule::ServerWins, Rule::ClientWins, Rule::Ask);
+        let (merge, merge_client) = (Rule::MergeColumns(Tie::Server), Rule::MergeColumns(Tie::Client));
         let (some_a, some_b): (Option<&[Value]>, Option<&[Value]>) = (Some(&a), Some(&b));
         for (live, known, base, remote, integer_key, rule, expected) in [
             // C5: both say the same.
@@ -102,6 +109,14 @@ mod tests {
             (None, Known::Live(3), Some(&base_a), some_b, false, server, Verdict::Take),
             (None, Known::Live(3), Some(&base_a), some_b, false, client, Verdict::Rebase),
             (some_a, Known::Live(3), None, some_b, false, ask, Verdict::Ask),
+            // A merge needs both rows; without one of them, the tie rule is all there is.
+            (some_a, Known::Live(3), None, some_b, false, merge, Verdict::Merge(Tie::Server)),
+            (some_a, Known::Never, None, some_b, false, merge_client, Verdict::Merge(Tie::Client)),
+            (some_a, Known::Never, None, some_b, true, merge, Verdict::Rekey),
+            (some_a, Known::Live(3), None, None, false, merge, Verdict::Take),
+            (some_a, Known::Live(3), None, None, false, merge_client, Verdict::Rebase),
+            (None, Known::Live(3), None, some_b, false, merge, Verdict::Take),
+            (None, Known::Live(3), None, some_b, false, merge_client, Verdict::Rebase),
         ] {
             let got = settle(live, known, base, remote, integer_key, rule);
             assert_eq!(got, expected, "{live:?} {known:?} {base:?} {remote:?} {rule:?}");

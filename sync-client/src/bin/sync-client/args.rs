@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use sync_client::Policy;
 
 /// Keeps a SQLite file in sync with a server. Apps go on writing plain SQL to it.
 #[derive(Debug, Parser)]
@@ -110,9 +111,8 @@ pub(crate) struct Init {
     pub(crate) which: Which,
     #[command(flatten)]
     pub(crate) token: Token,
-    /// Whose row wins where both sides changed it
-    #[arg(long, value_enum)]
-    pub(crate) policy: Option<Wins>,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -134,9 +134,8 @@ pub(crate) struct Clone {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) token: Token,
-    /// Whose row wins where both sides changed it
-    #[arg(long, value_enum)]
-    pub(crate) policy: Option<Wins>,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -154,9 +153,8 @@ pub(crate) struct Work {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) token: Token,
-    /// Whose row wins where both sides changed it
-    #[arg(long, value_enum)]
-    pub(crate) policy: Option<Wins>,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -185,11 +183,20 @@ pub(crate) struct Detach {
     pub(crate) discard_pending: bool,
 }
 
-/// Who wins a conflict.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Wins {
-    /// The server's row; the local one is kept in `discarded`
-    ServerWins,
-    /// The local row
-    ClientWins,
+/// What becomes of a row that both sides changed.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct Rules {
+    /// What becomes of a row that both sides changed: server-wins (what else holds), client-wins, or
+    /// merge, column by column (columns that both changed: the server's; merge-client: this file's).
+    /// Alone it is for all tables, TABLE=RULE for one; may be given several times. `init` and `clone`
+    /// keep it in the file; elsewhere it is for that run
+    #[arg(long = "policy", value_name = "[TABLE=]RULE", value_parser = policy)]
+    pub(crate) policies: Vec<(Option<String>, Policy)>,
+}
+
+fn policy(given: &str) -> Result<(Option<String>, Policy), String> {
+    Ok(match given.rsplit_once('=') {
+        Some((table, rule)) => (Some(table.to_ascii_lowercase()), rule.parse()?),
+        None => (None, given.parse()?),
+    })
 }

@@ -10,12 +10,12 @@ use std::{
 };
 
 use sync_client::{
-    Builder, Client, Error, Policy, read_status,
+    Builder, Client, Error, read_status,
     report::Event,
     transport::{Http, Transport as _},
 };
 
-use crate::{args::Wins, fault, output::Failure, token::Source};
+use crate::{args::Rules, fault, output::Failure, token::Source};
 
 /// Refuses a path that is no file, before anything makes one.
 pub(crate) fn must_exist(file: &Path) -> Result<(), Failure> {
@@ -30,7 +30,7 @@ pub(crate) fn must_exist(file: &Path) -> Result<(), Failure> {
 }
 
 /// A client of a file, with what every command sets.
-pub(crate) fn builder(file: &Path, token: Option<Source>, policy: Option<Wins>) -> Builder {
+pub(crate) fn builder(file: &Path, token: Option<Source>, rules: &Rules) -> Builder {
     let mut builder = Client::builder(file);
     if let Some(source) = token {
         builder = builder.token(source.answers());
@@ -39,10 +39,24 @@ pub(crate) fn builder(file: &Path, token: Option<Source>, policy: Option<Wins>) 
     if let Ok(Some(stopping)) = fault::asked() {
         builder = builder.environment(Arc::new(stopping));
     }
-    match policy {
-        None => builder,
-        Some(Wins::ServerWins) => builder.policy(Policy::ServerWins),
-        Some(Wins::ClientWins) => builder.policy(Policy::ClientWins),
+    for (table, policy) in &rules.policies {
+        builder = match table {
+            None => builder.policy(policy.clone()),
+            Some(table) => builder.table_policy(table, policy.clone()),
+        };
+    }
+    builder
+}
+
+/// A rule for a table that is not there would never act.
+pub(crate) fn known_tables(rules: &Rules, tables: &[String]) -> Result<(), Failure> {
+    let named = rules.policies.iter().filter_map(|(table, _)| table.as_deref());
+    match named.into_iter().find(|name| !tables.iter().any(|table| table.eq_ignore_ascii_case(name))) {
+        None => Ok(()),
+        Some(name) => Err(Failure::usage(format!(
+            "There is a --policy for {name}, which is not a synced table of this file. Those are: {}.",
+            tables.join(", ")
+        ))),
     }
 }
 
@@ -57,13 +71,15 @@ impl Opened {
     pub(crate) fn new(
         file: &Path,
         token: Source,
-        policy: Option<Wins>,
+        rules: &Rules,
         on_event: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         must_exist(file)?;
-        let http = Arc::new(Http::new(&read_status(file)?.server).map_err(Error::from)?);
+        let status = read_status(file)?;
+        known_tables(rules, &status.tables)?;
+        let http = Arc::new(Http::new(&status.server).map_err(Error::from)?);
         let transport = Arc::<Http>::clone(&http);
-        let client = builder(file, Some(token), policy).transport(transport).on_event(on_event).open()?;
+        let client = builder(file, Some(token), rules).transport(transport).on_event(on_event).open()?;
         Ok(Self { client, http })
     }
 

@@ -68,7 +68,7 @@ fn change(
         changed: bool,
     }
     file::must_exist(&args.file)?;
-    let client = file::builder(&args.file, Source::find(None, &args.file), None).open()?;
+    let client = file::builder(&args.file, Source::find(None, &args.file), &args::Rules::default()).open()?;
     if !verb(&client, &args.table, &args.key)? {
         return Err(Failure::local(format!(
             "Nothing of {} {} waits for a person. `sync-client rejected` and `conflicts` show what does.",

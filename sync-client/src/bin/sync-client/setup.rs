@@ -88,7 +88,7 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     // A URL that cannot work is refused before the file remembers it.
     Http::new(&args.server).map_err(Error::from)?;
     let source = Source::find(args.token.given.as_deref(), &args.file);
-    let mut builder = file::builder(&args.file, source, args.policy).server(&args.server);
+    let mut builder = file::builder(&args.file, source, &args.rules).server(&args.server).remember_policies();
     let found = if args.which.all {
         let found = Findings::of(&sync_client::inspect(&args.file, None)?);
         found.tell(out);
@@ -106,6 +106,7 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
         found
     };
     same_tables(&args.file, &found.tables)?;
+    file::known_tables(&args.rules, &found.tables)?;
     drop(builder.open()?);
     let token_file = args.token.given.as_deref().map(|token| token::keep(&args.file, token)).transpose()?;
     let report =
@@ -188,7 +189,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     };
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let opened = Opened::new(file, source, args.policy, move |event| shown.show(event))?;
+    let opened = Opened::new(file, source, &args.rules, move |event| shown.show(event))?;
     let outcome = opened.run(Client::sync);
     progress.clear();
     let report = outcome.map_err(|failure| {
@@ -223,8 +224,11 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<(),
         .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
         .and_then(|()| create_tables(&fresh, schema))
         .and_then(|()| {
-            let builder = file::builder(&fresh, Some(source.clone()), args.policy);
-            drop(builder.server(&args.url).all_tables().open()?);
+            let builder = file::builder(&fresh, Some(source.clone()), &args.rules).remember_policies();
+            let client = builder.server(&args.url).all_tables().open()?;
+            let tables = client.introspection().schema.tables().iter().map(|t| t.sql_name.clone());
+            file::known_tables(&args.rules, &tables.collect::<Vec<_>>())?;
+            drop(client);
             give_name(&fresh, &args.file)
                 .map_err(|error| Failure::local(format!("{} cannot be made: {error}.", args.file.display())))
         });
@@ -340,7 +344,7 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
         detached: bool,
     }
     file::must_exist(&args.file)?;
-    let client = file::builder(&args.file, None, None).open()?;
+    let client = file::builder(&args.file, None, &args::Rules::default()).open()?;
     client.detach(args.discard_pending)?;
     drop(client);
     token::forget(&args.file).map_err(|error| {
