@@ -15,7 +15,7 @@ use crate::conflict::Policies;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::report::Event;
-use crate::stage::StagedRow;
+use crate::stage::{Stage, StagedRow};
 use crate::store::{Meta, Store};
 
 /// What a transaction of remote rows did.
@@ -43,6 +43,9 @@ pub(crate) struct Applier<'a> {
     pub(crate) lowest: i64,
     /// Rows that a snapshot lacks: the server deleted them, in versions that it does not name.
     pub(crate) missing: BTreeSet<(usize, Vec<u8>)>,
+    /// Where the rows come from, and the last number that a local row got in a table.
+    pub(crate) stage: Option<&'a Stage>,
+    pub(crate) numbered: BTreeMap<usize, i64>,
     changes: BTreeMap<(usize, String), Vec<String>>,
     pub(crate) outcome: Outcome,
 }
@@ -69,6 +72,8 @@ impl<'a> Applier<'a> {
             touched: BTreeSet::new(),
             lowest: i64::MAX,
             missing: BTreeSet::new(),
+            stage: None,
+            numbered: BTreeMap::new(),
             changes: BTreeMap::new(),
             outcome: Outcome::default(),
         })

@@ -275,7 +275,7 @@ impl Applier<'_> {
 }
 
 /// The parent's key that a foreign key names, where it refers to the key.
-fn parent_key(fk: &ForeignKey, parent: &Table, row: &[Value]) -> Option<Vec<Value>> {
+pub(crate) fn parent_key(fk: &ForeignKey, parent: &Table, row: &[Value]) -> Option<Vec<Value>> {
     parent
         .key
         .iter()

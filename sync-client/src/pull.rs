@@ -196,6 +196,7 @@ impl Engine {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.stage = Some(stage);
         for b in bundles {
             let own = is_own(b, outbox);
             applier.begin_bundle(&b.source_id, own)?;

@@ -140,9 +140,10 @@ impl Engine {
             }
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.stage = Some(stage);
         applier.begin_bundle("", false)?;
         let grown = self.store.grown_tables()?;
-        stage.each_snapshot_row(|r| applier.snapshot_row(r, fork, &grown))?;
+        stage.each_snapshot_row(self.store.schema().parents_first(), |r| applier.snapshot_row(r, fork, &grown))?;
         applier.missing_from(stage, seq, fork)?;
         applier.end_bundle()?;
         let outcome = applier.finish()?;

@@ -1,89 +1,239 @@
-//! INTEGER keys that two devices minted (case C7): the local row takes a free number.
+//! INTEGER keys that two devices minted (case C7): the local row takes a free number, and what refers to
+//! it in this file follows, through every key that contains the number.
 
+use rusqlite::params_from_iter;
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
-use sync_core::schema::ForeignKey;
 use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, is_constraint};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
+use crate::orphans::parent_key;
 use crate::report::Event;
 
+/// A row that got another key.
+struct Moved {
+    position: usize,
+    old_key: Vec<Value>,
+    new_key: Vec<Value>,
+    row: Option<Vec<Value>>,
+}
+
 impl Applier<'_> {
+    /// The row whose number was minted twice where a remote row has the key of this local one: the row
+    /// itself, or the local row that its key refers to. `None` where the key was not minted here: then
+    /// both sides mean the same row.
+    pub(crate) fn minted(
+        &self,
+        position: usize,
+        key: &[Value],
+        row: &[Value],
+    ) -> Result<Option<(usize, Vec<Value>)>, Error> {
+        self.minted_within(position, key, row, self.store.managed.len())
+    }
+
+    fn minted_within(
+        &self,
+        position: usize,
+        key: &[Value],
+        row: &[Value],
+        depth: usize,
+    ) -> Result<Option<(usize, Vec<Value>)>, Error> {
+        let store = self.store;
+        let table = store.table(position);
+        let mut own = table.integer_key();
+        for fk in table.foreign_keys.iter().filter(|f| f.columns.iter().any(|c| table.key.contains(c))) {
+            let Some(parent) = store.schema().position(&fk.parent).filter(|p| *p != position && depth > 0) else {
+                continue;
+            };
+            own = false;
+            let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
+            let Ok(k) = Key::pack(&parent_key) else { continue };
+            let m = &store.managed[parent];
+            if store.known(m.id, k.as_bytes())? != Known::Never || store.dirty(m.id, k.as_bytes())?.is_none() {
+                continue;
+            }
+            if let Some(Ok(parent_row)) = m.sql.read(&store.conn, &parent_key)?
+                && let Some(found) = self.minted_within(parent, &parent_key, &parent_row, depth - 1)?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(own.then(|| (position, key.to_vec())))
+    }
+
     /// C7: the local row, which no server has, takes a free number; references in this file follow.
-    pub(crate) fn rekey(&mut self, position: usize, key: &[Value], since: i64) -> Result<(), Error> {
+    pub(crate) fn rekey(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let column = store.table(position).key[0];
+        let row = m.sql.read(&store.conn, key)?.and_then(Result::ok);
+        for _ in 0..TRIES {
+            let number = self.free_number(position)?;
+            store.conn.execute_batch("SAVEPOINT _sync_rekey")?;
+            let mut moved = Vec::new();
+            match self.move_row(position, key, row.clone(), &[(column, number)], &mut moved) {
+                Ok(()) => {
+                    store.conn.execute_batch("RELEASE _sync_rekey")?;
+                    return self.record_moves(&moved);
+                }
+                // A stray row that refers to no row holds the number.
+                Err(Error::Sqlite(e)) if is_constraint(&e) => {
+                    store.conn.execute_batch("ROLLBACK TO _sync_rekey; RELEASE _sync_rekey")?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let message = "another device used this number for another row, and no other number fits";
+        self.displace(position, key, "number_taken", message, None)
+    }
+
+    /// Sets columns of a local row; where they are of its key, its intent moves along, and the local rows
+    /// that refer to them follow. Ends since each step takes the old number out of a row.
+    fn move_row(
+        &self,
+        position: usize,
+        key: &[Value],
+        row: Option<Vec<Value>>,
+        changes: &[(usize, Value)],
+        moved: &mut Vec<Moved>,
+    ) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
-        let column = table.key[0];
-        let name = quote(&table.columns[column].sql_name);
-        let sql_name = quote(&table.sql_name);
-        let highest: i64 = store.conn.query_row(
-            &format!("SELECT coalesce(max({name}), 0) FROM main.{sql_name} WHERE typeof({name}) = 'integer'"),
-            [],
-            |r| r.get(0),
-        )?;
-        let mut free = highest + 1;
-        while store.known(m.id, Key::pack(&[Value::Integer(free)])?.as_bytes())? != Known::Never {
-            free += 1;
+        let set: Vec<String> =
+            changes.iter().map(|(i, _)| format!("{} = ?", quote(&table.columns[*i].sql_name))).collect();
+        let sql =
+            format!("UPDATE OR ABORT main.{} SET {} WHERE {}", quote(&table.sql_name), set.join(", "), m.sql.by_key);
+        store.conn.prepare_cached(&sql)?.execute(params_from_iter(changes.iter().map(|(_, v)| v).chain(key)))?;
+        let mut new_key = key.to_vec();
+        for (at, column) in table.key.iter().enumerate() {
+            if let Some((_, v)) = changes.iter().find(|(i, _)| i == column) {
+                new_key[at] = v.clone();
+            }
         }
-        let new_key = [Value::Integer(free)];
-        let Some(Ok(live)) = m.sql.read(&store.conn, key)? else { return Ok(()) };
-        store.conn.execute(
-            &format!("UPDATE OR ABORT main.{sql_name} SET {name} = ? WHERE {name} = ?"),
-            [&new_key[0], &key[0]],
-        )?;
-        store.drop_dirty(m.id, Key::pack(key)?.as_bytes())?;
-        store.put_dirty(m.id, Key::pack(&new_key)?.as_bytes(), since, None)?;
+        if new_key != key {
+            let old_k = Key::pack(key)?;
+            let since = store.dirty(m.id, old_k.as_bytes())?.map_or(self.now, |d| d.since);
+            if !matches!(store.known(m.id, old_k.as_bytes())?, Known::Live(_)) {
+                store.drop_dirty(m.id, old_k.as_bytes())?;
+            }
+            store.put_dirty(m.id, Key::pack(&new_key)?.as_bytes(), since, None)?;
+            moved.push(Moved { position, old_key: key.to_vec(), new_key, row: row.clone() });
+        }
+        let Some(row) = row else { return Ok(()) };
         for (child, fk) in store.schema().references_to(position) {
-            if fk.parent_columns.as_slice() == [table.columns[column].name.clone()] {
-                for child_key in self.children(child, fk, table, &live)? {
-                    self.follow(child, fk, &child_key, &new_key[0])?;
+            let follow: Vec<(usize, Value)> = changes
+                .iter()
+                .filter_map(|(i, v)| {
+                    let at = fk.parent_columns.iter().position(|c| *c == table.columns[*i].name)?;
+                    Some((fk.columns[at], v.clone()))
+                })
+                .collect();
+            if follow.is_empty() {
+                continue;
+            }
+            for child_key in self.children(child, fk, table, &row)? {
+                let child_row = store.managed[child].sql.read(&store.conn, &child_key)?.and_then(Result::ok);
+                if self.follows(child, &child_key, child_row.as_deref(), &follow)? {
+                    self.move_row(child, &child_key, child_row, &follow, moved)?;
                 }
             }
         }
-        let new_json = key_json(table, &new_key);
-        let message = format!("another device used this number for another row; this row is now {new_json}");
-        self.record(&Entry {
-            kind: "conflict",
-            at: self.now,
-            table,
-            key,
-            op: "INSERT",
-            reason: "rekeyed",
-            message: &message,
-            local: Some(&live),
-            base: None,
-            server: None,
-        })?;
-        self.outcome.conflicts += 1;
-        let (old_key, new_key) = (key_json(table, key), new_json);
-        self.outcome.events.push(Event::Rekeyed { table: table.name.clone(), old_key, new_key });
         Ok(())
     }
 
-    /// A local child of a row that got another number follows it. Children that came from the server
-    /// mean the server's row, and stay.
-    fn follow(&self, child: usize, fk: &ForeignKey, child_key: &[Value], number: &Value) -> Result<(), Error> {
-        let (store, m) = (self.store, &self.store.managed[child]);
-        let table = store.table(child);
-        let old_k = Key::pack(child_key)?;
-        let Some(dirty) = store.dirty(m.id, old_k.as_bytes())? else { return Ok(()) };
-        let name = quote(&table.columns[fk.columns[0]].sql_name);
-        let sql = format!("UPDATE OR ABORT main.{} SET {name} = ? WHERE {}", quote(&table.sql_name), m.sql.by_key);
-        store
-            .conn
-            .prepare_cached(&sql)?
-            .execute(rusqlite::params_from_iter(std::iter::once(number).chain(child_key)))?;
-        if let Some(at) = table.key.iter().position(|i| *i == fk.columns[0]) {
-            let mut new_key = child_key.to_vec();
-            new_key[at] = number.clone();
-            if store.known(m.id, old_k.as_bytes())? == Known::Never {
-                store.drop_dirty(m.id, old_k.as_bytes())?;
+    /// Whether a child means the local row. One that came from the server, or whose reference did, means
+    /// the server's row, and stays.
+    fn follows(
+        &self,
+        child: usize,
+        key: &[Value],
+        row: Option<&[Value]>,
+        changes: &[(usize, Value)],
+    ) -> Result<bool, Error> {
+        let (store, t) = (self.store, self.store.managed[child].id);
+        let k = Key::pack(key)?;
+        let Some(dirty) = store.dirty(t, k.as_bytes())? else { return Ok(false) };
+        if !matches!(store.known(t, k.as_bytes())?, Known::Live(_)) {
+            return Ok(true);
+        }
+        let of_the_server = |i: usize| {
+            store.table(child).key.contains(&i)
+                || dirty.base.as_ref().is_some_and(|b| {
+                    b.get(i).is_some_and(Option::is_some) && b[i].as_ref() == row.and_then(|r| r.get(i))
+                })
+        };
+        Ok(!changes.iter().any(|(i, _)| of_the_server(*i)))
+    }
+
+    /// A number above every one that is here, known, or about to come; where there is none above, below.
+    fn free_number(&mut self, position: usize) -> Result<Value, Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let table = store.table(position);
+        let (column, name) = (quote(&table.columns[table.key[0]].sql_name), quote(&table.sql_name));
+        let last = match self.numbered.get(&position) {
+            Some(n) => *n,
+            None => {
+                let sql = format!("SELECT max({column}) FROM main.{name} WHERE typeof({column}) = 'integer'");
+                let here: Option<i64> = store.conn.query_row(&sql, [], |r| r.get(0))?;
+                let coming = self.stage.map(|s| s.highest_number(position)).transpose()?.flatten();
+                here.max(coming).unwrap_or(0).max(0)
             }
-            store.put_dirty(m.id, Key::pack(&new_key)?.as_bytes(), dirty.since, None)?;
+        };
+        let mut number = last;
+        loop {
+            number = match number.checked_add(1) {
+                Some(n) => n,
+                None => store.conn.query_row(
+                    &format!(
+                        "SELECT coalesce(min(a.{column} + 1), 1) FROM main.{name} a WHERE a.{column} > 0 \
+                         AND NOT EXISTS (SELECT 1 FROM main.{name} b WHERE b.{column} = a.{column} + 1)"
+                    ),
+                    [],
+                    |r| r.get(0),
+                )?,
+            };
+            let key = [Value::Integer(number)];
+            let k = Key::pack(&key)?;
+            if store.known(m.id, k.as_bytes())? == Known::Never
+                && store.dirty(m.id, k.as_bytes())?.is_none()
+                && !m.sql.exists(&store.conn, &key)?
+            {
+                break;
+            }
+        }
+        self.numbered.insert(position, number);
+        Ok(Value::Integer(number))
+    }
+
+    fn record_moves(&mut self, moved: &[Moved]) -> Result<(), Error> {
+        self.outcome.conflicts += 1;
+        for (n, m) in moved.iter().enumerate() {
+            let table = self.store.table(m.position);
+            let (old_key, new_key) = (key_json(table, &m.old_key), key_json(table, &m.new_key));
+            let message = if n == 0 {
+                format!("another device used this number for another row; this row is now {new_key}")
+            } else {
+                format!("the row that this key refers to got another number; this row is now {new_key}")
+            };
+            self.record(&Entry {
+                kind: "conflict",
+                at: self.now,
+                table,
+                key: &m.old_key,
+                op: "INSERT",
+                reason: "rekeyed",
+                message: &message,
+                local: m.row.as_deref(),
+                base: None,
+                server: None,
+            })?;
+            self.outcome.events.push(Event::Rekeyed { table: table.name.clone(), old_key, new_key });
         }
         Ok(())
     }
 }
+
+/// Numbers that are tried before the row gives way.
+const TRIES: u32 = 100;

@@ -31,11 +31,16 @@ impl Applier<'_> {
             r.row.as_deref().map(record::decode).transpose()?.map(|row| over(fit(row, table), live.as_deref()));
         let base = dirty.base.as_ref();
         let rule = self.policies.of(&table.name).rule();
-        let verdict = settle(live.as_deref(), known, base, remote.as_deref(), table.integer_key(), rule);
+        let minted = match (&live, known) {
+            (Some(row), Known::Never) if remote.is_some() => self.minted(r.position, &key, row)?,
+            _ => None,
+        };
+        let verdict = settle(live.as_deref(), known, base, remote.as_deref(), minted.is_some(), rule);
         let op = op_of(live.as_deref(), known, base);
+        let at = self.now;
         let entry = |kind, reason: &'static str, message: &'static str| Entry {
             kind,
-            at: self.now,
+            at,
             table,
             key: &key,
             op,
@@ -67,7 +72,13 @@ impl Applier<'_> {
                 self.rebase(&r, dirty.since, remote.as_deref(), &e)
             }
             Verdict::Rekey => {
-                self.rekey(r.position, &key, dirty.since)?;
+                if let Some((position, key)) = minted {
+                    self.rekey(position, &key)?;
+                }
+                if store.dirty(m.id, &r.k)?.is_some() {
+                    let e = entry("discarded", "server_wins", "the server's row won over this local edit");
+                    return self.take(r, live.as_deref(), known, &e);
+                }
                 self.write_or_defer(r, Known::Never)
             }
             Verdict::Merge(tie) => {

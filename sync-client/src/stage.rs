@@ -143,20 +143,37 @@ impl Stage {
         Ok(())
     }
 
-    /// Hands over the rows of the snapshot by table and key.
-    pub(crate) fn each_snapshot_row(&self, mut each: impl FnMut(StagedRow) -> Result<(), Error>) -> Result<(), Error> {
-        let mut s = self.conn.prepare_cached("SELECT t, k, v, row FROM snapshot ORDER BY t, k")?;
-        let mut rows = s.query([])?;
-        while let Some(r) = rows.next()? {
-            each(StagedRow {
-                position: r.get::<_, i64>(0)? as usize,
-                k: r.get(1)?,
-                op: Op::Insert,
-                version: r.get(2)?,
-                row: r.get(3)?,
-            })?;
+    /// Hands over the rows of the snapshot by key, the tables in this order.
+    pub(crate) fn each_snapshot_row(
+        &self,
+        order: &[usize],
+        mut each: impl FnMut(StagedRow) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut s = self.conn.prepare_cached("SELECT k, v, row FROM snapshot WHERE t = ? ORDER BY k")?;
+        for position in order {
+            let mut rows = s.query([*position as i64])?;
+            while let Some(r) = rows.next()? {
+                each(StagedRow {
+                    position: *position,
+                    k: r.get(0)?,
+                    op: Op::Insert,
+                    version: r.get(1)?,
+                    row: r.get(2)?,
+                })?;
+            }
         }
         Ok(())
+    }
+
+    /// The highest number that is the key of a staged row of this table.
+    pub(crate) fn highest_number(&self, position: usize) -> Result<Option<i64>, Error> {
+        let sql = "SELECT max(k) FROM (SELECT max(k) AS k FROM snapshot WHERE t = ?1 UNION ALL SELECT max(k) FROM row WHERE t = ?1)";
+        let k: Option<Vec<u8>> = self.conn.query_row(sql, [position as i64], |r| r.get(0))?;
+        let key = k.map(|k| Key::from_stored(k).unpack()).transpose()?;
+        Ok(key.and_then(|key| match key.first() {
+            Some(sync_core::value::Value::Integer(n)) => Some(*n),
+            _ => None,
+        }))
     }
 
     /// The snapshot's row of this key: version and stored form.
