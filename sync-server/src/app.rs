@@ -16,7 +16,7 @@ use sync_core::protocol::{ApiError, Code};
 use crate::auth::{Authenticate, Identity};
 use crate::body::drain;
 use crate::error::Failure;
-use crate::routes::{capabilities, connect, health, pull, push, snapshot, watch};
+use crate::routes::{capabilities, connect, digest, health, pull, push, snapshot, watch};
 use crate::service::{Caller, Service};
 use crate::turns::Turns;
 
@@ -67,6 +67,7 @@ pub fn router_with(service: Service, auth: impl Authenticate, options: RouterOpt
         .route("/sync/watch", get(watch::watch))
         .route("/sync/snapshot-sessions", post(snapshot::create))
         .route("/sync/snapshot-sessions/{snapshot_id}", get(snapshot::page).delete(snapshot::delete))
+        .route("/sync/digest", get(digest::digest))
         .route("/sync/capabilities", get(capabilities::capabilities))
         .route("/sync/schema", get(capabilities::schema))
         .route("/health", get(health::health))

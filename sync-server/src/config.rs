@@ -106,6 +106,9 @@ pub struct LimitArgs {
     /// Bytes of a snapshot; 0 for no limit.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(0..))]
     pub max_bytes_per_snapshot: Option<i64>,
+    /// Rows that a user's `verify` may have hashed in a minute; 0 for no limit.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_digest_rows_per_minute: Option<i64>,
     /// Users whose files are kept open.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub open_scopes: Option<u64>,
@@ -142,6 +145,7 @@ impl LimitArgs {
             initialization_lease_ttl_ms: ms(self.initialization_lease_ttl, d.initialization_lease_ttl_ms),
             max_rows_per_snapshot_session: self.max_rows_per_snapshot.unwrap_or(d.max_rows_per_snapshot_session),
             max_bytes_per_snapshot_session: self.max_bytes_per_snapshot.unwrap_or(d.max_bytes_per_snapshot_session),
+            max_digest_rows_per_minute: self.max_digest_rows_per_minute.unwrap_or(d.max_digest_rows_per_minute),
             open_scopes: self.open_scopes.map_or(d.open_scopes, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             ..d
         }

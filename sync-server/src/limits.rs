@@ -37,11 +37,21 @@ pub struct Limits {
     pub max_bytes_per_snapshot_session: i64,
     /// Snapshots being built at once, over all users.
     pub max_concurrent_snapshot_builds: usize,
+    /// Rows that one digest request covers.
+    pub max_rows_per_digest: i64,
+    /// Parts that one digest request is cut into.
+    pub max_ranges_per_digest: i64,
+    /// Rows that a user's digest requests cover in a minute, each at least [`MIN_DIGEST_COST`]; 0 for no
+    /// limit. One minute's worth may be taken at once.
+    pub max_digest_rows_per_minute: i64,
     /// Bundles kept in each scope's history.
     pub retained_bundles: i64,
     /// Scopes whose files are kept open.
     pub open_scopes: usize,
 }
+
+/// What a digest request costs at least, in rows.
+pub const MIN_DIGEST_COST: i64 = 100;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -63,6 +73,9 @@ impl Default for Limits {
             max_rows_per_snapshot_session: 0,
             max_bytes_per_snapshot_session: 0,
             max_concurrent_snapshot_builds: 4,
+            max_rows_per_digest: 200_000,
+            max_ranges_per_digest: 256,
+            max_digest_rows_per_minute: 10_000_000,
             retained_bundles: 10_000,
             open_scopes: 64,
         }

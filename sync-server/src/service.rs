@@ -6,6 +6,7 @@
 
 mod config;
 mod describe;
+mod digest;
 mod gate;
 mod ledger;
 mod push;
@@ -21,6 +22,7 @@ use sync_core::engine::connect::{Lifecycle, connect};
 use sync_core::hash::Algorithm;
 use sync_core::protocol::capabilities::{Capabilities, SchemaReply};
 use sync_core::protocol::connect::{ConnectReply, ConnectRequest};
+use sync_core::protocol::digest::{DigestReply, DigestRequest};
 use sync_core::protocol::pull::PullRequest;
 use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, CreatePushRequest};
 use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
@@ -29,6 +31,7 @@ use sync_core::protocol::{ApiError, SourceId, UserId};
 
 pub use self::config::{OpenError, ServiceConfig};
 pub use self::describe::Status;
+use self::digest::Budgets;
 pub(crate) use self::gate::Gate;
 use self::ledger::Ledger;
 use crate::limits::Limits;
@@ -136,6 +139,7 @@ pub(crate) struct Inner {
     pushes: Pushes,
     snapshots: Snapshots,
     builds: AtomicUsize,
+    digests: Budgets,
     ledger: Ledger,
     hub: Hub,
     gate: Arc<Gate>,
@@ -189,6 +193,7 @@ impl Service {
             pushes: Pushes::load(pushes, loaded.stamp())?,
             snapshots,
             builds: AtomicUsize::new(0),
+            digests: Budgets::default(),
             ledger,
             hub: Hub::default(),
             gate: Arc::default(),
@@ -309,6 +314,14 @@ impl Service {
     /// As [`Service::connect`].
     pub fn delete_snapshot(&self, caller: &Caller, id: &str) -> Result<(), ApiError> {
         self.run(|i| i.delete_snapshot(caller, id))
+    }
+
+    /// `GET /sync/digest`
+    ///
+    /// # Errors
+    /// `digest_invalid`, `rate_limited`, and those of a snapshot page.
+    pub fn digest(&self, caller: &Caller, request: &DigestRequest) -> Result<DigestReply, ApiError> {
+        self.run(|i| i.digest(caller, request))
     }
 
     /// `GET /sync/capabilities`

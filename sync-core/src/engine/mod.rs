@@ -1,13 +1,15 @@
 //! Every decision that the protocol asks for, as pure functions: no clock, no randomness, no I/O.
 //!
 //! The client's: [`change`], [`settle`], [`merge`], [`backoff`]. The server's: admission, conflicts, effects,
-//! windows, snapshots, retention.
+//! windows, snapshots, retention, budgets. Both: [`digest`].
 
 pub mod admit;
 pub mod backoff;
+pub mod budget;
 pub mod change;
 pub mod conflict;
 pub mod connect;
+pub mod digest;
 pub mod effects;
 pub mod merge;
 pub mod retention;

@@ -103,6 +103,12 @@ limits! {
     max_bytes_per_row,
     /// Additive: where a pull page ends, softly.
     max_bytes_per_pull,
+    /// Additive: rows that one digest request covers.
+    max_rows_per_digest,
+    /// Additive: parts that one digest request is cut into.
+    max_ranges_per_digest,
+    /// Additive: rows that a user's digest requests cover in a minute; each counts as 100 at least.
+    max_digest_rows_per_minute,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]

@@ -112,6 +112,8 @@ codes! {
     WatchDisabled = "bundle_change_watch_disabled", 503, Never, "Watching is turned off on this server.";
     WatchFailed = "bundle_change_watch_failed", 500, Later, "Watching failed on the server.";
 
+    DigestInvalid = "digest_invalid", 400, Never, "The digest request is not valid.";
+
     SnapshotSessionInvalid = "snapshot_session_invalid", 400, Never, "The snapshot session request is not valid.";
     SnapshotSessionLimitExceeded = "snapshot_session_limit_exceeded", 409, Never, "The snapshot is over the server's limit.";
     SnapshotBuildCapacity = "snapshot_build_capacity", 429, Later, "Too many snapshots are being built; wait as long as Retry-After says.";

@@ -6,6 +6,7 @@
 pub mod capabilities;
 pub mod code;
 pub mod connect;
+pub mod digest;
 pub mod error;
 pub mod ids;
 pub mod pull;

@@ -3,6 +3,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::digest::SnapshotTable;
 use crate::json::{Members, Scalar};
 
 /// `POST /sync/snapshot-sessions`; the body is optional and unknown members are refused.
@@ -70,6 +71,10 @@ pub struct SnapshotSession {
     /// Additive: the history hash at `snapshot_bundle_seq`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history_hash: Option<String>,
+    /// Additive: the tables in the order of their rows, empty ones left out. Missing where the server does
+    /// not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<SnapshotTable>,
 }
 
 #[cfg(test)]

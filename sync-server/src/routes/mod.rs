@@ -2,6 +2,7 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod connect;
+pub(crate) mod digest;
 pub(crate) mod health;
 mod path;
 pub(crate) mod pull;

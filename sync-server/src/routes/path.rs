@@ -14,6 +14,11 @@ pub(super) fn part<'a>(path: &'a Path, name: &str) -> Option<&'a str> {
 
 /// An id that the service may have minted: a dashed UUID, in lowercase. `None` for anything else.
 pub(super) fn id(path: &Path, name: &str) -> Option<String> {
-    let text = part(path, name).filter(|t| t.len() == 36)?;
+    minted(part(path, name)?)
+}
+
+/// An id that the service may have minted.
+pub(super) fn minted(text: &str) -> Option<String> {
+    let text = Some(text).filter(|t| t.len() == 36)?;
     uuid::Uuid::try_parse(text).ok().map(|u| u.hyphenated().to_string())
 }

@@ -2,7 +2,7 @@
 //! scope while a slow reader pages through.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) user: String,
     pub(crate) seq: i64,
     pub(crate) rows: i64,
+    /// The scope's numbers of its tables with their rows, in the order of the rows.
+    pub(crate) tables: Vec<(i64, i64)>,
     pub(crate) expires_ms: AtomicI64,
     path: PathBuf,
     conn: Mutex<Option<Connection>>,
@@ -71,10 +73,12 @@ pub(crate) fn not_found(id: &str) -> ApiError {
 }
 
 /// What a build yields.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(crate) struct Built {
     pub(crate) rows: i64,
     pub(crate) bytes: i64,
+    /// As in [`Snapshot`].
+    pub(crate) tables: Vec<(i64, i64)>,
 }
 
 /// Copies the live rows of a scope, tables by name and rows by key, in the read transaction of `from`.
@@ -87,14 +91,16 @@ pub(crate) fn build(
 ) -> Outcome<Built> {
     to.execute_batch(
         "PRAGMA journal_mode = OFF; CREATE TABLE row (n INTEGER PRIMARY KEY, tab, version, key TEXT, payload TEXT);
+         CREATE TABLE part (n INTEGER PRIMARY KEY, tab INTEGER, rows INTEGER);
          CREATE TABLE meta (user TEXT, seq INTEGER, rows INTEGER); BEGIN;",
     )?;
-    let mut built = Built { rows: 0, bytes: 0 };
+    let mut built = Built::default();
     let mut list =
         from.prepare_cached("SELECT key, version FROM _sync_row WHERE tab = ? AND deleted = 0 ORDER BY key")?;
     let mut put = to.prepare("INSERT INTO row VALUES (?, ?, ?, ?, ?)")?;
     let (mut key_text, mut payload) = (String::new(), String::new());
     for (at, t) in scope.loaded.tables.iter().enumerate() {
+        let before = built.rows;
         let mut rows = list.query([scope.id(at)])?;
         while let Some(r) = rows.next()? {
             let key = Key::from_stored(r.get(0)?).unpack().map_err(|_| Fail::Damaged("a key"))?;
@@ -112,12 +118,18 @@ pub(crate) fn build(
                 midway();
             }
         }
+        if built.rows > before {
+            built.tables.push((scope.id(at), built.rows - before));
+        }
     }
     Ok(built)
 }
 
 /// Ends a build: a file with this row is complete.
-pub(crate) fn finish(to: &Connection, user: &str, seq: i64, built: Built) -> Outcome<()> {
+pub(crate) fn finish(to: &Connection, user: &str, seq: i64, built: &Built) -> Outcome<()> {
+    for (tab, rows) in &built.tables {
+        to.execute("INSERT INTO part (tab, rows) VALUES (?, ?)", [tab, rows])?;
+    }
     to.execute("INSERT INTO meta VALUES (?, ?, ?)", params![user, seq, built.rows])?;
     Ok(to.execute_batch("COMMIT")?)
 }
@@ -134,6 +146,18 @@ fn exceeded(dimension: &str, actual: i64, limit: i64) -> Outcome<()> {
         .into())
 }
 
+/// User, place in history, rows, and tables with their rows.
+type SnapshotMeta = (String, i64, i64, Vec<(i64, i64)>);
+
+fn read_meta(path: &Path) -> rusqlite::Result<SnapshotMeta> {
+    let conn = side::open(path, false)?;
+    let tables = conn
+        .prepare("SELECT tab, rows FROM part ORDER BY n")?
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    conn.query_row("SELECT user, seq, rows FROM meta", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, tables)))
+}
+
 /// The snapshots that can be read.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
@@ -146,16 +170,14 @@ impl Snapshots {
     pub(crate) fn load(dir: PathBuf, expires_ms: i64) -> std::io::Result<Self> {
         let mut all = BTreeMap::new();
         for (id, path) in side::list(&dir)? {
-            let meta = side::open(&path, false).and_then(|c| {
-                c.query_row("SELECT user, seq, rows FROM meta", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-            });
-            match meta {
-                Ok((user, seq, rows)) => {
+            match read_meta(&path) {
+                Ok((user, seq, rows, tables)) => {
                     let s = Snapshot {
                         id: id.clone(),
                         user,
                         seq,
                         rows,
+                        tables,
                         expires_ms: AtomicI64::new(expires_ms),
                         path,
                         conn: Mutex::new(None),
@@ -172,12 +194,13 @@ impl Snapshots {
         self.dir.join(format!("{id}.db"))
     }
 
-    pub(crate) fn add(&self, id: &str, user: &str, seq: i64, rows: i64, expires_ms: i64) {
+    pub(crate) fn add(&self, id: &str, user: &str, seq: i64, built: &Built, expires_ms: i64) {
         let s = Snapshot {
             id: id.to_owned(),
             user: user.to_owned(),
             seq,
-            rows,
+            rows: built.rows,
+            tables: built.tables.clone(),
             expires_ms: AtomicI64::new(expires_ms),
             path: self.path(id),
             conn: Mutex::new(None),

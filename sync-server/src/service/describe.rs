@@ -11,7 +11,7 @@ use sync_core::protocol::capabilities::{self, Capabilities, SchemaReply, TableSp
 use super::{Caller, Inner};
 use crate::scope::fail::Outcome;
 
-/// The features of reference-server §7.1.
+/// The features of reference-server §7.1, and the additive ones.
 const FEATURES: &[(&str, bool)] = &[
     ("accepted_push_replay_visibility", true),
     ("bundle_change_watch", true),
@@ -25,6 +25,7 @@ const FEATURES: &[(&str, bool)] = &[
     ("history_pruned_errors", true),
     ("history_pruned_visibility", true),
     ("push_session_chunking", true),
+    (sync_core::protocol::digest::FEATURE, true),
     ("registered_write_rejection_enforced", true),
     ("retained_floor_visibility", true),
     ("retained_window_visibility", true),
@@ -158,6 +159,9 @@ impl Inner {
                 max_bytes_per_request: i64::try_from(l.max_bytes_per_request).unwrap_or(i64::MAX),
                 max_bytes_per_row: l.max_bytes_per_row,
                 max_bytes_per_pull: l.max_bytes_per_pull,
+                max_rows_per_digest: l.max_rows_per_digest,
+                max_ranges_per_digest: l.max_ranges_per_digest,
+                max_digest_rows_per_minute: l.max_digest_rows_per_minute,
             },
             bundle_hash_algorithms: [Algorithm::Sha256, Algorithm::Blake3].map(|a| a.name().to_owned()).to_vec(),
             scope_id: self.scope(caller)?.map(|s| s.scope_id.clone()),

@@ -1,9 +1,11 @@
 //! Snapshots: create, page, delete.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sync_core::engine::snapshot::{check_replacement, replace};
+use sync_core::protocol::digest::SnapshotTable;
 use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession, SourceReplacement};
 use sync_core::protocol::{ApiError, Code};
 
@@ -61,7 +63,11 @@ impl Inner {
             }
         };
         let expires_ms = self.now() + self.limits.snapshot_session_ttl_ms;
-        self.snapshots.add(&id, caller.user.as_str(), seq, built.rows, expires_ms);
+        self.snapshots.add(&id, caller.user.as_str(), seq, &built, expires_ms);
+        let mut tables = Vec::with_capacity(built.tables.len());
+        for (tab, rows) in &built.tables {
+            tables.push(SnapshotTable { table: scope.table(*tab)?.table.name.clone(), row_count: *rows });
+        }
         Ok(SnapshotSession {
             snapshot_id: id,
             snapshot_bundle_seq: seq,
@@ -69,6 +75,7 @@ impl Inner {
             byte_count: built.bytes,
             expires_at: time(expires_ms),
             history_hash: Some(history_hash),
+            tables,
         })
     }
 
@@ -82,7 +89,7 @@ impl Inner {
         scope.read(|conn| {
             let state = store::state(conn)?;
             let built = build(conn, scope, &to, &self.limits, || self.environment.fault(FaultPoint::MidSnapshot))?;
-            finish(&to, caller.user.as_str(), state.history.latest, built)?;
+            finish(&to, caller.user.as_str(), state.history.latest, &built)?;
             Ok((state.history.latest, state.history_hash.hex(), built))
         })
     }
@@ -110,8 +117,19 @@ impl Inner {
         })
     }
 
-    /// The caller's snapshot.
-    fn snapshot(&self, caller: &Caller, id: &str) -> Result<std::sync::Arc<Snapshot>, ApiError> {
+    /// The caller's snapshot, which has not expired and now lives on for its term.
+    pub(super) fn live_snapshot(&self, caller: &Caller, id: &str) -> Result<Arc<Snapshot>, ApiError> {
+        let s = self.snapshot(caller, id)?;
+        let now = self.now();
+        if now > s.expires_ms.load(Ordering::Relaxed) {
+            let text = format!("snapshot session {id} has expired; create a new one");
+            return Err(ApiError::new(Code::SnapshotSessionExpired, text));
+        }
+        s.expires_ms.fetch_max(now + self.limits.snapshot_session_ttl_ms, Ordering::Relaxed);
+        Ok(s)
+    }
+
+    fn snapshot(&self, caller: &Caller, id: &str) -> Result<Arc<Snapshot>, ApiError> {
         let s = self.snapshots.get(id).ok_or_else(|| not_found(id))?;
         if s.user != caller.user.as_str() {
             let text = format!("snapshot session {id} does not belong to the authenticated user");
@@ -129,14 +147,8 @@ impl Inner {
         if request.max_rows.is_some_and(|n| n <= 0) {
             return Err(invalid("max_rows must be > 0").into());
         }
-        let s = self.snapshot(caller, id)?;
-        let now = self.now();
-        if now > s.expires_ms.load(Ordering::Relaxed) {
-            let text = format!("snapshot session {id} has expired; create a new one");
-            return Err(ApiError::new(Code::SnapshotSessionExpired, text).into());
-        }
+        let s = self.live_snapshot(caller, id)?;
         let scope = self.scope(caller)?.ok_or_else(|| not_found(id))?;
-        s.expires_ms.fetch_max(now + self.limits.snapshot_session_ttl_ms, Ordering::Relaxed);
         let l = &self.limits;
         let max = request.max_rows.unwrap_or(l.default_rows_per_snapshot_chunk).min(l.max_rows_per_snapshot_chunk);
         let end = after.saturating_add(max).min(s.rows);

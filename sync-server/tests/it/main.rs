@@ -2,6 +2,7 @@
 
 mod auth;
 mod bodies;
+mod digest;
 mod failures;
 mod http;
 mod mount;

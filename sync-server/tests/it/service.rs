@@ -1,6 +1,7 @@
 //! The service below HTTP, called directly with a clock that stands still.
 
 mod changes;
+mod digest;
 mod history;
 mod lifecycle;
 mod rejections;

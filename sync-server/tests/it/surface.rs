@@ -148,6 +148,7 @@ fn the_source_header_is_checked_after_the_user_and_before_the_request() {
         ("POST", "/sync/snapshot-sessions"),
         ("GET", "/sync/snapshot-sessions/x"),
         ("DELETE", "/sync/snapshot-sessions/x"),
+        ("GET", "/sync/digest?until_row_ordinal=x"),
         ("GET", "/sync/capabilities"),
         ("GET", "/sync/schema"),
     ];

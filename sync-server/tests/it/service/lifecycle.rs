@@ -174,7 +174,7 @@ fn capabilities_and_status() {
     assert_eq!(before.scope_id, None);
     assert_eq!(before.registered_tables, ["main.notes", "main.tags"]);
     assert_eq!(before.registered_table_specs[0].columns, ["id", "body", "n"]);
-    assert_eq!(before.features.len(), 20);
+    assert_eq!(before.features.len(), 21);
     assert!(!before.has("server_checkpoint_tracking") && before.has("bundle_change_watch"));
     let scope = a.connect(false).unwrap().scope_id;
     assert_eq!(w.service().capabilities(&a.caller).unwrap().scope_id, scope);
