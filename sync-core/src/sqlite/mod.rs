@@ -4,6 +4,7 @@
 pub mod capture;
 pub mod connection;
 pub mod introspect;
+pub mod ordered;
 pub mod rows;
 pub mod triggers;
 
