@@ -14,6 +14,7 @@ use sync_core::value::Value;
 use crate::conflict::Policies;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
+use crate::keep::Keep;
 use crate::report::Event;
 use crate::stage::{Stage, StagedRow};
 use crate::store::{Meta, Store};
@@ -46,6 +47,7 @@ pub(crate) struct Applier<'a> {
     /// Where the rows come from, and the last number that a local row got in a table.
     pub(crate) stage: Option<&'a Stage>,
     pub(crate) numbered: BTreeMap<usize, i64>,
+    pub(crate) keep: Keep,
     changes: BTreeMap<(usize, String), Vec<String>>,
     pub(crate) outcome: Outcome,
 }
@@ -61,11 +63,13 @@ pub(crate) enum Written {
 
 impl<'a> Applier<'a> {
     pub(crate) fn new(store: &'a Store, policies: &'a Policies, now: i64) -> Result<Self, Error> {
+        let any_dirty = store.any_dirty(false)?;
         Ok(Self {
             store,
             policies,
             now,
-            any_dirty: store.any_dirty(false)?,
+            any_dirty,
+            keep: Keep::new(store, policies, any_dirty)?,
             source_id: String::new(),
             own: false,
             blocked: Vec::new(),
@@ -172,7 +176,10 @@ impl<'a> Applier<'a> {
         let (m, conn) = (&self.store.managed[r.position], &self.store.conn);
         let key = Key::from_stored(r.k.clone()).unpack()?;
         let written = match &r.row {
-            None => m.sql.delete(conn, &key).map(|_| ()),
+            None => {
+                self.keep.remember(self.store, r.position, &r.k, &key)?;
+                m.sql.delete(conn, &key).map(|_| ())
+            }
             Some(stored) => {
                 let row = fit(record::decode(stored)?, self.store.table(r.position));
                 let updated = match known {
@@ -259,7 +266,7 @@ impl<'a> Applier<'a> {
         if self.own {
             self.own_rows_gone()?;
         }
-        Ok(())
+        self.settle_kept()
     }
 
     /// Every blocked row waits for another: local intents in the way leave the table; what is left is a

@@ -89,6 +89,16 @@ impl Builder {
         self
     }
 
+    /// Local edits of rows in this table outlive the delete of their parent on the server: the parent
+    /// comes back as this file had it, with its own parents where these went too, and is told of in
+    /// `conflicts`. Without this the edited row leaves its table for `rejected`. Where a parent does not fit
+    /// any more, since its unique value was taken, it is as without this.
+    #[must_use]
+    pub fn keep_edits_of(mut self, child_table: &str) -> Self {
+        self.policies.keep.insert(child_table.to_ascii_lowercase());
+        self
+    }
+
     /// Keeps the policies that are given here in the file, in place of those that it had: they hold
     /// whenever the file is opened without naming others. Functions cannot be kept.
     #[must_use]

@@ -361,7 +361,7 @@ impl Engine {
                 _ => None,
             };
             let op = if row.is_some() { Op::Update } else { Op::Delete };
-            applier.meet(
+            applier.meet_now(
                 StagedRow { position, k: k.clone(), op, version: c.server_row_version, row },
                 known,
                 &dirty,

@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod freeze;
 mod inbox;
+mod keep;
 mod lock;
 mod orphans;
 mod pull;

@@ -105,6 +105,11 @@ impl Applier<'_> {
                 let key = Key::from_stored(k.clone()).unpack()?;
                 match store.managed[position].sql.read(&store.conn, &key)? {
                     Some(Ok(row)) if as_child && self.parent_went(table, &row)? => {
+                        let (known, dirty) = (store.known(t, &k)?, store.dirty(t, &k)?);
+                        let op = op_of(Some(&row), known, dirty.and_then(|d| d.base).as_ref());
+                        if self.bring_back(position, &key, &row, op)? {
+                            continue;
+                        }
                         let why = "the row that this one refers to was deleted on the server";
                         self.displace(position, &key, "parent_deleted", why, None)?;
                     }
@@ -117,7 +122,7 @@ impl Applier<'_> {
     }
 
     /// Whether a row refers to a parent that a row of this transaction took away.
-    fn parent_went(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
+    pub(crate) fn parent_went(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
         for fk in &table.foreign_keys {
             let Some(parent) = self.store.schema().position(&fk.parent).filter(|p| self.touched.contains(p)) else {
                 continue;
@@ -227,7 +232,7 @@ impl Applier<'_> {
     }
 
     /// Whether the row that a foreign key names is there. NULL refers to nothing.
-    fn parent_exists(&self, fk: &ForeignKey, parent: usize, row: &[Value]) -> Result<bool, Error> {
+    pub(crate) fn parent_exists(&self, fk: &ForeignKey, parent: usize, row: &[Value]) -> Result<bool, Error> {
         let values: Vec<&Value> = fk.columns.iter().map(|i| &row[*i]).collect();
         if values.iter().any(|v| v.is_null()) {
             return Ok(true);

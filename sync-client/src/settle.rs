@@ -18,8 +18,17 @@ use crate::stage::StagedRow;
 use crate::store::Dirty;
 
 impl Applier<'_> {
-    /// A remote row meets a local intent for the same key.
+    /// A remote row meets a local intent for the same key. In a table that keeps its edits, a remote
+    /// delete waits for the end of its bundle.
     pub(crate) fn meet(&mut self, r: StagedRow, known: Known, dirty: &Dirty) -> Result<(), Error> {
+        if r.row.is_none() && self.keep.table(r.position) {
+            self.keep.wait(r);
+            return Ok(());
+        }
+        self.meet_now(r, known, dirty)
+    }
+
+    pub(crate) fn meet_now(&mut self, r: StagedRow, known: Known, dirty: &Dirty) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[r.position]);
         let table = store.table(r.position);
         let key = Key::from_stored(r.k.clone()).unpack()?;

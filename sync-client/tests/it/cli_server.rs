@@ -163,12 +163,13 @@ fn policies_are_remembered_and_named_tables_are_checked() {
     let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
     let ran = run(&dir, &["init", "a.db", "--server", &url, "--all", "--policy", "order=merge"]).ends(2);
     assert!(ran.stderr.contains("order, which is not a synced table") && ran.stderr.contains("customers, orders"));
+    run(&dir, &["init", "a.db", "--server", &url, "--all", "--keep", "order"]).ends(2);
     assert!(run(&dir, &["status", "a.db"]).ends(1).stderr.contains("not synced yet"));
     run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
     run(&dir, &["sync", "a.db"]).ends(0);
     run(&dir, &["clone", &url, "c.db", "--token", "ann", "--policy", "order=merge"]).ends(2);
     assert!(!names(dir.path()).contains(&"c.db".into()));
-    let policies = ["--policy", "merge", "--policy", "Orders=client-wins"];
+    let policies = ["--policy", "merge", "--policy", "Orders=client-wins", "--keep", "Orders"];
     run(&dir, &[&["clone", &url, "b.db", "--token", "ann"][..], &policies].concat()).ends(0);
     let b = Connection::open(dir.path().join("b.db")).unwrap();
     a.execute_batch("UPDATE customers SET name = 'A' WHERE id = 'c1'; UPDATE orders SET cents = 1").unwrap();
@@ -178,6 +179,14 @@ fn policies_are_remembered_and_named_tables_are_checked() {
     run(&dir, &["sync", "b.db"]).ends(0);
     let both = "SELECT name || email || cents FROM customers JOIN orders ON customer = customers.id";
     assert_eq!(text(&b, both), "Ab@x2");
+    // The order is kept, and the customer whom it refers to comes back.
+    run(&dir, &["sync", "a.db"]).ends(0);
+    a.execute_batch("DELETE FROM orders; DELETE FROM customers WHERE id = 'c1'").unwrap();
+    b.execute_batch("UPDATE orders SET cents = 3").unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["sync", "b.db"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(text(&a, both), "Ab@x3");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod cli_server;
 mod conflicts;
 mod faults;
 mod hard;
+mod keep;
 mod numbers;
 mod rounds;
 mod support;

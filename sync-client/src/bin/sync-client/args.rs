@@ -192,6 +192,10 @@ pub(crate) struct Rules {
     /// keep it in the file; elsewhere it is for that run
     #[arg(long = "policy", value_name = "[TABLE=]RULE", value_parser = policy)]
     pub(crate) policies: Vec<(Option<String>, Policy)>,
+    /// Keep edits in this table also where another device deleted the row that they refer to: it comes
+    /// back. Remembered like a policy
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) keep: Vec<String>,
 }
 
 fn policy(given: &str) -> Result<(Option<String>, Policy), String> {

@@ -45,16 +45,16 @@ pub(crate) fn builder(file: &Path, token: Option<Source>, rules: &Rules) -> Buil
             Some(table) => builder.table_policy(table, policy.clone()),
         };
     }
-    builder
+    rules.keep.iter().fold(builder, |builder, table| builder.keep_edits_of(table))
 }
 
 /// A rule for a table that is not there would never act.
 pub(crate) fn known_tables(rules: &Rules, tables: &[String]) -> Result<(), Failure> {
-    let named = rules.policies.iter().filter_map(|(table, _)| table.as_deref());
+    let named = rules.policies.iter().filter_map(|(table, _)| table.as_ref()).chain(&rules.keep);
     match named.into_iter().find(|name| !tables.iter().any(|table| table.eq_ignore_ascii_case(name))) {
         None => Ok(()),
         Some(name) => Err(Failure::usage(format!(
-            "There is a --policy for {name}, which is not a synced table of this file. Those are: {}.",
+            "There is a rule for {name}, which is not a synced table of this file. Those are: {}.",
             tables.join(", ")
         ))),
     }
