@@ -114,7 +114,9 @@ impl Client {
     /// # Errors
     /// The network's and the server's; also [`Error::RetryLater`] while another device seeds the scope.
     pub fn sync(&self) -> Result<SyncReport, Error> {
-        self.with(|e| e.sync(None))
+        let report = self.with(|e| e.sync(None))?;
+        self.tell_worker(Worker::synced);
+        Ok(report)
     }
 
     /// Downloads everything again and merges it: local work survives.
@@ -237,11 +239,11 @@ impl Client {
         }
     }
 
-    /// Makes the background worker sync now, also while it waits after a failure.
+    /// Makes the background worker sync now, also while it waits after a failure: good to call when the
+    /// network comes back or the user asks. Called often it does no harm: a server that is down is tried
+    /// at most twice a second, and never before the time that it named itself (`Retry-After`).
     pub fn wake(&self) {
-        if let Some(w) = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            w.wake();
-        }
+        self.tell_worker(Worker::wake);
     }
 
     /// The statements that make the synced tables, parents first, for the server's schema file.
@@ -256,6 +258,12 @@ impl Client {
     #[must_use]
     pub fn introspection(&self) -> &Found {
         &self.shared.found
+    }
+
+    fn tell_worker(&self, tell: impl FnOnce(&Worker)) {
+        if let Some(w) = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            tell(w);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Engine>> {

@@ -1,7 +1,7 @@
 //! The background worker: one thread that syncs, one that listens to the watch stream.
 //!
-//! Woken by local commits, by the stream, by a timer and by hand. While the server cannot be reached
-//! it waits, longer each time, and is quiet.
+//! When to sync is decided by [`Schedule`]; here is only what carries it out: threads, the clock, and
+//! who tells it what happened.
 
 use std::io::{BufRead as _, BufReader};
 use std::sync::atomic::Ordering;
@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use sync_core::engine::backoff::Backoff;
+use sync_core::engine::schedule::{Action, Failure, Input, Schedule};
 use sync_core::protocol::watch::EventReader;
 use sync_core::sqlite::connection;
 
 use crate::client::Shared;
 use crate::error::Error;
+use crate::report::ErrorClass;
 use crate::store::SETTINGS;
 
 /// The running threads.
@@ -24,17 +26,18 @@ pub(crate) struct Worker {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What the threads wait for.
-#[derive(Default)]
+/// What the threads share.
 struct Signal {
     state: Mutex<State>,
     changed: Condvar,
+    /// The zero of the schedule's clock.
+    zero: Instant,
 }
 
 #[derive(Default)]
 struct State {
+    schedule: Schedule,
     stop: bool,
-    wake: bool,
     /// Set once the engine may be asked to watch.
     watch: bool,
     running: usize,
@@ -44,7 +47,7 @@ impl Worker {
     pub(crate) fn start(shared: &Arc<Shared>) -> Result<Self, Error> {
         shared.stopping.store(false, Ordering::Relaxed);
         shared.transport.resume();
-        let signal = Arc::new(Signal::default());
+        let signal = Arc::new(Signal { state: Mutex::default(), changed: Condvar::new(), zero: Instant::now() });
         signal.lock().running = 2;
         let spawn = |name: &str, run: fn(&Weak<Shared>, &Signal)| {
             let (weak, signal) = (Arc::downgrade(shared), Arc::clone(&signal));
@@ -59,14 +62,18 @@ impl Worker {
     }
 
     pub(crate) fn wake(&self) {
-        self.signal.lock().wake = true;
-        self.signal.changed.notify_all();
+        self.signal.tell(Input::Asked);
+    }
+
+    /// Somebody synced by hand.
+    pub(crate) fn synced(&self) {
+        self.signal.tell(Input::Synced);
     }
 
     /// Stops both threads. One that is stuck in the system (a connect to nowhere) is left to end by itself.
     pub(crate) fn stop(self, shared: &Shared) {
         self.signal.lock().stop = true;
-        self.signal.changed.notify_all();
+        self.signal.tell(Input::Stop);
         shared.stopping.store(true, Ordering::Relaxed);
         shared.transport.interrupt();
         let state = self.signal.lock();
@@ -115,90 +122,81 @@ impl Signal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `until`, a wake-up (where `wakes`), or a stop.
-    fn wait(&self, until: Instant, wakes: bool) -> Woken {
+    fn now(&self) -> u64 {
+        u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn tell(&self, input: Input) {
+        self.lock().schedule.tell(self.now(), input);
+        self.changed.notify_all();
+    }
+
+    /// Tells of a failure; in how many milliseconds the next try comes by itself.
+    fn failed(&self, why: Failure, retry_after_s: Option<u64>, random: u64) -> u64 {
         let mut state = self.lock();
+        let now = self.now();
+        state.schedule.tell(now, Input::Failed { why, retry_after_s, random });
+        state.schedule.due().map_or(0, |due| due.saturating_sub(now))
+    }
+
+    /// Waits until the schedule says "sync". False for a stop.
+    fn wait_for_turn(&self, commits: &mut Commits) -> bool {
         loop {
-            if state.stop {
-                return Woken::Stop;
+            let mut state = self.lock();
+            let now = self.now();
+            let left = match state.schedule.next(now) {
+                Action::Stop => return false,
+                Action::Sync => return true,
+                Action::Wait(until) => Duration::from_millis(until.saturating_sub(now)),
+            };
+            let looks = state.schedule.heeds_commits();
+            let wait = if looks { left.min(LOOK) } else { left };
+            let (state, waited) = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            if looks && waited.timed_out() && commits.captured() {
+                self.tell(Input::Committed);
             }
-            if wakes && std::mem::take(&mut state.wake) {
-                return Woken::Called;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Woken::InTime;
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-/// Why a wait ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Woken {
-    Stop,
-    Called,
-    InTime,
+/// What kind of failure an error is, and what the server asked for.
+const fn kind_of(e: &Error) -> (Failure, Option<u64>) {
+    match e {
+        Error::Offline { retry_after, .. } => (Failure::Passing, *retry_after),
+        Error::RetryLater { seconds } => (Failure::Seeding, Some(*seconds)),
+        _ => match e.class() {
+            ErrorClass::Offline | ErrorClass::Local => (Failure::Passing, None),
+            ErrorClass::Auth | ErrorClass::Refused | ErrorClass::Protocol => (Failure::Lasting, None),
+        },
+    }
 }
 
 /// Syncs whenever there is a reason to.
 fn syncing(shared: &Weak<Shared>, signal: &Signal) {
-    let backoff = Backoff::default();
-    let mut failures = 0;
-    let mut commits = None;
-    loop {
+    let Some(s) = shared.upgrade() else { return };
+    let mut commits = Commits::new(&s);
+    drop(s);
+    while signal.wait_for_turn(&mut commits) {
         let Some(s) = shared.upgrade() else { return };
-        let mut wait = None;
-        {
-            let mut guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(engine) = guard.as_mut() else { return };
-            let random = engine.env.random();
-            let mut retry = |e: &Error| {
-                let asked = match e {
-                    Error::Offline { retry_after, .. } => *retry_after,
-                    Error::RetryLater { seconds } => Some((*seconds).min(30)),
-                    _ => None,
-                };
-                failures += 1;
-                let ms = backoff.wait_ms(failures, random, asked).max(50);
-                wait = Some(Duration::from_millis(ms));
-                ms
-            };
-            // A function of the app that panics must not end the syncing for good.
-            let synced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.sync(Some(&mut retry))));
-            match synced {
-                Ok(Ok(_)) => failures = 0,
-                Ok(Err(_)) => {}
-                Err(_) => {
-                    tracing::error!("a function of the app panicked during a sync");
-                    wait = Some(Duration::from_millis(backoff.most_ms));
-                }
-            }
-            signal.lock().watch = engine.can_watch;
-            signal.changed.notify_all();
-        }
-        let commits = commits.get_or_insert_with(|| Commits::new(&s));
-        drop(s);
-        let stopped = match wait {
-            Some(wait) => signal.wait(Instant::now() + wait, true) == Woken::Stop,
-            None => wait_for_work(signal, commits),
+        let mut guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(engine) = guard.as_mut() else { return };
+        let random = engine.env.random();
+        let mut retry = |e: &Error| {
+            let (why, retry_after_s) = kind_of(e);
+            signal.failed(why, retry_after_s, random)
         };
-        if stopped {
-            return;
-        }
-    }
-}
-
-/// Waits for a wake-up, a local commit that was captured, or the timer. True for a stop.
-fn wait_for_work(signal: &Signal, commits: &mut Commits) -> bool {
-    let timer = Instant::now() + POLL;
-    loop {
-        match signal.wait(Instant::now() + LOOK, true) {
-            Woken::Stop => return true,
-            Woken::Called => return false,
-            Woken::InTime if Instant::now() >= timer || commits.captured() => return false,
-            Woken::InTime => {}
+        // A function of the app that panics must not end the syncing for good.
+        let synced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.sync(Some(&mut retry))));
+        signal.lock().watch = engine.can_watch;
+        signal.changed.notify_all();
+        match synced {
+            Ok(Ok(_)) => signal.tell(Input::Synced),
+            Ok(Err(_)) => {}
+            Err(_) => {
+                tracing::error!("a function of the app panicked during a sync");
+                signal.failed(Failure::Lasting, None, random);
+            }
         }
     }
 }
@@ -236,15 +234,14 @@ impl Commits {
     }
 }
 
-/// Listens to the server, where it can be listened to, and wakes the other thread.
+/// Listens to the server, where it can be listened to, and tells of its news.
 fn watching(shared: &Weak<Shared>, signal: &Signal) {
     let backoff = Backoff::default();
     let mut failures = 0;
     loop {
         {
-            let state = signal.lock();
-            let state =
-                signal.changed.wait_while(state, |s| !s.stop && !s.watch).unwrap_or_else(PoisonError::into_inner);
+            let closed = |s: &mut State| !(s.stop || s.watch && s.schedule.may_watch());
+            let state = signal.changed.wait_while(signal.lock(), closed).unwrap_or_else(PoisonError::into_inner);
             if state.stop {
                 return;
             }
@@ -257,7 +254,10 @@ fn watching(shared: &Weak<Shared>, signal: &Signal) {
             }
         };
         let wait = Duration::from_millis(backoff.wait_ms(failures, random, None).max(100));
-        if signal.wait(Instant::now() + wait, false) == Woken::Stop {
+        let state = signal.lock();
+        let (state, _) =
+            signal.changed.wait_timeout_while(state, wait, |s| !s.stop).unwrap_or_else(PoisonError::into_inner);
+        if state.stop {
             return;
         }
     }
@@ -291,8 +291,7 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
         }
         heard = true;
         if events.line(&line).is_some() {
-            signal.lock().wake = true;
-            signal.changed.notify_all();
+            signal.tell(Input::News);
         }
     }
     Listened::Ended { heard, random }
@@ -302,5 +301,3 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
 const PATIENCE: Duration = Duration::from_millis(900);
 /// How often the file is looked at for local commits.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often the server is asked without any reason.
-const POLL: Duration = Duration::from_secs(60);
