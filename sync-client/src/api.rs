@@ -13,6 +13,7 @@ use sync_core::protocol::pull::PullRequest;
 use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, CreatePushRequest};
 use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
 
+use crate::budget::Budget;
 use crate::error::Error;
 use crate::transport::{Method, Request, Response, Transport, TransportError};
 
@@ -33,6 +34,8 @@ pub(crate) struct Api {
     cached: Mutex<Option<String>>,
     /// Whether the server takes compressed bodies and the `blake3` hash.
     ours: std::sync::atomic::AtomicBool,
+    /// What the call in progress may use.
+    budget: Mutex<Option<Arc<Budget>>>,
 }
 
 /// An error reply, with the status and the wait that came with it.
@@ -83,9 +86,9 @@ impl From<CallError> for Error {
         let message = if r.reply.message.is_empty() { format!("HTTP status {}", r.status) } else { r.reply.message };
         match (r.status, r.reply.error.as_str()) {
             (401 | 403, "" | "authentication_failed") => Self::Auth(message),
-            (429 | 500..=599, _) => Self::Offline { message, retry_after: r.retry_after },
+            (429 | 500..=599, _) => Self::Offline { message, retry_after: r.retry_after, lost: false },
             (_, code) => match Code::parse(code).map(Code::retry) {
-                Some(Retry::Later) => Self::Offline { message, retry_after: r.retry_after },
+                Some(Retry::Later) => Self::Offline { message, retry_after: r.retry_after, lost: false },
                 _ if code.is_empty() => Self::Refused { code: format!("status {}", r.status), message },
                 _ => Self::Refused { code: code.to_owned(), message },
             },
@@ -95,7 +98,16 @@ impl From<CallError> for Error {
 
 impl Api {
     pub(crate) fn new(transport: Arc<dyn Transport>, token: TokenSource) -> Self {
-        Self { transport, token, cached: Mutex::new(None), ours: false.into() }
+        Self { transport, token, cached: Mutex::new(None), ours: false.into(), budget: Mutex::new(None) }
+    }
+
+    /// Sets what the calls from now on may use together.
+    pub(crate) fn set_budget(&self, budget: Option<Arc<Budget>>) {
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = budget;
+    }
+
+    pub(crate) fn budget(&self) -> Option<Arc<Budget>> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the server is known to speak our additions.
@@ -117,11 +129,30 @@ impl Api {
         stream: bool,
     ) -> Result<Response, CallError> {
         let ours = self.is_ours();
+        let budget = self.budget().filter(|_| !stream);
         for renew in [false, true] {
             let token = self.token(renew)?;
-            let request =
-                Request { method, path, source_id: source, token: &token, body, stream, exact: ours, compress: ours };
-            let response = self.transport.send(&request)?;
+            let timeout = match &budget {
+                Some(b) if b.is_over() => return Err(Error::Stopped.into()),
+                Some(b) => Some(b.time_left()),
+                None => None,
+            };
+            let request = Request {
+                method,
+                path,
+                source_id: source,
+                token: &token,
+                body,
+                stream,
+                exact: ours,
+                compress: ours,
+                timeout,
+            };
+            let mut response = self.transport.send(&request)?;
+            if let Some(budget) = &budget {
+                budget.count(body.map_or(0, <[u8]>::len));
+                response.body = budget.counted(response.body);
+            }
             if response.status == 401 && !renew {
                 continue;
             }
@@ -155,8 +186,7 @@ impl Api {
     ) -> Result<T, CallError> {
         let mut response = self.send(source, method, path, body, false)?;
         let bytes = read_bounded(&mut response)?;
-        let reply = sync_core::json::from_slice(&bytes).map_err(|e| Error::Protocol(format!("{path}: {e}")))?;
-        Ok(reply)
+        Ok(sync_core::json::from_slice(&bytes).map_err(|e| unreadable(path, &e))?)
     }
 
     pub(crate) fn capabilities(&self, source: &str) -> Result<Capabilities, CallError> {
@@ -263,9 +293,20 @@ fn read_bounded(response: &mut Response) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+fn unreadable(what: &str, e: &sync_core::json::JsonError) -> Error {
+    if e.is_cut() {
+        Error::Offline { message: format!("the reply is not whole: {e}"), retry_after: None, lost: true }
+    } else {
+        Error::Protocol(format!("{what}: {e}"))
+    }
+}
+
 fn refusal(mut response: Response) -> Result<Refusal, Error> {
     let bytes = read_bounded(&mut response)?;
-    let reply = sync_core::json::from_slice(&bytes).unwrap_or_default();
+    let reply = match sync_core::json::from_slice(&bytes) {
+        Err(e) if e.is_cut() && !bytes.is_empty() => return Err(unreadable("an error reply", &e)),
+        other => other.unwrap_or_default(),
+    };
     Ok(Refusal { status: response.status, retry_after: response.retry_after, reply })
 }
 
@@ -274,7 +315,11 @@ fn refusal(mut response: Response) -> Result<Refusal, Error> {
 pub(crate) fn broken(e: std::io::Error) -> Error {
     match TransportError::of(&e) {
         TransportError::Interrupted => Error::Stopped,
-        other => Error::Offline { message: format!("while reading the reply: {other}"), retry_after: None },
+        other => Error::Offline {
+            message: format!("while reading the reply: {other}"),
+            retry_after: None,
+            lost: matches!(other, TransportError::Broken(_)),
+        },
     }
 }
 

@@ -179,6 +179,8 @@ impl Builder {
             policies,
             limits: Limits::default(),
             stage: None,
+            snapshot: None,
+            bundle: None,
             path: self.path.clone(),
             observer: self.observer,
             stopping,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sync_core::key::Key;
 use sync_core::protocol::capabilities::SchemaReply;
@@ -15,7 +16,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox;
 use crate::lock::OwnerLock;
-use crate::report::{Attached, InboxRow, PendingRow, PullReport, PushReport, Status, SyncReport};
+use crate::report::{Attached, InboxRow, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin};
 use crate::status::{read_inbox, read_pending, read_status};
 use crate::store::Meta;
 use crate::transport::Transport;
@@ -67,8 +68,10 @@ impl Client {
     /// The network's and the server's.
     pub fn attach(&self) -> Result<Attached, Error> {
         self.with(|e| {
-            e.greet()?;
-            let outcome = e.attach(&mut PullReport::default());
+            let outcome = e.again(|e| {
+                e.greet()?;
+                e.attach(&mut PullReport::default())
+            });
             e.remember(&outcome)?;
             outcome
         })
@@ -80,12 +83,12 @@ impl Client {
     /// The network's and the server's. Nothing pending is lost.
     pub fn push(&self) -> Result<PushReport, Error> {
         self.with(|e| {
-            let outcome = (|| {
-                let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+            let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+            let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
                 e.push_part(&mut push, &mut pull)?;
-                Ok(push)
-            })();
+                Ok(push.clone())
+            });
             e.remember(&outcome)?;
             outcome
         })
@@ -97,13 +100,13 @@ impl Client {
     /// The network's and the server's.
     pub fn pull(&self) -> Result<PullReport, Error> {
         self.with(|e| {
-            let outcome = (|| {
-                let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+            let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+            let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
                 e.settle_doubt(&mut push, &mut pull)?;
                 e.pull_part(&mut pull)?;
-                Ok(pull)
-            })();
+                Ok(pull.clone())
+            });
             e.remember(&outcome)?;
             outcome
         })
@@ -119,22 +122,37 @@ impl Client {
         Ok(report)
     }
 
+    /// The same, but ends at a safe point once `time` is over or about `bytes` went over the network:
+    /// for phones, which give an app a few seconds in the background. A request in flight at the
+    /// deadline is cut. What was reached is durable, and the next call goes on from there. The deadline is
+    /// the environment's clock; bytes may go over by one page, or by a chunk of 16 kB.
+    ///
+    /// # Errors
+    /// As [`Client::sync`]; running into a limit is not an error.
+    pub fn sync_within(&self, time: Duration, bytes: Option<u64>) -> Result<SyncWithin, Error> {
+        let done = self.with(|e| e.sync_within(time, bytes))?;
+        if !done.more {
+            self.tell_worker(Worker::synced);
+        }
+        Ok(done)
+    }
+
     /// Downloads everything again and merges it: local work survives.
     ///
     /// # Errors
     /// The network's and the server's.
     pub fn rebuild(&self) -> Result<PullReport, Error> {
         self.with(|e| {
-            let outcome = (|| {
-                let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+            let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+            let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
                 e.settle_doubt(&mut push, &mut pull)?;
                 if !pull.rebuilt {
                     Meta::Rebuild.set(&e.store.conn, "asked for")?;
                     e.pull_part(&mut pull)?;
                 }
-                Ok(pull)
-            })();
+                Ok(pull.clone())
+            });
             e.remember(&outcome)?;
             outcome
         })

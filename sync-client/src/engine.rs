@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sync_core::engine::change::Known;
 use sync_core::hash::Algorithm;
@@ -19,12 +20,14 @@ use sync_core::wire::{Form, decode_key, decode_payload};
 
 use crate::api::Api;
 use crate::apply::Applier;
+use crate::budget::Budget;
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
+use crate::download::{Download, Fetch};
 use crate::error::Error;
 use crate::pull::Pulled;
 use crate::push::Pushed;
-use crate::report::{Attached, Event, PullReport, PushReport, SyncReport};
+use crate::report::{Attached, Event, PullReport, PushReport, SyncReport, SyncWithin};
 use crate::stage::{Stage, StagedRow};
 use crate::store::{Meta, OutboxState, Store};
 
@@ -36,6 +39,10 @@ pub(crate) struct Engine {
     pub(crate) policies: Policies,
     pub(crate) limits: Limits,
     pub(crate) stage: Option<Stage>,
+    /// A snapshot whose download was cut: what came is in the stage.
+    pub(crate) snapshot: Option<Download>,
+    /// A large bundle whose download was cut, likewise.
+    pub(crate) bundle: Option<Fetch>,
     pub(crate) path: PathBuf,
     pub(crate) observer: Option<Observer>,
     pub(crate) stopping: Arc<AtomicBool>,
@@ -76,8 +83,9 @@ impl Engine {
         }
     }
 
-    fn check_stopped(&self) -> Result<(), Error> {
-        if self.stopping.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+    pub(crate) fn check_stopped(&self) -> Result<(), Error> {
+        let over = self.stopping.load(Ordering::Relaxed) || self.api.budget().is_some_and(|b| b.is_over());
+        if over { Err(Error::Stopped) } else { Ok(()) }
     }
 
     /// Reads what the server offers, now and then: it may have been given tables or limits since.
@@ -178,11 +186,44 @@ impl Engine {
         })
     }
 
+    /// The same within what the call may use. What was reached is durable, and the next call goes on.
+    pub(crate) fn sync_within(&mut self, time: Duration, bytes: Option<u64>) -> Result<SyncWithin, Error> {
+        let transport = Arc::clone(self.api.transport());
+        let budget = Arc::new(Budget::new(Arc::clone(&self.env), transport, time, bytes));
+        self.api.set_budget(Some(Arc::clone(&budget)));
+        self.tell(&Event::Started);
+        let mut report = SyncReport::default();
+        let outcome = self.rounds(&mut report);
+        self.api.set_budget(None);
+        let cut = match &outcome {
+            Err(Error::Stopped) => !self.stopping.load(Ordering::Relaxed),
+            // A request in flight that the deadline ended.
+            Err(Error::Offline { .. }) => budget.time_left().is_zero(),
+            _ => false,
+        };
+        if cut {
+            self.tell(&Event::Finished { report: report.clone() });
+            return Ok(SyncWithin { report, more: true, bytes: budget.used() });
+        }
+        self.remember(&outcome)?;
+        match outcome {
+            Ok(()) => {
+                self.tell(&Event::Finished { report: report.clone() });
+                Ok(SyncWithin { report, more: false, bytes: budget.used() })
+            }
+            Err(e) => {
+                self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms: None });
+                Err(e)
+            }
+        }
+    }
+
     /// Pushes and pulls until nothing is left to do. `retry` says, from an error, in how many
     /// milliseconds the caller tries again by itself.
     pub(crate) fn sync(&mut self, retry: Option<&mut dyn FnMut(&Error) -> u64>) -> Result<SyncReport, Error> {
         self.tell(&Event::Started);
-        let outcome = self.rounds();
+        let mut report = SyncReport::default();
+        let outcome = self.rounds(&mut report).map(|()| report);
         self.remember(&outcome)?;
         match &outcome {
             Ok(report) => self.tell(&Event::Finished { report: report.clone() }),
@@ -194,18 +235,29 @@ impl Engine {
         outcome
     }
 
-    fn rounds(&mut self) -> Result<SyncReport, Error> {
-        let mut report = SyncReport::default();
+    /// Does something that ends at the network once more where a reply was lost on the way: every step can
+    /// be taken again, and often that settles it. A server that cannot be reached is not asked again.
+    pub(crate) fn again<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        for _ in 0..LOST_REPLIES {
+            match f(self) {
+                Err(Error::Offline { lost: true, .. }) => self.check_stopped()?,
+                other => return other,
+            }
+        }
+        f(self)
+    }
+
+    fn rounds(&mut self, report: &mut SyncReport) -> Result<(), Error> {
         loop {
             self.check_stopped()?;
             report.rounds += 1;
-            match self.round(&mut report) {
+            match self.again(|e| e.round(report)) {
                 Err(Error::SchemaMoved) if report.rounds < MAX_ROUNDS => continue,
                 other => other?,
             }
             let more = self.store.any_dirty(true)? || self.store.any_logged()? || self.store.outbox()?.is_some();
             if !more {
-                return Ok(report);
+                return Ok(());
             }
             if report.rounds >= MAX_ROUNDS {
                 return Err(Error::Protocol("rows stay pending after many rounds; see `pending`".into()));
@@ -283,7 +335,12 @@ impl Engine {
                 self.pull_to_stable(report)?
             };
             match pulled {
-                Pulled::Stable if Meta::Rebuild.get::<String>(&self.store.conn)?.is_none() => return Ok(()),
+                Pulled::Stable if Meta::Rebuild.get::<String>(&self.store.conn)?.is_none() => {
+                    if Meta::PullFirst.integer(&self.store.conn)? != 0 {
+                        Meta::PullFirst.clear(&self.store.conn)?;
+                    }
+                    return Ok(());
+                }
                 Pulled::Stable | Pulled::Rebuild => {}
                 Pulled::Reconnect => self.reconnect(report)?,
             }
@@ -411,6 +468,8 @@ impl Engine {
 
 /// How long capabilities are taken as read.
 const GREETING_MS: i64 = 5 * 60 * 1000;
+/// Tries after a lost reply.
+const LOST_REPLIES: u32 = 2;
 /// A sync whose rounds make progress ends long before this.
 const MAX_ROUNDS: u64 = 1000;
 /// Pushes in one round, each after rows were held back.

@@ -16,6 +16,9 @@ pub enum Error {
         message: String,
         /// What the server asked for, in seconds.
         retry_after: Option<u64>,
+        /// The connection broke half-way: the request may have arrived, and the same again may settle it at
+        /// once. Verbs have tried so before they say this.
+        lost: bool,
     },
     /// [`crate::Client::stop`] was called.
     #[error("stopped")]
@@ -99,6 +102,11 @@ impl Error {
         }
     }
 
+    /// Whether the server refused with this code.
+    pub(crate) fn is_code(&self, c: Code) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == c.as_str())
+    }
+
     pub(crate) fn refused(code: Code, message: impl Into<String>) -> Self {
         Self::Refused { code: code.as_str().to_owned(), message: message.into() }
     }
@@ -109,7 +117,11 @@ impl From<TransportError> for Error {
         match e {
             TransportError::Interrupted => Self::Stopped,
             TransportError::Invalid(why) => Self::Argument(why),
-            other => Self::Offline { message: other.to_string(), retry_after: None },
+            other => Self::Offline {
+                message: other.to_string(),
+                retry_after: None,
+                lost: matches!(other, TransportError::Broken(_)),
+            },
         }
     }
 }

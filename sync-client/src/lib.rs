@@ -25,10 +25,12 @@
 
 mod api;
 mod apply;
+mod budget;
 mod builder;
 mod client;
 mod conflict;
 pub mod context;
+mod download;
 mod engine;
 mod error;
 mod freeze;
@@ -46,6 +48,7 @@ mod stage;
 mod status;
 mod store;
 pub mod transport;
+mod upload;
 mod worker;
 
 pub use api::{TokenRequest, TokenSource};

@@ -4,7 +4,7 @@ use sync_core::hash::{Algorithm, BundleHasher, Digest, HashRow};
 use sync_core::key::Key;
 use sync_core::protocol::Code;
 use sync_core::protocol::pull::{BundleHead, PullRequest};
-use sync_core::protocol::rows::{PullSink, ReadError, WireRow, read_page, read_pull};
+use sync_core::protocol::rows::{PullSink, ReadError, WireRow, read_pull};
 use sync_core::record;
 use sync_core::wire::{Form, push_key, push_payload};
 
@@ -36,12 +36,19 @@ impl Engine {
             let conn = &self.store.conn;
             let checkpoint = Meta::Checkpoint.integer(conn)?;
             let ours = self.api.is_ours();
+            let small = self.small_pages();
             let request = PullRequest {
                 after_bundle_seq: checkpoint,
-                max_bundles: if ours { 0 } else { 200 },
+                max_bundles: if small {
+                    20
+                } else if ours {
+                    0
+                } else {
+                    200
+                },
                 target_bundle_seq: target,
                 after_history_hash: Meta::HistoryHash.get::<String>(conn)?.filter(|_| ours && target == 0),
-                max_inline_rows: ours.then_some(INLINE_ROWS),
+                max_inline_rows: ours.then_some(if small { SMALL_PAGE_ROWS } else { INLINE_ROWS }),
             };
             let source = self.source_id()?;
             let response = match self.api.pull(&source, &request) {
@@ -64,7 +71,11 @@ impl Engine {
                 },
             };
             let stage = self.stage()?;
-            stage.clear()?;
+            self.snapshot = None;
+            match &self.bundle {
+                Some(fetched) => stage.clear_but(fetched.rows_at())?,
+                None => stage.clear()?,
+            }
             stage.begin()?;
             let mut sink = Sink {
                 intake: Intake::new(self.store.schema(), self.algorithm()),
@@ -154,9 +165,12 @@ impl Engine {
     }
 
     /// Applies staged bundles in order, several small ones in one transaction.
-    fn apply_bundles(&self, stage: &Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
+    fn apply_bundles(&mut self, stage: &Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
         let mut at = 0;
         while at < bundles.len() {
+            if at > 0 {
+                self.check_stopped()?;
+            }
             let outbox = self.store.outbox()?;
             let first = &bundles[at];
             self.notice_twin(first)?;
@@ -200,7 +214,7 @@ impl Engine {
         for b in bundles {
             let own = is_own(b, outbox);
             applier.begin_bundle(&b.source_id, own)?;
-            stage.each_row(b.seq, |row| applier.row(row))?;
+            stage.each_row(b.rows_at(), |row| applier.row(row))?;
             applier.end_bundle()?;
             self.confirm(b, own)?;
         }
@@ -326,46 +340,6 @@ impl Engine {
         }
         Ok(())
     }
-
-    /// Downloads the rows of a bundle that came without them, and verifies its hash.
-    fn fetch_rows(&self, stage: &Stage, b: &StagedBundle) -> Result<(), Error> {
-        let source = self.source_id()?;
-        let mut after = None;
-        let mut ordinal = 0;
-        let mut taken = 0;
-        let mut intake = Intake::new(self.store.schema(), self.algorithm());
-        loop {
-            let response = self.api.committed_rows(&source, b.seq, after, PAGE_ROWS).map_err(Error::from)?;
-            stage.begin()?;
-            let page = read_page(response.body, |w| {
-                if let Some(row) = intake.row(&w)? {
-                    stage.put_row(b.seq, ordinal, &row)?;
-                    ordinal += 1;
-                }
-                taken += 1;
-                Ok(())
-            });
-            stage.end()?;
-            let page = page.map_err(read_failed)?;
-            self.tell(&Event::Downloaded { rows: taken, total: Some(b.rows.unsigned_abs()) });
-            self.env.fault(FaultPoint::Downloading);
-            if !page.has_more {
-                break;
-            }
-            if after == Some(page.next_row_ordinal) {
-                return Err(Error::Protocol("a page of rows made no progress".into()));
-            }
-            after = Some(page.next_row_ordinal);
-        }
-        let head = BundleHead {
-            bundle_seq: b.seq,
-            row_count: Some(b.rows),
-            bundle_hash: b.hash.clone(),
-            ..BundleHead::default()
-        };
-        intake.finish(&head)?;
-        Ok(())
-    }
 }
 
 fn is_own(b: &StagedBundle, outbox: Option<&Outbox>) -> bool {
@@ -376,7 +350,9 @@ fn is_own(b: &StagedBundle, outbox: Option<&Outbox>) -> bool {
 
 pub(crate) fn read_failed(e: ReadError<Error>) -> Error {
     match e {
-        ReadError::Json(e) => Error::Offline { message: format!("the reply is not whole: {e}"), retry_after: None },
+        ReadError::Json(e) => {
+            Error::Offline { message: format!("the reply is not whole: {e}"), retry_after: None, lost: true }
+        }
         ReadError::Io(e) => broken(e),
         ReadError::Stopped(e) => e,
     }
@@ -432,8 +408,8 @@ impl PullSink for Sink<'_> {
 
 /// A bundle with more rows comes without them and is fetched page by page.
 const INLINE_ROWS: i64 = 2000;
-/// Rows of such a page.
-const PAGE_ROWS: i64 = 5000;
+/// The same where a call may only use so many bytes.
+const SMALL_PAGE_ROWS: i64 = 200;
 /// Small bundles are applied together up to this many rows, so that locks stay short.
 const ROWS_PER_TRANSACTION: i64 = 2000;
 /// History hashes that are kept to find a fork.

@@ -1,19 +1,17 @@
 //! Pushing: the outbox becomes a committed bundle, exactly once (hop `push`; protocol §6, §7).
 
-use sync_core::canonical::push_integer;
 use sync_core::key::Key;
+use sync_core::protocol::Code;
 use sync_core::protocol::error::{ConflictReply, RejectionReply};
 use sync_core::protocol::push::{CommitReply, CreatePushReply, CreatePushRequest};
-use sync_core::protocol::{Code, Op};
-use sync_core::record;
-use sync_core::wire::{Form, push_key, push_partial_payload};
 
 use crate::api::CallError;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::report::Event;
-use crate::store::{Meta, Outbox, OutboxRow, OutboxState};
+use crate::store::{Meta, Outbox, OutboxState};
+use crate::upload::Uploaded;
 
 /// How a push ended.
 #[derive(Debug)]
@@ -39,7 +37,14 @@ pub(crate) enum Pushed {
 impl Engine {
     /// Takes the outbox as far as it goes, freezing one first where there is none.
     pub(crate) fn push_once(&self) -> Result<Pushed, Error> {
-        let outbox = match self.store.outbox()? {
+        let frozen = self.store.outbox()?;
+        if frozen.as_ref().is_some_and(|o| o.state == OutboxState::Committed) {
+            return Ok(Pushed::Committed);
+        }
+        if Meta::PullFirst.integer(&self.store.conn)? != 0 {
+            return self.pull_first(frozen);
+        }
+        let outbox = match frozen {
             Some(o) => o,
             None => {
                 let Some(o) = self.store.freeze(&self.limits, self.env.now_ms())? else { return Ok(Pushed::Nothing) };
@@ -48,9 +53,6 @@ impl Engine {
                 o
             }
         };
-        if outbox.state == OutboxState::Committed {
-            return Ok(Pushed::Committed);
-        }
         let sendable = self.store.outbox_fits()?;
         if !sendable && outbox.state == OutboxState::Frozen {
             let tx = self.store.begin()?;
@@ -58,14 +60,39 @@ impl Engine {
             tx.commit()?;
             return Ok(Pushed::Thawed);
         }
-        match self.create(&outbox)? {
-            Created::Session(push_id) if !sendable => {
-                Ok(self.release_proven(&outbox, &push_id)?.unwrap_or(Pushed::Thawed))
+        // A session that was half uploaded goes on where it stands; once it is gone, another is made.
+        let mut begun: Option<String> = if sendable { Meta::PushSession.get(&self.store.conn)? } else { None };
+        for _ in 0..SESSIONS {
+            let (push_id, resumed) = match begun.take() {
+                Some(id) => (id, true),
+                None => match self.create(&outbox)? {
+                    Created::Session(id) if !sendable => {
+                        return Ok(self.release_proven(&outbox, Some(&id))?.unwrap_or(Pushed::Thawed));
+                    }
+                    Created::Session(id) => (id, false),
+                    Created::Committed(reply) => return self.already_committed(outbox, &reply),
+                    Created::Ended(end) => return Ok(end),
+                },
+            };
+            match self.upload(&outbox, &push_id, resumed)? {
+                Uploaded::Whole => return self.commit(outbox, &push_id),
+                Uploaded::Ended(end) => return Ok(end),
+                Uploaded::Gone => Meta::PushSession.clear(&self.store.conn)?,
             }
-            Created::Session(push_id) => self.upload_and_commit(outbox, &push_id),
-            Created::Committed(reply) => self.already_committed(outbox, &reply),
-            Created::Ended(end) => Ok(end),
         }
+        Err(Error::Offline { message: "the server keeps losing the upload".into(), retry_after: None, lost: false })
+    }
+
+    /// A push met rows that changed on the server, and was cut before it could pull them: nothing is sent
+    /// again before that.
+    fn pull_first(&self, frozen: Option<Outbox>) -> Result<Pushed, Error> {
+        if let Some(outbox) = frozen {
+            let push_id: Option<String> = Meta::PushSession.get(&self.store.conn)?;
+            if let Some(end) = self.release_proven(&outbox, push_id.as_deref())? {
+                return Ok(end);
+            }
+        }
+        Ok(Pushed::Conflicts(Vec::new()))
     }
 
     /// The session for the outbox, or what stands in its way. Every code of the failure table has its line.
@@ -131,10 +158,7 @@ impl Engine {
         }
     }
 
-    fn upload_and_commit(&self, mut outbox: Outbox, push_id: &str) -> Result<Pushed, Error> {
-        if let Some(end) = self.upload(&outbox, push_id)? {
-            return Ok(end);
-        }
+    fn commit(&self, mut outbox: Outbox, push_id: &str) -> Result<Pushed, Error> {
         outbox.state = OutboxState::Sent;
         self.store.set_outbox(&outbox)?;
         self.env.fault(FaultPoint::BeforeCommit);
@@ -146,19 +170,22 @@ impl Engine {
             }
             Err(CallError::Reply(r)) => match r.reply.code() {
                 Some(Code::PushConflict) => {
+                    Meta::PullFirst.keep(&self.store.conn, 1)?;
                     let mut conflicts = r.reply.conflicts;
                     if conflicts.is_empty() {
                         conflicts.extend(r.reply.conflict);
                     }
-                    Ok(self.release_proven(&outbox, push_id)?.unwrap_or(Pushed::Conflicts(conflicts)))
+                    Ok(self.release_proven(&outbox, Some(push_id))?.unwrap_or(Pushed::Conflicts(conflicts)))
                 }
                 Some(Code::PushRejected) => {
-                    if let Some(end) = self.release_proven(&outbox, push_id)? {
+                    if let Some(end) = self.release_proven(&outbox, Some(push_id))? {
                         return Ok(end);
                     }
                     self.hold_rejected(&r.reply.rejections)
                 }
-                Some(Code::PushCommitInvalid) => Ok(self.release_proven(&outbox, push_id)?.unwrap_or(Pushed::Thawed)),
+                Some(Code::PushCommitInvalid) => {
+                    Ok(self.release_proven(&outbox, Some(push_id))?.unwrap_or(Pushed::Thawed))
+                }
                 Some(Code::SourceSequenceChanged | Code::SourceRetired) => {
                     self.fresh_source()?;
                     Ok(Pushed::FreshSource)
@@ -172,103 +199,6 @@ impl Engine {
             },
             Err(CallError::Other(e)) => Err(e),
         }
-    }
-
-    /// Uploads every row. `Some` where the server refused rows.
-    fn upload(&self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
-        let most = match self.limits.max_rows_per_push_chunk {
-            n if n > 0 => n,
-            _ => FOREIGN_CHUNK_ROWS,
-        };
-        let schema_name = self.wire_schema()?;
-        let mut ordinal = 0;
-        let mut fits = i64::MAX;
-        let mut body = String::with_capacity(CHUNK_BYTES + 64 * 1024);
-        let mut waiting: std::collections::VecDeque<OutboxRow> = std::collections::VecDeque::new();
-        let mut read = 0;
-        let mut last = (0, Vec::new());
-        while ordinal < outbox.rows {
-            let limit = most.min(fits);
-            body.clear();
-            body.push_str("{\"start_row_ordinal\":");
-            push_integer(&mut body, ordinal);
-            body.push_str(",\"rows\":[");
-            let mut n = 0;
-            while n < limit && (n == 0 || body.len() < CHUNK_BYTES) {
-                if waiting.is_empty() {
-                    waiting.extend(self.store.outbox_rows(read, READ_ROWS)?);
-                    read += waiting.len() as i64;
-                }
-                let Some(row) = waiting.pop_front() else { break };
-                if n > 0 {
-                    body.push(',');
-                }
-                self.push_row(&mut body, &schema_name, &row)?;
-                n += 1;
-                last = (row.t, row.k);
-            }
-            if n == 0 {
-                return Err(Error::Damaged("the outbox lacks rows".into()));
-            }
-            body.push_str("]}");
-            match self.api.chunk(&outbox.source_id, push_id, body.as_bytes()) {
-                Ok(_) => {}
-                // Over a limit that this client did not know: fewer rows at once, down to the one that is too large.
-                Err(e) if e.code() == Some(Code::PayloadTooLarge) && n > 1 => {
-                    fits = n / 2;
-                    waiting.clear();
-                    read = ordinal;
-                    continue;
-                }
-                Err(e) if e.code() == Some(Code::PayloadTooLarge) => {
-                    if let Some(end) = self.release_proven(outbox, push_id)? {
-                        return Ok(Some(end));
-                    }
-                    return Ok(Some(self.hold_too_large(&last)?));
-                }
-                Err(CallError::Reply(r))
-                    if r.reply.code() == Some(Code::PushChunkInvalid) && !r.reply.rejections.is_empty() =>
-                {
-                    if let Some(end) = self.release_proven(outbox, push_id)? {
-                        return Ok(Some(end));
-                    }
-                    return Ok(Some(self.hold_rejected(&r.reply.rejections)?));
-                }
-                Err(e) if matches!(e.code(), Some(Code::InitializationExpired | Code::InitializationStale)) => {
-                    Meta::InitializationId.clear(&self.store.conn)?;
-                    return Ok(Some(Pushed::Reconnect));
-                }
-                Err(e) => return Err(e.into()),
-            }
-            ordinal += n;
-            self.tell(&Event::Uploaded { rows: ordinal as u64, total: outbox.rows as u64 });
-            self.env.fault(FaultPoint::Uploading);
-        }
-        Ok(None)
-    }
-
-    fn push_row(&self, body: &mut String, schema_name: &str, row: &OutboxRow) -> Result<(), Error> {
-        let position =
-            self.store.position(row.t).ok_or_else(|| Error::Damaged("a table in the outbox is gone".into()))?;
-        let table = self.store.table(position);
-        body.push_str("{\"schema\":");
-        sync_core::canonical::push_string(body, schema_name, sync_core::canonical::Escapes::Minimal);
-        body.push_str(",\"table\":");
-        sync_core::canonical::push_string(body, &table.name, sync_core::canonical::Escapes::Minimal);
-        body.push_str(",\"key\":");
-        push_key(body, table, &Key::from_stored(row.k.clone()).unpack()?, Form::Exact);
-        body.push_str(",\"op\":\"");
-        body.push_str(row.op.name());
-        body.push_str("\",\"base_row_version\":");
-        push_integer(body, row.base_version);
-        if let (Some(stored), false) = (&row.row, row.op == Op::Delete) {
-            let mut record = record::decode(stored)?;
-            record.resize(table.columns.len(), None);
-            body.push_str(",\"payload\":");
-            push_partial_payload(body, table, &self.store.managed[position].order, &record, self.form());
-        }
-        body.push('}');
-        Ok(())
     }
 
     /// A commit's reply, or `already_committed`.
@@ -296,8 +226,12 @@ impl Engine {
 
     /// Puts the outbox back among the intents once the server proved that it did not commit it. `Some`
     /// where it turned out that it had.
-    fn release_proven(&self, outbox: &Outbox, push_id: &str) -> Result<Option<Pushed>, Error> {
-        if !self.api.delete_push(&outbox.source_id, push_id)? {
+    pub(crate) fn release_proven(&self, outbox: &Outbox, push_id: Option<&str>) -> Result<Option<Pushed>, Error> {
+        let gone = match push_id {
+            Some(id) => self.api.delete_push(&outbox.source_id, id)?,
+            None => false,
+        };
+        if !gone {
             match self.create(outbox)? {
                 Created::Session(id) => {
                     self.api.delete_push(&outbox.source_id, &id)?;
@@ -325,7 +259,7 @@ impl Engine {
     }
 
     /// Holds refused rows back with the server's reason.
-    fn hold_rejected(&self, rejections: &[RejectionReply]) -> Result<Pushed, Error> {
+    pub(crate) fn hold_rejected(&self, rejections: &[RejectionReply]) -> Result<Pushed, Error> {
         let tx = self.store.begin()?;
         let mut held = 0;
         let mut told = Vec::new();
@@ -355,7 +289,7 @@ impl Engine {
 
 impl Engine {
     /// A row that no chunk can carry waits, and the rest goes on.
-    fn hold_too_large(&self, (t, k): &(i64, Vec<u8>)) -> Result<Pushed, Error> {
+    pub(crate) fn hold_too_large(&self, (t, k): &(i64, Vec<u8>)) -> Result<Pushed, Error> {
         let tx = self.store.begin()?;
         self.store.hold(*t, k, "too_large", "this row is larger than what the server takes")?;
         tx.commit()?;
@@ -369,13 +303,9 @@ enum Created {
     Ended(Pushed),
 }
 
+/// Sessions that one push makes, where they go away under it.
+const SESSIONS: u32 = 3;
+
 fn missing(what: &str) -> Error {
     Error::Protocol(format!("the reply lacks the {what}"))
 }
-
-/// A chunk ends at this many bytes, so that a weak link loses little.
-const CHUNK_BYTES: usize = 1024 * 1024;
-/// Rows read from the outbox at once.
-const READ_ROWS: i64 = 500;
-/// Rows of a chunk where the server advertises no limit.
-const FOREIGN_CHUNK_ROWS: i64 = 1000;

@@ -7,7 +7,6 @@ use sync_core::engine::change::Known;
 use sync_core::hash::Digest;
 use sync_core::key::Key;
 use sync_core::protocol::pull::PullRequest;
-use sync_core::protocol::rows::{WireRow, read_page};
 use sync_core::protocol::{Code, Op};
 use sync_core::record;
 use sync_core::value::Value;
@@ -17,9 +16,9 @@ use crate::apply::{Applier, fit};
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::pull::{Pulled, read_failed};
+use crate::pull::Pulled;
 use crate::report::{Event, PullReport};
-use crate::stage::{Intake, Stage, StagedRow};
+use crate::stage::{Stage, StagedRow};
 use crate::store::{Meta, OutboxState, Store};
 
 impl Engine {
@@ -27,22 +26,18 @@ impl Engine {
     pub(crate) fn rebuild_once(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let source = self.source_id()?;
         self.notice_rewrite(&source)?;
-        let session = match self.api.create_snapshot(&source) {
-            Ok(s) => s,
-            Err(e) if e.code() == Some(Code::ScopeUninitialized) => return Ok(Pulled::Reconnect),
-            Err(e) => return Err(e.into()),
+        let stage = self.stage()?;
+        let downloaded = self.download_snapshot(&stage, &source);
+        let session = match downloaded {
+            Ok(Some(session)) => session,
+            other => {
+                self.stage = Some(stage);
+                return other.map(|_| Pulled::Reconnect);
+            }
         };
         let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
         if session.snapshot_bundle_seq < checkpoint && Meta::Fork.get::<i64>(&self.store.conn)?.is_none() {
             Meta::Fork.set(&self.store.conn, session.snapshot_bundle_seq)?;
-        }
-        let stage = self.stage()?;
-        stage.clear()?;
-        let downloaded = self.download(&stage, &source, &session.snapshot_id, session.row_count);
-        self.api.delete_snapshot(&source, &session.snapshot_id);
-        if let Err(e) = downloaded {
-            self.stage = Some(stage);
-            return Err(e);
         }
         let outcome = self.apply_snapshot(&stage, session.snapshot_bundle_seq, session.history_hash.as_deref());
         stage.clear()?;
@@ -79,45 +74,6 @@ impl Engine {
             Err(CallError::Other(e)) => Err(e),
             _ => Ok(()),
         }
-    }
-
-    fn download(&self, stage: &Stage, source: &str, id: &str, total: i64) -> Result<(), Error> {
-        let most = match self.limits.max_rows_per_snapshot_chunk {
-            n if n > 0 => n,
-            _ => 1000,
-        };
-        let mut intake = Intake::new(self.store.schema(), self.algorithm());
-        let mut after = 0;
-        loop {
-            let response = self.api.snapshot_page(source, id, after, most).map_err(Error::from)?;
-            let mut rows = 0;
-            stage.begin()?;
-            let page = read_page(response.body, |w: WireRow| {
-                rows += 1;
-                match intake.snapshot_row(&w)? {
-                    Some(row) => stage.put_snapshot_row(&row),
-                    None => Ok(()),
-                }
-            });
-            stage.end()?;
-            let page = page.map_err(read_failed)?;
-            if page.next_row_ordinal != after + rows {
-                return Err(Error::Protocol("a snapshot page does not have the rows that it announces".into()));
-            }
-            after = page.next_row_ordinal;
-            self.tell(&Event::Downloaded { rows: after.unsigned_abs(), total: Some(total.unsigned_abs()) });
-            self.env.fault(FaultPoint::Downloading);
-            if !page.has_more {
-                break;
-            }
-            if rows == 0 {
-                return Err(Error::Protocol("a snapshot page made no progress".into()));
-            }
-        }
-        if after != total {
-            return Err(Error::Protocol(format!("the snapshot has {after} rows where {total} were announced")));
-        }
-        Ok(())
     }
 
     fn apply_snapshot(&self, stage: &Stage, seq: i64, history: Option<&str>) -> Result<crate::apply::Outcome, Error> {

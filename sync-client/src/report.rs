@@ -59,6 +59,17 @@ pub struct SyncReport {
     pub rounds: u64,
 }
 
+/// What a sync within limits did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SyncWithin {
+    /// What moved.
+    pub report: SyncReport,
+    /// A limit ended it: something is left, and the next call goes on from here.
+    pub more: bool,
+    /// Bytes that went over the network, both ways.
+    pub bytes: u64,
+}
+
 /// The class of the last error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -43,8 +43,16 @@ pub(crate) struct StagedBundle {
     pub(crate) rows: i64,
     pub(crate) hash: Option<String>,
     pub(crate) history: Option<String>,
-    /// The rows are not here yet.
+    /// The rows did not come with it: they are fetched by themselves.
     pub(crate) omitted: bool,
+}
+
+impl StagedBundle {
+    /// Under which sequence its rows are staged: fetched ones lie apart, since they may be there from
+    /// an earlier call.
+    pub(crate) const fn rows_at(&self) -> i64 {
+        if self.omitted { -self.seq } else { self.seq }
+    }
 }
 
 impl Stage {
@@ -71,6 +79,13 @@ impl Stage {
         Ok(self.conn.execute_batch("DELETE FROM bundle; DELETE FROM row; DELETE FROM snapshot;")?)
     }
 
+    /// Forgets everything but the rows of one bundle that is fetched by itself.
+    pub(crate) fn clear_but(&self, seq: i64) -> Result<(), Error> {
+        self.conn.execute_batch("DELETE FROM bundle; DELETE FROM snapshot;")?;
+        self.conn.execute("DELETE FROM row WHERE seq <> ?", [seq])?;
+        Ok(())
+    }
+
     /// Writes between these two calls go in one step.
     pub(crate) fn begin(&self) -> Result<(), Error> {
         Ok(self.conn.execute_batch("BEGIN")?)
@@ -83,18 +98,24 @@ impl Stage {
 
     pub(crate) fn put_row(&self, seq: i64, ordinal: i64, r: &StagedRow) -> Result<(), Error> {
         self.conn
-            .prepare_cached("INSERT INTO row (seq, ordinal, t, k, op, v, row) VALUES (?, ?, ?, ?, ?, ?, ?)")?
+            .prepare_cached("INSERT OR REPLACE INTO row (seq, ordinal, t, k, op, v, row) VALUES (?, ?, ?, ?, ?, ?, ?)")?
             .execute((seq, ordinal, r.position as i64, &r.k, r.op.stored(), r.version, &r.row))?;
         Ok(())
     }
 
     pub(crate) fn put_snapshot_row(&self, r: &StagedRow) -> Result<(), Error> {
-        self.conn.prepare_cached("INSERT INTO snapshot (t, k, v, row) VALUES (?, ?, ?, ?)")?.execute((
+        self.conn.prepare_cached("INSERT OR REPLACE INTO snapshot (t, k, v, row) VALUES (?, ?, ?, ?)")?.execute((
             r.position as i64,
             &r.k,
             r.version,
             &r.row,
         ))?;
+        Ok(())
+    }
+
+    /// Forgets the rows of one bundle.
+    pub(crate) fn forget_rows(&self, seq: i64) -> Result<(), Error> {
+        self.conn.execute("DELETE FROM row WHERE seq = ?", [seq])?;
         Ok(())
     }
 
@@ -227,6 +248,16 @@ impl<'a> Intake<'a> {
             payload: String::new(),
             skipped: 0,
         }
+    }
+
+    /// Goes on with a bundle of which rows were taken before.
+    pub(crate) fn resume(schema: &'a Schema, algorithm: Algorithm, hasher: BundleHasher) -> Self {
+        Self { hasher, ..Self::new(schema, algorithm) }
+    }
+
+    /// The state of the bundle that is being taken.
+    pub(crate) fn hasher(&self) -> BundleHasher {
+        self.hasher.clone()
     }
 
     /// Rows taken since the last [`Intake::finish`].

@@ -250,7 +250,7 @@ impl JsonError {
     pub fn new(e: serde_json::Error) -> Self {
         let what = match e.classify() {
             serde_json::error::Category::Syntax => "malformed JSON",
-            serde_json::error::Category::Eof => "JSON ends too early",
+            serde_json::error::Category::Eof => CUT,
             serde_json::error::Category::Io => "reading failed",
             serde_json::error::Category::Data => {
                 let text = e.to_string();
@@ -269,7 +269,15 @@ impl JsonError {
         };
         Self { what, line: e.line(), column: e.column() }
     }
+
+    /// Whether the document broke off: what there is of it may be right.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.what == CUT
+    }
 }
+
+const CUT: &str = "JSON ends too early";
 
 /// Names already seen in one object.
 #[derive(Default)]

@@ -27,6 +27,10 @@ pub(crate) enum Meta {
     Fork,
     /// The columns of the frozen rows' tables when they were frozen.
     OutboxColumns,
+    /// The push session of the outbox, where it takes more than one chunk and at least one arrived.
+    PushSession,
+    /// Whether the last push met rows that changed on the server: another try before a pull would be in vain.
+    PullFirst,
     /// Whether a row was set aside since the schema was last another.
     SetAside,
     /// SQLite's number of the schema that was last read.
@@ -58,6 +62,8 @@ impl Meta {
             Self::Rebuild => "rebuild",
             Self::Fork => "fork",
             Self::OutboxColumns => "outbox_columns",
+            Self::PushSession => "push_session",
+            Self::PullFirst => "pull_first",
             Self::SetAside => "set_aside",
             Self::SchemaSeen => "schema_seen",
             Self::LastSuccess => "last_success",

@@ -79,6 +79,11 @@ impl Store {
         Ok(Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?)
     }
 
+    /// SQLite's number of the schema that this knows.
+    pub(crate) const fn schema_version(&self) -> i64 {
+        self.schema_version
+    }
+
     fn read_schema_version(&self) -> Result<i64, Error> {
         Ok(self.conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |r| r.get(0))?)
     }

@@ -152,7 +152,7 @@ impl Store {
         self.conn.execute_batch(
             "DROP INDEX IF EXISTS main._sync_out_key; DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;",
         )?;
-        Ok(())
+        Meta::PushSession.clear(&self.conn)
     }
 
     /// The source's next bundle id.

@@ -8,7 +8,7 @@ use std::{
     net::{Shutdown, TcpStream},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -22,12 +22,18 @@ pub(super) struct Wire {
     /// The socket. Both directions go through the shared reference.
     pub(super) stream: TcpStream,
     cut: AtomicBool,
+    traffic: Arc<AtomicU64>,
 }
 
 impl Wire {
     /// Whether it was cut on purpose; an end or an error of the socket then means nothing else.
     pub(super) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::SeqCst)
+    }
+
+    /// Counts bytes that went either way.
+    pub(super) fn count(&self, bytes: usize) {
+        self.traffic.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn cut(&self) {
@@ -49,6 +55,8 @@ struct State {
 pub(super) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
+    /// Bytes over all its sockets.
+    traffic: Arc<AtomicU64>,
 }
 
 impl Gate {
@@ -92,10 +100,15 @@ impl Gate {
         if state.closed {
             return Err(TransportError::Interrupted);
         }
-        let wire = Arc::new(Wire { stream, cut: AtomicBool::new(false) });
+        let wire = Arc::new(Wire { stream, cut: AtomicBool::new(false), traffic: Arc::clone(&self.traffic) });
         state.wires.retain(|known| known.strong_count() > 0);
         state.wires.push(Arc::downgrade(&wire));
         Ok(wire)
+    }
+
+    /// Bytes that went over all its sockets so far.
+    pub(super) fn traffic(&self) -> u64 {
+        self.traffic.load(Ordering::Relaxed)
     }
 
     /// Runs a call that cannot be woken, and waits for it no longer than `limit` or the next stop.

@@ -85,10 +85,11 @@ impl Http {
     fn run<B: AsSendBody>(
         &self,
         request: http::Request<B>,
-        stream: bool,
+        asked: &Request<'_>,
     ) -> Result<http::Response<ureq::Body>, ureq::Error> {
-        let idle = if stream { STREAM_IDLE } else { IDLE };
-        self.agent.run(self.agent.configure_request(request).timeout_per_read(Some(idle)).build())
+        let idle = if asked.stream { STREAM_IDLE } else { IDLE };
+        let request = self.agent.configure_request(request).timeout_per_read(Some(idle));
+        self.agent.run(request.timeout_global(asked.timeout).build())
     }
 
     fn call(&self, request: &Request<'_>) -> Result<http::Response<ureq::Body>, TransportError> {
@@ -101,16 +102,14 @@ impl Http {
                 if request.compress && body.len() >= COMPRESS_FROM {
                     let packed = zstd::bulk::compress(body, 1).map_err(|error| TransportError::of(&error))?;
                     let head = head.header(header::CONTENT_ENCODING, "zstd");
-                    self.run(head.body(packed).map_err(invalid)?, request.stream)
+                    self.run(head.body(packed).map_err(invalid)?, request)
                 } else {
-                    self.run(head.body(body).map_err(invalid)?, request.stream)
+                    self.run(head.body(body).map_err(invalid)?, request)
                 }
             }
             // With a length of 0, which some proxies insist on.
-            None if request.method == Method::Post => {
-                self.run(head.body(&[] as &[u8]).map_err(invalid)?, request.stream)
-            }
-            None => self.run(head.body(()).map_err(invalid)?, request.stream),
+            None if request.method == Method::Post => self.run(head.body(&[] as &[u8]).map_err(invalid)?, request),
+            None => self.run(head.body(()).map_err(invalid)?, request),
         };
         reply.map_err(|error| meaning(&error))
     }
@@ -137,6 +136,10 @@ impl Transport for Http {
 
     fn resume(&self) {
         self.gate.open();
+    }
+
+    fn traffic(&self) -> Option<u64> {
+        Some(self.gate.traffic())
     }
 }
 

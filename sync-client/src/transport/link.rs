@@ -152,6 +152,7 @@ impl Transport for Link {
         let output = &self.buffers.output()[..amount];
         let mut stream = &self.wire.stream;
         let sent = stream.set_write_timeout(Some(patience(&timeout))).and_then(|()| stream.write_all(output));
+        self.wire.count(amount);
         sent.map_err(|error| self.failed(&error))
     }
 
@@ -170,6 +171,7 @@ impl Transport for Link {
         let amount = got.map_err(|error| self.failed(&error))?;
         // A socket that was cut reads as ended; so it must be asked last.
         self.check().map_err(ureq_error)?;
+        self.wire.count(amount);
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }

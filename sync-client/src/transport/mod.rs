@@ -10,6 +10,7 @@ mod link;
 mod tests;
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 pub use http::Http;
 
@@ -43,6 +44,8 @@ pub struct Request<'a> {
     pub compress: bool,
     /// An event stream: it may be silent for long and has no total time limit.
     pub stream: bool,
+    /// The longest that the exchange may take, the reply's body included; [`TransportError::Timeout`] then.
+    pub timeout: Option<Duration>,
 }
 
 /// One reply.
@@ -115,4 +118,10 @@ pub trait Transport: Send + Sync {
 
     /// Allows calls again.
     fn resume(&self) {}
+
+    /// Bytes that went over the network so far, both ways, as the system was handed them; `None` from a
+    /// transport that does not count. Then bodies are counted, as they are before compression.
+    fn traffic(&self) -> Option<u64> {
+        None
+    }
 }

@@ -23,6 +23,7 @@ fn get(path: &str) -> Request<'_> {
         exact: false,
         compress: false,
         stream: false,
+        timeout: None,
     }
 }
 

@@ -9,18 +9,24 @@ use sync_server::limits::Limits;
 
 use crate::world::{SCHEMA, World, converge, copy, dump};
 
-/// HTTP that loses the reply of one request, after the server did what it said.
+/// HTTP that loses the reply of one request, after the server did what it said, and then has no network
+/// until it is allowed again.
 struct Lossy {
     http: Http,
     /// Counts requests that change something.
     seen: AtomicUsize,
     lose: usize,
+    down: AtomicBool,
 }
 
 impl Transport for Lossy {
     fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(TransportError::Offline("no network".into()));
+        }
         let response = self.http.send(request)?;
         if request.method != Method::Get && self.seen.fetch_add(1, Ordering::Relaxed) == self.lose {
+            self.down.store(true, Ordering::Relaxed);
             return Err(TransportError::Broken("the reply was lost".into()));
         }
         Ok(response)
@@ -38,7 +44,12 @@ fn the_reply_to_any_request_may_be_lost() {
         (a.user, b.user) = (user.clone(), user.clone());
         a.close();
         b.open();
-        let transport = Arc::new(Lossy { http: Http::new(w.url()).unwrap(), seen: AtomicUsize::new(0), lose });
+        let transport = Arc::new(Lossy {
+            http: Http::new(w.url()).unwrap(),
+            seen: AtomicUsize::new(0),
+            lose,
+            down: AtomicBool::new(false),
+        });
         let token = user.clone();
         let client = Client::builder(&a.path)
             .token(move |_| Ok(token.clone()))
@@ -50,6 +61,7 @@ fn the_reply_to_any_request_may_be_lost() {
         let mut sync = || {
             if client.sync().is_err() {
                 failed += 1;
+                transport.down.store(false, Ordering::Relaxed);
                 a.sql("UPDATE people SET age = coalesce(age, 0) + 1 WHERE id = 'p1'");
                 client.sync().unwrap();
             }

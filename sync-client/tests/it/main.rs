@@ -7,6 +7,7 @@ mod faults;
 mod hard;
 mod keep;
 mod numbers;
+mod resume;
 mod rounds;
 mod support;
 mod world;
