@@ -8,6 +8,7 @@ use sync_core::protocol::Code;
 use sync_core::protocol::capabilities::{Capabilities, SchemaReply};
 use sync_core::protocol::code::Retry;
 use sync_core::protocol::connect::{ConnectReply, ConnectRequest};
+use sync_core::protocol::digest::{DigestReply, DigestRequest};
 use sync_core::protocol::error::ErrorReply;
 use sync_core::protocol::pull::PullRequest;
 use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, CreatePushRequest};
@@ -263,6 +264,10 @@ impl Api {
     pub(crate) fn snapshot_page(&self, source: &str, id: &str, after: i64, max: i64) -> Result<Response, CallError> {
         let path = format!("/sync/snapshot-sessions/{id}?after_row_ordinal={after}&max_rows={max}");
         self.send(source, Method::Get, &path, None, false)
+    }
+
+    pub(crate) fn digest(&self, source: &str, request: &DigestRequest) -> Result<DigestReply, CallError> {
+        self.call(source, Method::Get, &format!("/sync/digest?{}", request.query()), None)
     }
 
     /// Best effort.

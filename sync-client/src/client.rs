@@ -289,7 +289,7 @@ impl Client {
     }
 
     /// Does something with the engine, again where the app migrated its schema meanwhile.
-    fn with<T>(&self, mut f: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn with<T>(&self, mut f: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
         let mut guard = self.lock();
         let engine = guard.as_mut().ok_or_else(closed)?;
         for _ in 0..MIGRATIONS {

@@ -49,6 +49,7 @@ mod status;
 mod store;
 pub mod transport;
 mod upload;
+mod verify;
 mod worker;
 
 pub use api::{TokenRequest, TokenSource};
@@ -60,3 +61,4 @@ pub use report::*;
 pub use status::{inspect, read_inbox, read_pending, read_status};
 pub use sync_core::engine::merge::Tie;
 pub use sync_core::value::Value;
+pub use verify::{CompareReport, Difference, Kind, Remedy, Repair, VerifyReport, compare_files};

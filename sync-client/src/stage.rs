@@ -19,7 +19,7 @@ use crate::error::Error;
 
 /// The scratch database.
 pub(crate) struct Stage {
-    conn: Connection,
+    pub(crate) conn: Connection,
     path: PathBuf,
 }
 

@@ -84,6 +84,15 @@ impl Store {
         self.schema_version
     }
 
+    /// Begins a read of one moment, under the schema that this knows.
+    pub(crate) fn begin_read(&self) -> Result<Transaction<'_>, Error> {
+        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Deferred)?;
+        if self.read_schema_version()? != self.schema_version {
+            return Err(Error::SchemaMoved);
+        }
+        Ok(tx)
+    }
+
     fn read_schema_version(&self) -> Result<i64, Error> {
         Ok(self.conn.prepare_cached("PRAGMA main.schema_version")?.query_row([], |r| r.get(0))?)
     }

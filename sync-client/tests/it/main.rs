@@ -10,4 +10,5 @@ mod numbers;
 mod resume;
 mod rounds;
 mod support;
+mod verify;
 mod world;
