@@ -5,10 +5,11 @@
 
 use rusqlite::{Connection, OptionalExtension as _};
 use sync_core::record::{self, Record};
-use sync_core::sqlite::capture::{CAME, log_columns, log_name};
+use sync_core::sqlite::capture::{log_columns, log_name};
 use sync_core::sqlite::quote;
 
 use super::Store;
+use super::fold::{Rows, fold};
 use crate::error::Error;
 
 /// One key's intent.
@@ -33,26 +34,10 @@ impl Store {
                 continue;
             }
             let names = log_columns(table.columns.len());
-            let key = table.key.iter().map(|i| names[*i].as_str()).collect::<Vec<_>>().join(", ");
-            // OR IGNORE passes over keys that have no stored form: rows with NULL in their key.
-            let folded = self
-                .conn
-                .prepare_cached(&format!(
-                    "INSERT OR IGNORE INTO main._sync_dirty (t, k, since, base) \
-                     SELECT ?1, _sync_key({key}), ?2, CASE op WHEN {CAME} THEN NULL ELSE _sync_pack({}) END \
-                     FROM main.{log} WHERE true ORDER BY n \
-                     ON CONFLICT (t, k) DO UPDATE SET held = NULL, message = NULL",
-                    names.join(", ")
-                ))?
-                .execute((m.id, now))?;
-            let logged: usize = self
-                .conn
-                .prepare_cached(&format!("SELECT count(*) FROM main.{log}"))?
-                .query_row([], |r| r.get::<_, i64>(0))?
-                .unsigned_abs() as usize;
-            if folded < logged {
-                let keys: Vec<&str> = table.key.iter().map(|i| names[*i].as_str()).collect();
-                note_unnameable(&self.conn, &table.name, &format!("main.{log}"), &keys, now)?;
+            let key: Vec<&str> = table.key.iter().map(|i| names[*i].as_str()).collect();
+            let rows = Rows { id: m.id, key: &key, columns: names.len(), live: Some(&m.sql) };
+            if fold(&self.conn, &rows, now)? {
+                note_unnameable(&self.conn, &table.name, &format!("main.{log}"), &key, now)?;
             }
             self.conn.prepare_cached(&format!("DELETE FROM main.{log}"))?.execute([])?;
         }

@@ -2,11 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension as _};
 use sync_core::schema::Table;
-use sync_core::sqlite::capture::{CAME, create_log, log_columns, log_name, triggers};
+use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, introspect};
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
+use super::fold::{Rows, fold};
 use super::{FORMAT, Managed, Meta, Store};
 use crate::error::Error;
 
@@ -123,6 +124,9 @@ impl Store {
         let format = Meta::Format.integer(&self.conn)?;
         if format > FORMAT {
             return Err(Error::NewerFormat(format));
+        }
+        if format < FORMAT {
+            Meta::Format.set(&self.conn, FORMAT)?;
         }
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
         let found = look(&self.conn, &Selection::from_stored(&stored)?)?;
@@ -290,20 +294,8 @@ fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], trust: 
     let appended = trust
         && table.columns.len() >= old.len()
         && table.columns.iter().zip(old).all(|(c, o)| c.sql_name.eq_ignore_ascii_case(o));
-    let base = if appended {
-        format!("CASE op WHEN {CAME} THEN NULL ELSE _sync_pack({}) END", names.join(", "))
-    } else {
-        "NULL".into()
-    };
-    conn.execute(
-        &format!(
-            "INSERT OR IGNORE INTO main._sync_dirty (t, k, since, base) SELECT ?1, _sync_key({}), ?2, {base} \
-             FROM main.{} WHERE true ORDER BY n ON CONFLICT (t, k) DO UPDATE SET held = NULL, message = NULL",
-            key.join(", "),
-            quote(&log_name(id))
-        ),
-        (id, now),
-    )?;
+    let live = RowSql::new(table);
+    fold(conn, &Rows { id, key: &key, columns: old.len(), live: appended.then_some(&live) }, now)?;
     Ok(true)
 }
 

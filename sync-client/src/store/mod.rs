@@ -1,6 +1,7 @@
 //! What the client keeps in the app's file: the `_sync_*` tables, and the synced tables as statements.
 
 mod dirty;
+mod fold;
 mod install;
 mod meta;
 mod outbox;
@@ -23,8 +24,8 @@ pub(crate) use outbox::{Outbox, OutboxRow, OutboxState};
 
 use crate::error::Error;
 
-/// The version of the `_sync_*` tables.
-pub(crate) const FORMAT: i64 = 1;
+/// The version of the `_sync_*` tables. 2: entries of a log may lack the texts that an UPDATE left alone.
+pub(crate) const FORMAT: i64 = 2;
 
 /// The app's file, opened for syncing: triggers off, foreign keys off, durable commits.
 pub(crate) struct Store {

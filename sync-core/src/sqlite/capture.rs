@@ -4,9 +4,16 @@
 //! INSERT appends the key; UPDATE and DELETE append the old row, typed. The first entry of a key is its
 //! *base*. What happened is derived later ([`crate::engine::change`]). Everything here must
 //! parse in SQLite 3.24 and needs no function of ours: the file stays an ordinary SQLite file.
+//!
+//! An UPDATE leaves out the texts that it did not change, which are most of what a row weighs. The
+//! next entry of the key that has them, or else the row itself, says what they were.
 
-use super::{quote, quote_all};
-use crate::schema::Table;
+use rusqlite::Row;
+
+use super::{NotUtf8, quote, quote_all, value};
+use crate::record::Record;
+use crate::schema::{Affinity, Table};
+use crate::value::Value;
 
 /// A log entry that carries the key only: the row came to be.
 pub const CAME: i64 = 1;
@@ -16,6 +23,11 @@ pub const CHANGED: i64 = 2;
 pub const WENT: i64 = 3;
 /// A row that another row's UNIQUE value may evict (`INSERT OR REPLACE` fires no DELETE trigger).
 pub const THREATENED: i64 = 4;
+/// As [`CHANGED`], without the texts that stayed the same. The bits above the third are the columns to
+/// which this applies: NULL there is a text that stayed, the integer 1 is a NULL that did not.
+pub const CHANGED_IN_PART: i64 = 5;
+
+const KIND_BITS: u32 = 3;
 
 /// The name of a table's log. `id` is the table's number in the file.
 #[must_use]
@@ -29,14 +41,44 @@ pub fn log_columns(n: usize) -> Vec<String> {
     (0..n).map(|i| format!("c{i}")).collect()
 }
 
-/// Creates a table's log. Columns have no declared type, so storage classes survive.
+/// Creates a table's log. Columns have no declared type, so storage classes survive. Its rowid is the
+/// order in which entries came.
 #[must_use]
 pub fn create_log(id: i64, columns: usize) -> String {
-    format!(
-        "CREATE TABLE IF NOT EXISTS main.{} (n INTEGER PRIMARY KEY, op, {})",
-        quote(&log_name(id)),
-        log_columns(columns).join(", ")
-    )
+    format!("CREATE TABLE IF NOT EXISTS main.{} (op, {})", quote(&log_name(id)), log_columns(columns).join(", "))
+}
+
+/// The row as an entry has it: `None` for one that says only that the row came to be. Absent columns are
+/// those that an UPDATE left alone. `first` is the position of `c0` in the result row.
+///
+/// # Errors
+/// When text is not valid UTF-8.
+pub fn old_row(op: i64, r: &Row<'_>, first: usize, columns: usize) -> Result<Option<Record>, NotUtf8> {
+    if op == CAME {
+        return Ok(None);
+    }
+    let in_part = op & ((1 << KIND_BITS) - 1) == CHANGED_IN_PART;
+    let mut out = Record::with_capacity(columns);
+    for i in 0..columns {
+        let v = value(r.get_ref_unwrap(first + i), i)?;
+        let bit = u32::try_from(i).ok().and_then(|i| op.checked_shr(i + KIND_BITS)).unwrap_or(0);
+        out.push(match v {
+            Value::Null if in_part && bit & 1 == 1 => None,
+            Value::Integer(_) if in_part && bit & 1 == 1 => Some(Value::Null),
+            v => Some(v),
+        });
+    }
+    Ok(Some(out))
+}
+
+/// The columns that an UPDATE may leave out: texts that are not part of the key. Such a column holds
+/// TEXT, BLOB or NULL, whatever is written to it: equal values are of one storage class, and an integer
+/// can stand for something else.
+fn texts(table: &Table) -> Vec<usize> {
+    let most = (i64::BITS - 1 - KIND_BITS) as usize;
+    (0..table.columns.len().min(most))
+        .filter(|i| table.columns[*i].affinity == Affinity::Text && !table.key.contains(i))
+        .collect()
 }
 
 /// The capture triggers of a table: name and `CREATE TRIGGER` statement.
@@ -56,28 +98,38 @@ pub fn triggers(id: i64, table: &Table, early: bool) -> Vec<(String, String)> {
     let key_changed =
         table.key.iter().map(|i| format!("OLD.{0} IS NOT NEW.{0}", column(*i))).collect::<Vec<_>>().join(" OR ");
     let moment = if early { "BEFORE" } else { "AFTER" };
-    // An INTEGER PRIMARY KEY also changes through its other name, rowid.
-    let of_key = if table.integer_key() && !table.without_rowid { String::new() } else { format!("OF {key_columns} ") };
+    // An INTEGER PRIMARY KEY also changes through its other names.
+    let other_names = if table.integer_key() && !table.without_rowid { ", rowid, oid, _rowid_" } else { "" };
+    // A row that takes another key is logged whole: under its old key nothing is left to say the rest.
+    let texts = if early { Vec::new() } else { texts(table) };
+    let in_part = texts.iter().fold(CHANGED_IN_PART, |op, i| op | 1 << (*i as u32 + KIND_BITS));
+    let changed = (0..table.columns.len())
+        .map(|i| {
+            let c = column(i);
+            if texts.contains(&i) {
+                format!("CASE WHEN OLD.{c} IS NOT NEW.{c} COLLATE BINARY THEN ifnull(OLD.{c}, 1) END")
+            } else {
+                format!("OLD.{c}")
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(", ");
+    let whole = format!("INSERT INTO {log} (op, {all}) VALUES ({CHANGED}, {old});");
+    let came = format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});");
     let mut out = Vec::new();
     let mut add = |suffix: &str, head: String, body: &str| {
         let name = format!("_sync_{id}_{suffix}");
         let sql = format!("CREATE TRIGGER {} {head} BEGIN {body} END", quote(&name));
         out.push((name, sql));
     };
-    add(
-        "insert",
-        format!("AFTER INSERT ON {on}"),
-        &format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});"),
-    );
-    add(
-        "update",
-        format!("{moment} UPDATE ON {on}"),
-        &format!("INSERT INTO {log} (op, {all}) VALUES ({CHANGED}, {old});"),
-    );
+    let whole_and_came = format!("{whole} {came}");
+    add("insert", format!("AFTER INSERT ON {on}"), &came);
+    let in_part = format!("INSERT INTO {log} (op, {all}) VALUES ({in_part}, {changed});");
+    add("update", format!("{moment} UPDATE ON {on}"), if texts.is_empty() { &whole } else { &in_part });
     add(
         "rekey",
-        format!("AFTER UPDATE {of_key}ON {on} WHEN {key_changed}"),
-        &format!("INSERT INTO {log} (op, {key_log}) VALUES ({CAME}, {key_new});"),
+        format!("AFTER UPDATE OF {key_columns}{other_names} ON {on} WHEN {key_changed}"),
+        if texts.is_empty() { &came } else { &whole_and_came },
     );
     add(
         "delete",
@@ -140,7 +192,7 @@ mod tests {
 
     fn log(conn: &Connection, id: i64) -> Vec<String> {
         let mut s = conn
-            .prepare(&format!("SELECT op || ' ' || quote(c0) || ' ' || quote(c1) FROM _sync_log_{id} ORDER BY n"))
+            .prepare(&format!("SELECT op || ' ' || quote(c0) || ' ' || quote(c1) FROM _sync_log_{id} ORDER BY rowid"))
             .unwrap();
         s.query_map([], |r| r.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     }
@@ -173,7 +225,7 @@ mod tests {
         conn.execute_batch("INSERT OR REPLACE INTO t VALUES ('c', 'x')").unwrap();
         assert_eq!(log(&conn, 0), ["4 'a' 'x'", "1 'c' NULL"]);
         conn.execute_batch("DELETE FROM _sync_log_0; UPDATE OR REPLACE t SET email = 'y' WHERE id = 'c'").unwrap();
-        assert_eq!(log(&conn, 0), ["4 'b' 'y'", "2 'c' 'x'"]);
+        assert_eq!(log(&conn, 0), ["4 'b' 'y'", "21 'c' 'x'"]);
         conn.execute_batch(
             "INSERT INTO t VALUES ('d', 'z'); DELETE FROM _sync_log_0; UPDATE OR REPLACE t SET id = 'd' WHERE id = 'c'",
         )

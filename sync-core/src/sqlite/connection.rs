@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::functions::{Context, FunctionFlags};
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::key::Key;
-use crate::record;
 
 /// What a connection of ours is for.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +38,7 @@ pub fn open(path: &Path, create: bool, settings: Settings) -> rusqlite::Result<C
     Ok(conn)
 }
 
-/// Applies the settings and registers the key and record functions.
+/// Applies the settings and registers the key function.
 ///
 /// # Errors
 /// When a setting cannot be made.
@@ -55,9 +53,8 @@ pub fn configure(conn: &Connection, settings: Settings) -> rusqlite::Result<()> 
     register_functions(conn)
 }
 
-/// `_sync_key(k0, …)`: the stored form of a key, NULL where it has none. `_sync_pack(c0, …)`: the
-/// stored form of a row, NULL where text is not UTF-8. For statements of ours only: nothing that
-/// is left in a schema calls them.
+/// `_sync_key(k0, …)`: the stored form of a key, NULL where it has none. For statements of ours only:
+/// nothing that is left in a schema calls it.
 fn register_functions(conn: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_DIRECTONLY;
     conn.create_scalar_function("_sync_key", -1, flags, |ctx: &mut Context<'_>| {
@@ -69,21 +66,5 @@ fn register_functions(conn: &Connection) -> rusqlite::Result<()> {
             }
         }
         Ok(Key::pack(&values).ok().map(|k| k.as_bytes().to_vec()))
-    })?;
-    conn.create_scalar_function("_sync_pack", -1, flags, |ctx: &mut Context<'_>| {
-        let mut out = Vec::with_capacity(ctx.len() * 12);
-        for i in 0..ctx.len() {
-            match ctx.get_raw(i) {
-                ValueRef::Null => record::push_null(&mut out),
-                ValueRef::Integer(v) => record::push_integer(&mut out, v),
-                ValueRef::Real(v) => record::push_real(&mut out, v),
-                ValueRef::Blob(v) => record::push_blob(&mut out, v),
-                ValueRef::Text(v) => match std::str::from_utf8(v) {
-                    Ok(s) => record::push_text(&mut out, s),
-                    Err(_) => return Ok(None),
-                },
-            }
-        }
-        Ok(Some(out))
     })
 }
