@@ -369,6 +369,15 @@ impl Inner {
         Ok(scope)
     }
 
+    /// Notes what the caller insists on; where that cannot be stored now, its next request tries again.
+    fn note_view(caller: &Caller, scope: &Scope) {
+        if caller.algorithm == Algorithm::Sha256
+            && let Err(e) = scope.see_plain()
+        {
+            tracing::warn!(cause = %e, "that a client reads the plain view was not stored");
+        }
+    }
+
     fn count(&self, scope: &Scope) -> Outcome<()> {
         let (state, (bundles, bytes)) = scope.read(|c| Ok((store::state(c)?, store::totals(c)?)))?;
         self.ledger.count(&scope.name, state.history, bundles, bytes);
@@ -380,6 +389,7 @@ impl Inner {
         let Some(scope) = self.opened(scope, fresh)? else {
             return Err(crate::scope::fail::Fail::Damaged("a scope that was just made"));
         };
+        Self::note_view(caller, &scope);
         let now = self.now();
         let source = caller.source.as_str();
         let decide = |lifecycle: &Lifecycle| {

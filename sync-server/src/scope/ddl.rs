@@ -33,6 +33,9 @@ pub(crate) fn objects(conn: &Connection) -> rusqlite::Result<Objects> {
     Ok(out)
 }
 
+/// How a statement of [`additions`] begins that adds a column to a table that was there.
+pub(crate) const ADD_COLUMN: &str = "ALTER TABLE";
+
 /// The statements that lead from one schema to another. `order` names the new tables, parents first.
 ///
 /// # Errors
@@ -110,7 +113,7 @@ fn compare(
         {
             differences.push(format!("table {name}\n  was: (nothing)\n  is:  {added}"));
         } else {
-            statements.push(format!("ALTER TABLE main.{} ADD COLUMN {added}", quote(sql_name)));
+            statements.push(format!("{ADD_COLUMN} main.{} ADD COLUMN {added}", quote(sql_name)));
         }
     }
 }

@@ -54,6 +54,7 @@ pub(crate) struct Scope {
     writer: Mutex<Writer>,
     readers: Mutex<Vec<Connection>>,
     damaged: AtomicBool,
+    plain_seen: AtomicBool,
     used: AtomicU64,
 }
 
@@ -101,7 +102,8 @@ impl Scope {
         if owner != user || format != store::FORMAT {
             return Err(Fail::Damaged("a file of another user or format"));
         }
-        migrate(&tx, loaded)?;
+        let plain_seen = store::plain_seen(&tx)?;
+        migrate(&tx, loaded, plain_seen)?;
         let ids = number(&tx, loaded)?;
         tx.commit()?;
         let ordinal = Arc::new(AtomicI64::new(0));
@@ -120,6 +122,7 @@ impl Scope {
             writer: Mutex::new(Writer { conn, ordinal }),
             readers: Mutex::default(),
             damaged: AtomicBool::new(false),
+            plain_seen: AtomicBool::new(plain_seen),
             used: AtomicU64::new(0),
         }))
     }
@@ -150,6 +153,15 @@ impl Scope {
 
     fn check(&self) -> Outcome<()> {
         if self.damaged.load(Ordering::Relaxed) { Err(damaged().into()) } else { Ok(()) }
+    }
+
+    /// Remembers that a client reads the plain view here.
+    pub(crate) fn see_plain(&self) -> Outcome<()> {
+        if !self.plain_seen.load(Ordering::Relaxed) {
+            self.write(|conn| Ok(store::see_plain(conn)?))?;
+            self.plain_seen.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Runs one write transaction; whatever fails is rolled back.
@@ -212,15 +224,21 @@ impl Scope {
 }
 
 /// Brings a scope's tables up to the schema, and guards them against writes from elsewhere.
-fn migrate(conn: &Connection, loaded: &Loaded) -> Outcome<()> {
+///
+/// Rows in history lack the columns that are added here. A client that insists on every column would
+/// stop at them for good, so where one may be, history ends here (case H6): it reads a snapshot.
+fn migrate(conn: &Connection, loaded: &Loaded, plain_seen: bool) -> Outcome<()> {
     let have = ddl::objects(conn)?;
     if have == loaded.objects {
         return Ok(());
     }
     let plan = ddl::additions(&have, &loaded.objects, &loaded.order)
         .map_err(|_| Fail::Damaged("tables that are not those of the schema"))?;
-    for sql in plan {
-        conn.execute_batch(&sql)?;
+    for sql in &plan {
+        conn.execute_batch(sql)?;
+    }
+    if plain_seen && plan.iter().any(|sql| sql.starts_with(ddl::ADD_COLUMN)) {
+        store::prune(conn, store::state(conn)?.history.latest)?;
     }
     for t in loaded.schema.tables() {
         for verb in ["INSERT", "UPDATE", "DELETE"] {

@@ -31,6 +31,13 @@ CREATE TABLE _sync_bundle_row (
     n INTEGER PRIMARY KEY, tab INTEGER NOT NULL, op INTEGER NOT NULL, key TEXT NOT NULL, payload TEXT);
 ";
 
+/// What was seen in a scope. A file from before has no such table: then the hashes that plain clients
+/// asked for tell of them.
+pub(crate) const SEEN: &str = "
+CREATE TABLE _sync_seen (what TEXT PRIMARY KEY NOT NULL) WITHOUT ROWID;
+INSERT INTO _sync_seen SELECT 'plain' WHERE EXISTS (SELECT 1 FROM _sync_bundle WHERE sha256 IS NOT NULL);
+";
+
 /// The number of the format above.
 pub(crate) const FORMAT: i64 = 1;
 
@@ -238,10 +245,26 @@ pub(crate) fn append(conn: &Connection, b: &Bundle, now_ms: i64) -> rusqlite::Re
 pub(crate) fn prune(conn: &Connection, floor: i64) -> rusqlite::Result<()> {
     conn.execute("UPDATE _sync_scope SET floor = ?", [floor])?;
     conn.execute(
-        "DELETE FROM _sync_bundle_row WHERE n < (SELECT min(first_row) FROM _sync_bundle WHERE seq > ?)",
-        [floor],
+        "DELETE FROM _sync_bundle_row WHERE n < coalesce((SELECT min(first_row) FROM _sync_bundle WHERE seq > ?), ?)",
+        [floor, i64::MAX],
     )?;
     conn.execute("DELETE FROM _sync_bundle WHERE seq <= ?", [floor])?;
+    Ok(())
+}
+
+/// Whether a client was seen that takes the plain view. Such clients may insist on every column.
+pub(crate) fn plain_seen(conn: &Connection) -> rusqlite::Result<bool> {
+    let made: bool =
+        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE name = '_sync_seen'", [], |r| r.get(0))?;
+    if !made {
+        conn.execute_batch(SEEN)?;
+    }
+    conn.query_row("SELECT count(*) FROM _sync_seen WHERE what = 'plain'", [], |r| r.get(0))
+}
+
+/// Remembers that one was seen.
+pub(crate) fn see_plain(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute("INSERT OR IGNORE INTO _sync_seen VALUES ('plain')", [])?;
     Ok(())
 }
 

@@ -20,10 +20,9 @@ use crate::scope::{Scope, store::Bundle};
 impl Inner {
     /// The caller's scope, initialized.
     pub(super) fn readable(&self, caller: &Caller) -> Outcome<Arc<Scope>> {
-        match self.scope(caller)? {
-            Some(scope) => Ok(scope),
-            None => Err(uninitialized(caller.user.as_str()).into()),
-        }
+        let scope = self.scope(caller)?.ok_or_else(|| uninitialized(caller.user.as_str()))?;
+        Self::note_view(caller, &scope);
+        Ok(scope)
     }
 
     pub(super) fn check_readable(&self, caller: &Caller, state: &State) -> Result<(), ApiError> {
@@ -124,6 +123,7 @@ impl Inner {
         let not_found =
             || ApiError::new(Code::CommittedBundleNotFound, format!("committed bundle {seq} was not found"));
         let scope = self.scope(caller)?.ok_or_else(not_found)?;
+        Self::note_view(caller, &scope);
         let bundle = scope.read(|conn| {
             let state = store::state(conn)?;
             if seq <= state.history.floor {

@@ -89,6 +89,16 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn close(&mut self) {
+        self.service = None;
+    }
+
+    /// The file of the only scope.
+    pub(super) fn scope_file(&self) -> std::path::PathBuf {
+        let files = std::fs::read_dir(self.dir.path().join("scopes")).unwrap().map(|f| f.unwrap().path());
+        files.into_iter().find(|f| f.extension().is_some_and(|e| e == "db")).unwrap()
+    }
+
     pub(super) fn restart(&mut self) {
         let schema = self.config.schema_sql.clone();
         self.open(&schema).unwrap();

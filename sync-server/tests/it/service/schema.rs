@@ -1,6 +1,7 @@
 //! The schema: what can be synced, what may be added, and that every scope follows.
 
 use serde_json::json;
+use sync_core::protocol::pull::PullRequest;
 use sync_server::service::{OpenError, Service, ServiceConfig};
 use tempfile::TempDir;
 
@@ -77,6 +78,69 @@ fn additions_reach_every_scope() {
         assert!(matches!(e, Err(OpenError::SchemaChanged(_))), "{column}");
     }
     w.open(&added).unwrap();
+}
+
+/// H6: rows in history lack a column that came since. A client of the plain view may stop at them for
+/// good, so it is sent to a snapshot; where none was seen, nobody is.
+#[test]
+fn history_ends_at_a_new_column_where_a_client_may_insist_on_it() {
+    let column = NOTES.replace("n INTEGER DEFAULT 7", "n INTEGER DEFAULT 7, colour TEXT DEFAULT 'red'");
+    for (plain, connects, schema, pruned) in [
+        (true, false, column.clone(), true),
+        (true, true, column.clone(), true),
+        (false, false, column, false),
+        (true, false, format!("{NOTES} CREATE TABLE more (id TEXT PRIMARY KEY);"), false),
+    ] {
+        let case = format!("plain {plain}, connects {connects}, {schema}");
+        let mut w = World::new(NOTES);
+        let a = w.ready("a");
+        if plain && connects {
+            w.device("ann", "june").plain().connect(false).unwrap();
+        }
+        let rows: Vec<_> = (0..3).map(|i| insert("notes", json!({"id": format!("n{i}")}))).collect();
+        a.push(1, &rows).unwrap();
+        if plain && !connects {
+            w.device("ann", "june").plain().pull(0).unwrap();
+        }
+        let hash = a.push(2, &[insert("notes", json!({"id": "n3"}))]).unwrap().history_hash.unwrap();
+        // It is remembered in the file, not by this process.
+        w.restart();
+        w.open(&schema).unwrap();
+        let (a, june) = (w.device("ann", "a"), w.device("ann", "june").plain());
+        assert_eq!(super::code(a.pull(1)), if pruned { "history_pruned" } else { "ok" }, "{case}");
+        // What is up to date stays so, and history goes on from there.
+        let request = PullRequest { after_bundle_seq: 2, after_history_hash: Some(hash), ..PullRequest::default() };
+        assert_eq!(a.pull_with(request).unwrap()["bundles"], json!([]), "{case}");
+        assert_eq!(a.push(3, &[insert("notes", json!({"id": "n4"}))]).unwrap().bundle_seq, 3);
+        let page = june.pull(2).unwrap();
+        assert_eq!(page["bundles"][0]["rows"].as_array().unwrap().len(), 1, "{case}");
+        assert_eq!(page["bundles"][0]["rows"][0]["key"]["id"], "n4", "{case}");
+        let s = w.service().status().unwrap();
+        assert_eq!(s.retained_bundle_floor_max, if pruned { 2 } else { 0 }, "{case}");
+        // No more is lost with every start.
+        w.restart();
+        assert_eq!(super::code(w.device("ann", "june").plain().pull(2)), "ok", "{case}");
+    }
+}
+
+/// A scope's file from before this was remembered tells of such a client by what it asked for.
+#[test]
+fn a_client_that_came_before_its_kind_was_remembered_is_known_by_its_hash() {
+    for plain in [true, false] {
+        let mut w = World::new(NOTES);
+        let a = w.ready("a");
+        a.push(1, &[insert("notes", json!({"id": "n1"}))]).unwrap();
+        if plain {
+            w.device("ann", "june").plain().pull(0).unwrap();
+        }
+        w.close();
+        let conn = rusqlite::Connection::open(w.scope_file()).unwrap();
+        conn.execute_batch("DROP TABLE _sync_seen").unwrap();
+        drop(conn);
+        w.open(&NOTES.replace("n INTEGER DEFAULT 7", "n INTEGER DEFAULT 7, colour TEXT")).unwrap();
+        let expected = if plain { "history_pruned" } else { "ok" };
+        assert_eq!(super::code(w.device("ann", "a").pull(0)), expected);
+    }
 }
 
 /// A session that was staged under other columns is not read by today's.
