@@ -89,11 +89,16 @@ fn wrong_command_lines_end_with_2() {
         &["init", "app.db", "--server", "http://h", "--all", "--tables", "a"],
         &["sync", "app.db", "--policy", "coin"],
         &["retry", "app.db", "t"],
+        &["verify", "app.db", "--repair", "both"],
+        &["compare", "app.db"],
     ] {
         run(&dir, args).ends(2);
     }
     assert!(run(&dir, &["--help"]).ends(0).stdout.contains("Exit codes:"));
-    for command in ["init", "clone", "schema", "sync", "watch", "status", "pending", "rejected", "retry", "detach"] {
+    for command in [
+        "verify", "compare", "init", "clone", "schema", "sync", "watch", "status", "pending", "rejected", "retry",
+        "detach",
+    ] {
         assert!(run(&dir, &["help", command]).ends(0).stdout.contains("With --json:"), "{command}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod cli_server;
+mod cli_verify;
 mod conflicts;
 mod faults;
 mod hard;

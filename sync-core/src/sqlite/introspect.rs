@@ -209,7 +209,8 @@ fn read_indexes(conn: &Connection, table: &mut Table, notes: &mut Vec<Note>) -> 
             _ => notes.push(Note {
                 table: table.sql_name.clone(),
                 text: format!(
-                    "UNIQUE index {name} is partial or over an expression: REPLACE through it is not captured"
+                    "UNIQUE index {name} is partial or over an expression: REPLACE through it is not captured; verify \
+                     finds the row that went"
                 ),
             }),
         }

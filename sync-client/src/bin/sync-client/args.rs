@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sync_client::Policy;
 
 /// Keeps a SQLite file in sync with a server. Apps go on writing plain SQL to it.
@@ -24,7 +24,7 @@ Exit codes:
   2  the command line is wrong, or no token was given
   3  the server cannot be reached
   4  the server refuses (the token, or the request)
-  5  done, but something waits for a person: see `sync-client rejected FILE`";
+  5  done, but something waits for a person: see `sync-client rejected FILE`, or what verify and compare name";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -84,6 +84,12 @@ pub(crate) enum Command {
         after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\"}"
     )]
     Rebuild(Work),
+    /// Compare every row with the server's, name those that differ, and repair them where asked
+    #[command(after_help = VERIFY_JSON)]
+    Verify(Verify),
+    /// Compare two files row by row, without a server
+    #[command(after_help = COMPARE_JSON)]
+    Compare(Compare),
     /// Make FILE an ordinary file again; its rows stay
     #[command(after_help = "With --json: {\"detached\": true}")]
     Detach(Detach),
@@ -91,6 +97,15 @@ pub(crate) enum Command {
 
 const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"table\", \"key\", \"op\", \"reason\", \
     \"message\", \"local_row\", \"base_row\", \"server_row\"}]}; rows are JSON text or null";
+
+const VERIFY_JSON: &str = "Ends with 5 where rows differ that were not repaired.\n\
+    With --json: {\"bundle_seq\", \"compared_rows\", \"downloaded_rows\", \"left_out_rows\", \"differing_rows\", \
+    \"repaired_rows\", \"differences\": [{\"table\", \"key\", \"kind\": missing|extra|different, \"columns\", \
+    \"remedy\": none|from_server|from_file|again|refused|overtaken}], \"skipped_tables\"}";
+
+const COMPARE_JSON: &str = "Ends with 5 where something differs. Rows that a synced file has not sent yet are left out.\n\
+    With --json: {\"compared_rows\", \"left_out_rows\", \"differing_rows\", \"differences\" as in verify, from the \
+    first file's side, \"only_in_first\": [table], \"only_in_second\": [table], \"other_keys\": [table]}";
 
 /// A token given by hand.
 #[derive(Debug, ClapArgs)]
@@ -155,6 +170,32 @@ pub(crate) struct Work {
     pub(crate) token: Token,
     #[command(flatten)]
     pub(crate) rules: Rules,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) work: Work,
+    /// Whose rows to take where they differ
+    #[arg(long, value_enum, value_name = "SIDE")]
+    pub(crate) repair: Option<Repair>,
+}
+
+/// Whose row is right.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Repair {
+    /// The server's; what the file had is kept in `discarded`
+    Server,
+    /// The file's: the next sync sends it
+    File,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Compare {
+    /// A file, synced or not
+    pub(crate) first: PathBuf,
+    /// Another one
+    pub(crate) second: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

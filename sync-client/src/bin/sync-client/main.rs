@@ -13,6 +13,7 @@ mod run;
 mod setup;
 mod text;
 mod token;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         Command::Sync(args) => run::sync(&args, out),
         Command::Watch(args) => run::watch(&args, out),
         Command::Rebuild(args) => run::rebuild(&args, out),
+        Command::Verify(args) => verify::verify(&args, out),
+        Command::Compare(args) => verify::compare(&args, out),
         Command::Status(args) => look::status(&args.file, out),
         Command::Pending(args) => look::pending(&args.file, out),
         Command::Rejected(args) => inbox::list(&args.file, "rejected", out),
