@@ -1,6 +1,7 @@
 //! The public verbs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +16,12 @@ use crate::builder::Builder;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox;
+use crate::listing::{read_inbox, read_inbox_page};
 use crate::lock::OwnerLock;
-use crate::report::{Attached, InboxRow, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin};
-use crate::status::{read_inbox, read_pending, read_status};
+use crate::report::{
+    Attached, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
+};
+use crate::status::{read_mark, read_pending, read_status};
 use crate::store::Meta;
 use crate::transport::Transport;
 use crate::worker::Worker;
@@ -36,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) engine: Mutex<Option<Engine>>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) stopping: Arc<std::sync::atomic::AtomicBool>,
+    /// The newest bundle that the watch stream told of since the last sync began.
+    pub(crate) heard: AtomicI64,
     worker: Mutex<Option<Worker>>,
     found: Found,
     _lock: OwnerLock,
@@ -53,6 +59,7 @@ impl Client {
             path,
             transport: Arc::clone(engine.api.transport()),
             stopping: Arc::clone(&engine.stopping),
+            heard: AtomicI64::new(0),
             found: engine.store.found.clone(),
             engine: Mutex::new(Some(engine)),
             worker: Mutex::new(None),
@@ -182,7 +189,18 @@ impl Client {
     /// # Errors
     /// SQLite's.
     pub fn status(&self) -> Result<Status, Error> {
-        read_status(&self.shared.path)
+        let mut status = read_status(&self.shared.path)?;
+        status.latest_known = status.latest_known.max(self.shared.heard.load(Ordering::Relaxed));
+        Ok(status)
+    }
+
+    /// The place of the newest local commit, now. Taken after a commit of the app, it answers later whether
+    /// that commit is settled: once [`Status::synced_through`] is not below it. Never waits for a sync.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn mark(&self) -> Result<Mark, Error> {
+        read_mark(&self.shared.path)
     }
 
     /// What waits to be pushed, since when and why.
@@ -215,6 +233,14 @@ impl Client {
     /// SQLite's.
     pub fn conflicts(&self) -> Result<Vec<InboxRow>, Error> {
         read_inbox(&self.shared.path, "conflict")
+    }
+
+    /// Some entries of a kind (`rejected`, `discarded`, `conflict`), for inboxes that are large.
+    ///
+    /// # Errors
+    /// As [`read_inbox_page`].
+    pub fn inbox_page(&self, kind: &str, after: Option<&str>, limit: usize) -> Result<InboxPage, Error> {
+        read_inbox_page(&self.shared.path, kind, after, limit)
     }
 
     /// Lets a refused row be pushed again, or puts a displaced row back. `key` is the key object as in

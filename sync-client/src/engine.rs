@@ -228,6 +228,7 @@ impl Engine {
         match &outcome {
             Ok(report) => self.tell(&Event::Finished { report: report.clone() }),
             Err(e) => {
+                self.note_while_offline(e);
                 let retry_in_ms = retry.map(|f| f(e));
                 self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms });
             }
@@ -257,7 +258,7 @@ impl Engine {
             }
             let more = self.store.any_dirty(true)? || self.store.any_logged()? || self.store.outbox()?.is_some();
             if !more {
-                return Ok(());
+                return self.store.note_settled();
             }
             if report.rounds >= MAX_ROUNDS {
                 return Err(Error::Protocol("rows stay pending after many rounds; see `pending`".into()));
@@ -371,6 +372,7 @@ impl Engine {
                 [self.env.now_ms()],
             )?;
             tx.execute_batch("DELETE FROM main._sync_row; DELETE FROM main._sync_history;")?;
+            Meta::SyncedThrough.clear(&tx)?;
             Meta::SourceId.set(&tx, self.env.new_id())?;
             Meta::NextSourceBundleId.set(&tx, 1)?;
             Meta::ScopeId.clear(&tx)?;
@@ -440,6 +442,20 @@ impl Engine {
         match self.store.outbox()? {
             Some(o) if o.state == OutboxState::Sent => self.push_part(push, pull),
             _ => Ok(()),
+        }
+    }
+
+    /// What the app wrote is noticed, and its log folded, also while there is no network (S16).
+    fn note_while_offline(&self, e: &Error) {
+        if !matches!(e, Error::Offline { .. } | Error::RetryLater { .. } | Error::Auth(_)) {
+            return;
+        }
+        let noticed = self.store.begin().and_then(|tx| {
+            self.store.absorb(self.env.now_ms())?;
+            Ok(tx.commit()?)
+        });
+        if let Err(e) = noticed {
+            tracing::debug!("the log was not folded: {e}");
         }
     }
 

@@ -50,6 +50,10 @@ impl Store {
             self.hold(t, &k, reason, &message)?;
         }
         forget_frozen(&tx, full)?;
+        if !self.any_dirty(true)? {
+            let through = if rows == 0 { Meta::SyncedThrough } else { Meta::OutboxThrough };
+            through.set(&tx, Meta::Noticed.integer(&tx)?)?;
+        }
         let outbox = if rows == 0 {
             None
         } else {

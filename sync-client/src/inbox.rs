@@ -73,13 +73,14 @@ fn record_json(table: &Table, row: &Record) -> String {
     out
 }
 
-/// Reads the entries of a kind, newest last.
-pub(crate) fn read(conn: &Connection, kind: &str) -> Result<Vec<InboxRow>, Error> {
+/// Reads at most `limit` entries of a kind after an id, newest last.
+pub(crate) fn read(conn: &Connection, kind: &str, after: i64, limit: usize) -> Result<Vec<InboxRow>, Error> {
     let mut s = conn.prepare(
         "SELECT id, kind, at, tbl, key, op, reason, message, local_row, base_row, server_row \
-         FROM main._sync_inbox WHERE kind = ? ORDER BY id",
+         FROM main._sync_inbox WHERE kind = ? AND id > ? ORDER BY id LIMIT ?",
     )?;
-    let rows = s.query_map([kind], |r| {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = s.query_map((kind, after, limit), |r| {
         Ok(InboxRow {
             id: r.get(0)?,
             kind: r.get(1)?,

@@ -249,6 +249,9 @@ impl Engine {
         }
         if own {
             Meta::NextSourceBundleId.set(conn, b.source_bundle_id + 1)?;
+            if let Some(through) = Meta::OutboxThrough.get::<i64>(conn)? {
+                Meta::SyncedThrough.set(conn, through)?;
+            }
             self.store.clear_outbox()?;
         }
         Ok(())

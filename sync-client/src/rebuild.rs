@@ -158,11 +158,11 @@ impl Store {
 
     /// Every row and tombstone above the fork is local work again.
     fn reopen_above(&self, fork: i64, now: i64) -> Result<(), Error> {
-        self.conn.execute(
+        let reopened = self.conn.execute(
             "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE abs(v) > ?",
             (now, fork),
         )?;
-        Ok(())
+        if reopened > 0 { Meta::SyncedThrough.clear(&self.conn) } else { Ok(()) }
     }
 }
 

@@ -86,6 +86,11 @@ pub enum ErrorClass {
     Protocol,
 }
 
+/// A place in the order of this file's local commits, for asking later whether one is settled:
+/// [`Status::synced_through`] is then at least as high. Valid for this file, until it is detached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Mark(pub u64);
+
 /// One view of the sync state of a file. Reading it never waits for a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -99,12 +104,18 @@ pub struct Status {
     pub tables: Vec<String>,
     /// Rows changed here and not yet confirmed, those in flight included.
     pub pending_rows: u64,
+    /// There are more than that: rows that nothing was done about yet are counted one by one up to 10,000.
+    pub pending_more: bool,
     /// Of these, rows in the frozen bundle in flight.
     pub outbox_rows: u64,
     /// `none`, `frozen`, `sent` or `committed`.
     pub outbox: String,
-    /// When the oldest pending change was noticed; RFC 3339.
+    /// When the oldest pending change was noticed; RFC 3339. Of more than 10,000, one of the oldest.
     pub oldest_pending: Option<String>,
+    /// The place of the newest local commit ([`crate::Client::mark`]).
+    pub position: Mark,
+    /// Every local commit up to this one is settled: each of its rows is on the server, or in the inbox.
+    pub synced_through: Mark,
     /// Refused rows that wait for a person.
     pub rejected_rows: u64,
     /// Local edits that a policy discarded, kept whole.
@@ -115,7 +126,7 @@ pub struct Status {
     pub checkpoint: i64,
     /// The highest bundle that the server was heard to have.
     pub latest_known: i64,
-    /// When everything was last done; RFC 3339.
+    /// When a sync last got to its end; RFC 3339.
     pub last_success: Option<String>,
     /// When and what last failed; cleared by a success.
     pub last_error: Option<LastError>,
@@ -152,7 +163,7 @@ pub struct PendingRow {
 /// A row in the inbox: refused, discarded, or settled in a conflict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InboxRow {
-    /// Names the entry.
+    /// Names the entry; 0 for a row that is still in its table, which its key names.
     pub id: i64,
     /// `rejected`, `discarded` or `conflict`.
     pub kind: String,
@@ -174,6 +185,15 @@ pub struct InboxRow {
     pub base_row: Option<String>,
     /// The server's row, where there is one.
     pub server_row: Option<String>,
+}
+
+/// Some entries of the inbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct InboxPage {
+    /// The entries, oldest first.
+    pub rows: Vec<InboxRow>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<String>,
 }
 
 /// Something that happened, for progress bars and observers.

@@ -13,12 +13,13 @@ use rusqlite::Connection;
 use sync_core::engine::backoff::Backoff;
 use sync_core::engine::schedule::{Action, Failure, Input, Schedule};
 use sync_core::protocol::watch::EventReader;
+use sync_core::sqlite::capture::log_name;
 use sync_core::sqlite::connection;
 
 use crate::client::Shared;
 use crate::error::Error;
 use crate::report::ErrorClass;
-use crate::store::SETTINGS;
+use crate::store::{Meta, SETTINGS};
 
 /// The running threads.
 pub(crate) struct Worker {
@@ -182,6 +183,7 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         let mut guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(engine) = guard.as_mut() else { return };
         let random = engine.env.random();
+        s.heard.store(0, Ordering::Relaxed);
         let mut retry = |e: &Error| {
             let (why, retry_after_s) = kind_of(e);
             signal.failed(why, retry_after_s, random)
@@ -205,20 +207,11 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
 struct Commits {
     conn: Option<Connection>,
     version: i64,
-    looks: Vec<String>,
 }
 
 impl Commits {
     fn new(shared: &Shared) -> Self {
-        let conn = connection::open(shared.path(), false, SETTINGS).ok();
-        let mut looks = Vec::new();
-        if let Some(conn) = &conn
-            && let Ok(mut s) = conn.prepare("SELECT id FROM main._sync_table")
-            && let Ok(rows) = s.query_map([], |r| r.get::<_, i64>(0))
-        {
-            looks = rows.flatten().map(|id| format!("SELECT 1 FROM main._sync_log_{id} LIMIT 1")).collect();
-        }
-        Self { conn, version: -1, looks }
+        Self { conn: connection::open(shared.path(), false, SETTINGS).ok(), version: -1 }
     }
 
     fn captured(&mut self) -> bool {
@@ -230,7 +223,15 @@ impl Commits {
         if std::mem::replace(&mut self.version, version) == version {
             return false;
         }
-        self.looks.iter().any(|sql| conn.prepare_cached(sql).and_then(|mut s| s.exists([])).unwrap_or(false))
+        // The app may have made tables since.
+        let ids = conn.prepare_cached("SELECT id FROM main._sync_table").and_then(|mut s| {
+            let ids: Result<Vec<i64>, _> = s.query_map([], |r| r.get(0))?.collect();
+            ids
+        });
+        ids.unwrap_or_default().into_iter().any(|id| {
+            let sql = format!("SELECT 1 FROM main.{} LIMIT 1", log_name(id));
+            conn.prepare_cached(&sql).and_then(|mut s| s.exists([])).unwrap_or(false)
+        })
     }
 }
 
@@ -276,7 +277,7 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
         // The request is sent without the lock: a proxy may hold back the head of a stream for long.
         let guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(engine) = guard.as_ref() else { return Listened::Closed };
-        let after = crate::store::Meta::Checkpoint.integer(&engine.store.conn).unwrap_or(0);
+        let after = Meta::Checkpoint.integer(&engine.store.conn).unwrap_or(0);
         let Ok(source) = engine.source_id() else { return Listened::Closed };
         (Arc::clone(&engine.api), source, after, engine.env.random())
     };
@@ -290,11 +291,29 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
             break;
         }
         heard = true;
-        if events.line(&line).is_some() {
+        if let Some(event) = events.line(&line) {
             signal.tell(Input::News);
+            heard_of(shared, signal, event.bundle_seq);
         }
     }
     Listened::Ended { heard, random }
+}
+
+/// Remembers how far the server is. In the file too, where no pull will do that soon.
+fn heard_of(shared: &Weak<Shared>, signal: &Signal, seq: i64) {
+    let Some(s) = shared.upgrade() else { return };
+    s.heard.fetch_max(seq, Ordering::Relaxed);
+    let failing = !signal.lock().schedule.may_watch();
+    if failing
+        && let Ok(guard) = s.engine.try_lock()
+        && let Some(engine) = guard.as_ref()
+    {
+        let conn = &engine.store.conn;
+        let kept = Meta::LatestKnown.integer(conn).and_then(|known| Meta::LatestKnown.keep(conn, known.max(seq)));
+        if let Err(e) = kept {
+            tracing::debug!("what the server has was not noted: {e}");
+        }
+    }
 }
 
 /// How long a stop waits for its threads.

@@ -8,8 +8,8 @@ use sync_core::record::{self, Record};
 use sync_core::sqlite::capture::{log_columns, log_name};
 use sync_core::sqlite::quote;
 
-use super::Store;
 use super::fold::{Rows, fold};
+use super::{Meta, Store};
 use crate::error::Error;
 
 /// One key's intent.
@@ -26,6 +26,7 @@ pub(crate) struct Dirty {
 impl Store {
     /// Folds the logs into the intents. An edit of a refused row lets it be tried again.
     pub(crate) fn absorb(&self, now: i64) -> Result<(), Error> {
+        let mut noticed = false;
         for (position, m) in self.managed.iter().enumerate() {
             let table = self.table(position);
             let log = quote(&log_name(m.id));
@@ -40,8 +41,9 @@ impl Store {
                 note_unnameable(&self.conn, &table.name, &format!("main.{log}"), &key, now)?;
             }
             self.conn.prepare_cached(&format!("DELETE FROM main.{log}"))?.execute([])?;
+            noticed = true;
         }
-        Ok(())
+        if noticed { notice(&self.conn) } else { Ok(()) }
     }
 
     /// Whether there is any intent, or, with `pushable`, one that no refusal holds back.
@@ -124,6 +126,11 @@ impl Store {
     }
 }
 
+/// Local changes were noticed: what comes later is told from them.
+pub(super) fn notice(conn: &Connection) -> Result<(), Error> {
+    Meta::Noticed.set(conn, Meta::Noticed.integer(conn)? + 1)
+}
+
 /// S11: rows whose key no other device could name: a REAL in a NUMERIC key, or text that is not UTF-8.
 /// They stay in their table, nothing waits for them, and the inbox says so, once a table.
 pub(super) fn note_unnameable(
@@ -133,6 +140,13 @@ pub(super) fn note_unnameable(
     keys: &[&str],
     now: i64,
 ) -> Result<(), Error> {
+    let null: Vec<String> = keys.iter().map(|k| format!("{k} IS NULL")).collect();
+    if conn.prepare(&format!("SELECT 1 FROM {from} WHERE {} LIMIT 1", null.join(" OR ")))?.exists([])? {
+        let seen: String = Meta::Keyless.get(conn)?.unwrap_or_default();
+        if !seen.lines().any(|s| s == table) {
+            Meta::Keyless.set(conn, format!("{seen}{table}\n"))?;
+        }
+    }
     let not_null: Vec<String> = keys.iter().map(|k| format!("{k} IS NOT NULL")).collect();
     let sql = format!(
         "SELECT count(*) FROM {from} WHERE {} AND _sync_key({}) IS NULL",

@@ -296,6 +296,7 @@ fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], trust: 
         && table.columns.iter().zip(old).all(|(c, o)| c.sql_name.eq_ignore_ascii_case(o));
     let live = RowSql::new(table);
     fold(conn, &Rows { id, key: &key, columns: old.len(), live: appended.then_some(&live) }, now)?;
+    super::dirty::notice(conn)?;
     Ok(true)
 }
 
@@ -316,7 +317,7 @@ fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i64) -> Resul
         "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE t = ? AND v > 0",
         (now, m.id),
     )?;
-    Ok(())
+    super::dirty::notice(conn)
 }
 
 /// Our tables. Keys and rows are stored forms of `sync_core::key` and `sync_core::record`; a
@@ -327,6 +328,7 @@ CREATE TABLE _sync_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, col
   grown_from INTEGER);
 CREATE TABLE _sync_dirty (t INTEGER NOT NULL, k BLOB NOT NULL, since INTEGER NOT NULL, base BLOB, held TEXT, message TEXT,
   PRIMARY KEY (t, k)) WITHOUT ROWID;
+CREATE INDEX _sync_dirty_held ON _sync_dirty (t, k) WHERE held IS NOT NULL;
 CREATE TABLE _sync_row (t INTEGER NOT NULL, k BLOB NOT NULL, v INTEGER NOT NULL, PRIMARY KEY (t, k)) WITHOUT ROWID;
 CREATE TABLE _sync_outbox (state TEXT NOT NULL, source_id TEXT NOT NULL, source_bundle_id INTEGER NOT NULL,
   rows INTEGER NOT NULL, request_hash BLOB NOT NULL, bundle_seq INTEGER NOT NULL);

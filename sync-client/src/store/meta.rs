@@ -31,6 +31,14 @@ pub(crate) enum Meta {
     PushSession,
     /// Whether the last push met rows that changed on the server: another try before a pull would be in vain.
     PullFirst,
+    /// Counts the times that local changes were noticed: the newest place of a [`crate::report::Mark`].
+    Noticed,
+    /// What the outbox holds all changes up to, where no other waits.
+    OutboxThrough,
+    /// Every change up to this one is on the server or in the inbox.
+    SyncedThrough,
+    /// Names of tables in which a row with NULL in its key was seen, one a line.
+    Keyless,
     /// Whether a row was set aside since the schema was last another.
     SetAside,
     /// SQLite's number of the schema that was last read.
@@ -64,6 +72,10 @@ impl Meta {
             Self::OutboxColumns => "outbox_columns",
             Self::PushSession => "push_session",
             Self::PullFirst => "pull_first",
+            Self::Noticed => "noticed",
+            Self::OutboxThrough => "outbox_through",
+            Self::SyncedThrough => "synced_through",
+            Self::Keyless => "keyless",
             Self::SetAside => "set_aside",
             Self::SchemaSeen => "schema_seen",
             Self::LastSuccess => "last_success",

@@ -152,7 +152,20 @@ impl Store {
         self.conn.execute_batch(
             "DROP INDEX IF EXISTS main._sync_out_key; DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;",
         )?;
-        Meta::PushSession.clear(&self.conn)
+        Meta::PushSession.clear(&self.conn)?;
+        Meta::OutboxThrough.clear(&self.conn)
+    }
+
+    /// Remembers that every change noticed so far is settled, where nothing waits or is under way.
+    pub(crate) fn note_settled(&self) -> Result<(), Error> {
+        if Meta::Noticed.integer(&self.conn)? == Meta::SyncedThrough.integer(&self.conn)? {
+            return Ok(());
+        }
+        let tx = self.begin_unchecked()?;
+        if self.outbox()?.is_none() && !self.any_dirty(true)? {
+            Meta::SyncedThrough.set(&tx, Meta::Noticed.integer(&tx)?)?;
+        }
+        Ok(tx.commit()?)
     }
 
     /// The source's next bundle id.

@@ -10,6 +10,7 @@ mod keep;
 mod numbers;
 mod resume;
 mod rounds;
+mod status;
 mod support;
 mod verify;
 mod world;

@@ -57,9 +57,11 @@ pub(crate) enum Command {
     Watch(Work),
     /// What waits, since when, and why
     #[command(after_help = "With --json: {\"server\", \"attached\", \"source_id\", \"tables\", \"pending_rows\", \
-        \"outbox_rows\", \"outbox\", \"oldest_pending\", \"rejected_rows\", \"discarded_rows\", \"conflicts\", \
+        \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
+        \"rejected_rows\", \"discarded_rows\", \"conflicts\", \
         \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
-        \"retry_after_seconds\"}")]
+        \"retry_after_seconds\"}; position is the place of the newest local commit, and every commit up to \
+        synced_through is settled")]
     Status(File),
     /// The rows that wait to be sent
     #[command(after_help = "With --json: {\"rows\": [{\"table\", \"key\", \"op\", \"since\", \"why\"}]}")]

@@ -92,6 +92,9 @@ fn to_send(status: &Status, now: Timestamp) -> String {
         return "nothing".into();
     }
     let mut text = rows(status.pending_rows);
+    if status.pending_more {
+        text.insert_str(0, "more than ");
+    }
     if status.outbox_rows > 0 {
         let _ = write!(text, ", {} of them on the way ({})", thousands(status.outbox_rows), status.outbox);
     }
