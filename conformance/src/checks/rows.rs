@@ -1,0 +1,260 @@
+//! Pages of committed bundles.
+
+use crate::calls::{Committed, shown_rows};
+use crate::check::Check;
+use crate::lab::{Checked, Device, Lab, want};
+
+const INVALID: &[&str] = &["committed_bundle_chunk_invalid"];
+
+pub(super) fn checks() -> Vec<Check> {
+    vec![
+        Check::must(
+            "rows.page",
+            "a committed bundle has its head and its rows",
+            &["seed.rows.reply", "seed.keys.strings"],
+            |lab| {
+                let (d, c) = bundle(lab, 3)?;
+                let p = d.rows_page(&c, "")?;
+                want!(
+                    p.rows.len() == 3 && p.next == 2 && !p.more,
+                    "three rows are one page, the last ordinal 2",
+                    "{p:?}"
+                );
+                Ok(())
+            },
+        ),
+        Check::must("rows.one", "a bundle of one row has ordinal 0", &["seed.rows.paging"], |lab| {
+            let (d, c) = bundle(lab, 1)?;
+            let p = d.rows_page(&c, "")?;
+            want!(p.rows.len() == 1 && p.next == 0 && !p.more, "next_row_ordinal is 0 and there is no more", "{p:?}");
+            Ok(())
+        }),
+        Check::must(
+            "rows.pages",
+            "pages of every size cover the bundle without gap or repetition",
+            &["seed.rows.paging", "seed.rows.max_rows", "seed.rows.deterministic"],
+            |lab| {
+                let (d, c) = bundle(lab, 5)?;
+                let whole = d.rows(&c)?;
+                for size in 1..=6_i64 {
+                    let mut got = Vec::new();
+                    let mut query = format!("?max_rows={size}");
+                    loop {
+                        let p = d.rows_page(&c, &query)?;
+                        let left = 5 - got.len() as i64;
+                        want!(
+                            p.rows.len() as i64 == size.min(left),
+                            "a page has max_rows rows, the last what is left",
+                            "{} of {size} with {left} left",
+                            p.rows.len()
+                        );
+                        got.extend(p.rows);
+                        want!(
+                            p.next == got.len() as i64 - 1,
+                            "next_row_ordinal is the ordinal of the last row",
+                            "{} after {} rows",
+                            p.next,
+                            got.len()
+                        );
+                        want!(
+                            p.more == (got.len() < 5),
+                            "has_more is true exactly while rows are left",
+                            "{} after {} of 5",
+                            p.more,
+                            got.len()
+                        );
+                        if !p.more {
+                            break;
+                        }
+                        query = format!("?max_rows={size}&after_row_ordinal={}", p.next);
+                    }
+                    let same = got.len() == 5 && got.iter().zip(&whole).all(|(a, b)| a.same(b));
+                    want!(
+                        same,
+                        "pages of any size are the same rows in the same order",
+                        "{} with pages of {size}",
+                        shown_rows(&got)
+                    );
+                }
+                Ok(())
+            },
+        ),
+        Check::must("rows.after_zero", "after_row_ordinal 0 begins at row 1", &["seed.rows.paging"], |lab| {
+            let (d, c) = bundle(lab, 3)?;
+            let (all, p) = (d.rows(&c)?, d.rows_page(&c, "?after_row_ordinal=0")?);
+            want!(p.rows.len() == 2 && p.rows[0].same(&all[1]) && p.next == 2, "ordinals begin at 0", "{p:?}");
+            Ok(())
+        }),
+        Check::must("rows.after_last", "after the last row there is none", &["seed.rows.paging"], |lab| {
+            let (d, c) = bundle(lab, 3)?;
+            for after in [2, 3, 1000] {
+                let p = d.rows_page(&c, &format!("?after_row_ordinal={after}"))?;
+                want!(
+                    p.rows.is_empty() && !p.more && p.next == after,
+                    "an empty page repeats after_row_ordinal",
+                    "{p:?}"
+                );
+            }
+            Ok(())
+        }),
+        Check::must(
+            "rows.again",
+            "a page is the same each time, also for another source",
+            &["seed.rows.deterministic"],
+            |lab| {
+                let (d, c) = bundle(lab, 4)?;
+                let a = d.rows(&c)?;
+                for d in [d.clone(), d.source("device-b")] {
+                    let b = d.rows(&c)?;
+                    want!(
+                        a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.same(b)),
+                        "the rows of a bundle do not change",
+                        "{}",
+                        shown_rows(&b)
+                    );
+                }
+                Ok(())
+            },
+        ),
+        Check::must(
+            "rows.later_changes",
+            "a bundle keeps its rows when they change later",
+            &["seed.rows.deterministic", "spec.5.stable"],
+            |lab| {
+                let (d, t) = (lab.ready()?, lab.plain()?);
+                let c = d.push(1, &[t.insert(1, "a"), t.insert(2, "b")])?;
+                let before = d.rows(&c)?;
+                d.push(2, &[t.update(1, c.seq, "x"), t.remove(2, c.seq)])?;
+                let after = d.rows(&c)?;
+                want!(
+                    before.iter().zip(&after).all(|(a, b)| a.same(b)),
+                    "history does not change",
+                    "{}",
+                    shown_rows(&after)
+                );
+                Ok(())
+            },
+        ),
+        Check::must("rows.capped", "max_rows over the capability is capped", &["seed.rows.max_rows"], |lab| {
+            let (d, c) = bundle(lab, 2)?;
+            let most = lab.limit("max_rows_per_committed_bundle_chunk").unwrap_or(5000);
+            for ask in [most, most + 1, 2_000_000_000] {
+                want!(
+                    d.rows_page(&c, &format!("?max_rows={ask}"))?.rows.len() == 2,
+                    "max_rows over the cap is taken as the cap",
+                    "another number of rows"
+                );
+            }
+            Ok(())
+        }),
+        Check::must(
+            "rows.default_size",
+            "without max_rows a page has the default number of rows",
+            &["seed.rows.max_rows", "spec.10.enforced"],
+            |lab| {
+                let Some(size) = lab.limit("default_rows_per_committed_bundle_chunk").filter(|n| *n <= 2000) else {
+                    return crate::lab::not_offered(
+                        "default_rows_per_committed_bundle_chunk is not advertised, or over 2000",
+                    );
+                };
+                let (d, c) = bundle(lab, size + 1)?;
+                let p = d.rows_page(&c, "")?;
+                want!(
+                    p.rows.len() as i64 == size && p.more && p.next == size - 1,
+                    "the first page has the advertised number of rows",
+                    "{} rows, next {}",
+                    p.rows.len(),
+                    p.next
+                );
+                let p = d.rows_page(&c, &format!("?after_row_ordinal={}", p.next))?;
+                want!(p.rows.len() == 1 && !p.more, "the second page has the last row", "{} rows", p.rows.len());
+                Ok(())
+            },
+        )
+        .slow(),
+        Check::must("rows.empty_parameters", "an empty parameter is an absent one", &["seed.rows.max_rows"], |lab| {
+            let (d, c) = bundle(lab, 2)?;
+            want!(
+                d.rows_page(&c, "?after_row_ordinal=&max_rows=&other=1")?.rows.len() == 2,
+                "empty and unknown parameters are ignored",
+                "another number of rows"
+            );
+            Ok(())
+        }),
+        Check::must("rows.unknown", "an unknown bundle is 404", &["seed.rows.reply"], |lab| {
+            let (d, c) = bundle(lab, 1)?;
+            d.rows_reply(c.seq + 1, "")?.refused(404, &["committed_bundle_not_found"])?;
+            d.rows_reply(i64::MAX, "")?.refused(404, &["committed_bundle_not_found"]).map(drop)
+        }),
+        Check::must("rows.isolated", "another user's bundle is not served", &["spec.1.isolation"], |lab| {
+            let (d, c) = bundle(lab, 1)?;
+            let other = lab.ready()?;
+            other.rows_reply(c.seq, "")?.refused(404, &["committed_bundle_not_found"])?;
+            let t = lab.plain()?;
+            let own = other.push(1, &[t.insert(1, "own")])?;
+            let rows = other.rows(&own)?;
+            want!(
+                rows.len() == 1 && rows[0].payload.as_ref().is_some_and(|p| p.same(&t.full(1, "own"))),
+                "each user's bundle 1 is its own",
+                "{}",
+                shown_rows(&rows)
+            );
+            d.rows(&c).map(drop)
+        }),
+        Check::must(
+            "rows.invalid.sequence",
+            "a sequence that is no positive integer is refused",
+            &["seed.rows.reply"],
+            |lab| {
+                let (d, _) = bundle(lab, 1)?;
+                for seq in ["0", "-1", "x", "1.5", "9223372036854775808"] {
+                    let reply = d.get(&format!("/sync/committed-bundles/{seq}/rows"))?;
+                    if reply.status == 404 {
+                        reply.refused(404, &["committed_bundle_not_found"])?
+                    } else {
+                        reply.refused(400, INVALID)?
+                    };
+                }
+                Ok(())
+            },
+        ),
+        Check::must(
+            "rows.invalid.after_negative",
+            "a negative after_row_ordinal is refused",
+            &["seed.rows.paging"],
+            |lab| invalid(lab, "?after_row_ordinal=-1"),
+        ),
+        Check::must(
+            "rows.invalid.after_text",
+            "after_row_ordinal that is no integer is refused",
+            &["seed.rows.paging"],
+            |lab| invalid(lab, "?after_row_ordinal=x"),
+        ),
+        Check::must("rows.invalid.max_zero", "max_rows 0 is refused", &["seed.rows.max_rows"], |lab| {
+            invalid(lab, "?max_rows=0")
+        }),
+        Check::must("rows.invalid.max_negative", "a negative max_rows is refused", &["seed.rows.max_rows"], |lab| {
+            invalid(lab, "?max_rows=-5")
+        }),
+        Check::must(
+            "rows.invalid.max_text",
+            "max_rows that is no integer is refused",
+            &["seed.rows.max_rows"],
+            |lab| invalid(lab, "?max_rows=ten"),
+        ),
+    ]
+}
+
+/// A device with one committed bundle of so many rows.
+fn bundle<'l>(lab: &'l Lab<'_>, rows: i64) -> Checked<(Device<'l>, Committed)> {
+    let (d, t) = (lab.ready()?, lab.plain()?);
+    let changes: Vec<_> = (0..rows).map(|n| t.insert(n, &format!("row {n}"))).collect();
+    let c = d.push(1, &changes)?;
+    want!(c.row_count == rows, "a bundle has the rows that were pushed", "{c:?}");
+    Ok((d, c))
+}
+
+fn invalid(lab: &Lab<'_>, query: &str) -> Checked {
+    let (d, c) = bundle(lab, 1)?;
+    d.rows_reply(c.seq, query)?.refused(400, INVALID).map(drop)
+}

@@ -1,0 +1,25 @@
+//! A referee for any backend of the sync protocol: it talks HTTP, knows the protocol, and never looks inside.
+//!
+//! | what | where |
+//! |---|---|
+//! | what the suite is told about a backend | [`profile`] |
+//! | the backend: tokens, fresh users, pace | [`subject`] |
+//! | one question and its levels | [`check`] |
+//! | all questions, by area | [`checks`] |
+//! | what the protocol states | [`statements`] |
+//! | running them | [`run`] |
+//! | what is said in the end | [`report`] |
+
+mod calls;
+pub mod check;
+pub mod checks;
+mod hashing;
+pub mod init;
+pub mod json;
+pub mod lab;
+pub mod profile;
+pub mod report;
+mod rows;
+pub mod run;
+pub mod statements;
+pub mod subject;

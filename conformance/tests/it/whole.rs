@@ -1,0 +1,28 @@
+//! The whole suite on our server: nothing fails, and what cannot be said is known.
+
+use sync_conformance::report::{self, Heading};
+use sync_conformance::run::{self, Options, Verdict};
+
+use crate::server::{Ours, subject};
+
+#[test]
+fn our_server_passes() {
+    let ours = Ours::start();
+    let subject = subject(&ours.url(), "whole");
+    let findings = run::run(&subject, &Options { quick: true, ..Options::default() }, &|_| {});
+    let heading = Heading {
+        backend: "sync-server".to_owned(),
+        url: ours.url(),
+        at: String::new(),
+        seconds: 0.0,
+        users: subject.users(),
+    };
+    let text = report::terminal::report(&heading, &findings);
+    assert!(run::conforms(&findings, true), "{text}");
+    let passed = findings.iter().filter(|f| matches!(f.verdict, Verdict::Pass)).count();
+    assert!(passed > 300, "{text}");
+    let json = report::json::report(&heading, &findings);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["summary"]["pass"], passed);
+    assert_eq!(json["checks"].as_array().unwrap().len(), findings.len());
+}
