@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use sync_core::protocol::capabilities::Limits;
 
 use crate::api::{Api, TokenRequest, TokenSource};
+use crate::attach::Attach;
 use crate::client::Client;
 use crate::conflict::{Policies, Policy};
 use crate::context::{Environment, Observer, System};
@@ -25,6 +26,7 @@ pub struct Builder {
     selection: Option<Selection>,
     policies: Policies,
     remember: bool,
+    attach: Option<Attach>,
     observer: Option<Observer>,
     transport: Option<Arc<dyn Transport>>,
     env: Arc<dyn Environment>,
@@ -39,6 +41,7 @@ impl Builder {
             selection: None,
             policies: Policies::default(),
             remember: false,
+            attach: None,
             observer: None,
             transport: None,
             env: Arc::new(System),
@@ -107,6 +110,14 @@ impl Builder {
         self
     }
 
+    /// What happens to this file's rows when it is attached for the first time, or after a detach to
+    /// another account; [`Attach::Merge`] where nobody says. Remembered in the file until it is attached.
+    #[must_use]
+    pub fn attach(mut self, mode: Attach) -> Self {
+        self.attach = Some(mode);
+        self
+    }
+
     /// Is told what happens, on the thread that syncs. It must not call the client.
     #[must_use]
     pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {
@@ -144,7 +155,8 @@ impl Builder {
         }
         let mut store = Store::open(&self.path)?;
         let now = self.env.now_ms();
-        if store.installed()? {
+        let asleep = store.asleep()?;
+        if store.installed()? && !asleep {
             if let Some(selection) = &self.selection {
                 store.select(selection)?;
             }
@@ -153,7 +165,16 @@ impl Builder {
             let (Some(server), Some(selection)) = (&self.server, &self.selection) else {
                 return Err(Error::NotInitialized);
             };
-            store.install(server, selection, &self.env.new_id(), now)?;
+            if asleep {
+                store.wake_up(server, selection, now)?;
+            } else {
+                store.install(server, selection, &self.env.new_id(), now)?;
+            }
+        }
+        if let Some(mode) = self.attach
+            && Meta::Joined.integer(&store.conn)? == 0
+        {
+            Meta::AttachMode.keep(&store.conn, mode.name().to_owned())?;
         }
         let remembered: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
         let server = match self.server {

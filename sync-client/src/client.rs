@@ -13,6 +13,7 @@ use sync_core::wire::decode_key;
 use crate::api::{Api, TokenSource};
 use crate::apply::Applier;
 use crate::builder::Builder;
+use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox;
@@ -165,23 +166,17 @@ impl Client {
         })
     }
 
-    /// Makes the file an ordinary one again: every row stays, capture and our tables go. Refuses while
-    /// work is pending, unless `discard_pending`: then those rows stay local, and no server hears of them.
-    /// The client is closed afterwards.
+    /// Makes the file an ordinary one again: every row stays, the capture ends, and what is not on the
+    /// server yet becomes what [`Detach`] says. The client is closed afterwards; a builder with server and
+    /// tables makes the file a synced one again, and [`crate::forget`] removes what is left of ours.
     ///
     /// # Errors
     /// [`Error::PendingWork`]; SQLite's.
-    pub fn detach(&self, discard_pending: bool) -> Result<(), Error> {
+    pub fn detach(&self, how: Detach) -> Result<Detached, Error> {
         self.stop();
-        let mut guard = self.lock();
-        let Some(engine) = guard.as_ref() else { return Err(closed()) };
-        let pending = read_status(&self.shared.path)?;
-        if !discard_pending && pending.pending_rows + pending.rejected_rows > 0 {
-            return Err(Error::PendingWork(pending.pending_rows + pending.rejected_rows));
-        }
-        engine.store.uninstall()?;
-        *guard = None;
-        Ok(())
+        let detached = self.with(|e| e.detach(how))?;
+        *self.lock() = None;
+        Ok(detached)
     }
 
     /// The sync state. Never waits for a sync.

@@ -13,7 +13,6 @@ use sync_core::hash::Algorithm;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::protocol::capabilities::Limits;
-use sync_core::protocol::connect::Resolution;
 use sync_core::protocol::error::ConflictReply;
 use sync_core::record;
 use sync_core::wire::{Form, decode_key, decode_payload};
@@ -94,7 +93,11 @@ impl Engine {
         if self.greeted.is_some_and(|at| (at..at + GREETING_MS).contains(&now)) {
             return Ok(());
         }
-        let source = self.source_id()?;
+        // Another account does not hear of the source that this file had at the one before.
+        let source = match Meta::Resume.integer(&self.store.conn)? {
+            0 => self.source_id()?,
+            _ => self.env.new_id(),
+        };
         let c = self.api.capabilities(&source).map_err(Error::from)?;
         if !c.has("connect_lifecycle") {
             return Err(Error::Protocol("it does not offer the connect lifecycle".into()));
@@ -124,66 +127,6 @@ impl Engine {
         self.limits = c.bundle_limits;
         self.greeted = Some(now);
         Ok(())
-    }
-
-    /// H8: a token of another user must not mix two users' rows.
-    fn same_scope(&self, scope: Option<&str>) -> Result<(), Error> {
-        let Some(scope) = scope else { return Ok(()) };
-        let conn = &self.store.conn;
-        match Meta::ScopeId.get::<String>(conn)? {
-            Some(known) if known != scope && Meta::Attached.integer(conn)? != 0 => Err(Error::WrongScope),
-            Some(known) if known == scope => Ok(()),
-            _ => Meta::ScopeId.set(conn, scope),
-        }
-    }
-
-    /// Connects the file to its scope, where it is not yet.
-    pub(crate) fn attach(&mut self, report: &mut PullReport) -> Result<Attached, Error> {
-        self.store.refresh(self.env.now_ms())?;
-        if Meta::Attached.integer(&self.store.conn)? != 0 {
-            return Ok(Attached::Resumed);
-        }
-        self.greet()?;
-        let tx = self.store.begin()?;
-        self.store.absorb(self.env.now_ms())?;
-        tx.commit()?;
-        // Rows that are held back would seed nothing.
-        let pending = self.store.any_dirty(true)? || self.store.outbox()?.is_some();
-        let source = self.source_id()?;
-        let reply = self.api.connect(&source, pending).map_err(Error::from)?;
-        self.same_scope(reply.scope_id.as_deref())?;
-        let conn = &self.store.conn;
-        match reply.resolution {
-            Resolution::RetryLater => {
-                let seconds = reply.retry_after_seconds.unwrap_or(1).max(1).unsigned_abs();
-                Meta::RetryAfter.set(conn, seconds.cast_signed())?;
-                return Ok(Attached::RetryLater);
-            }
-            Resolution::InitializeLocal => {
-                let id = reply
-                    .initialization_id
-                    .ok_or_else(|| Error::Protocol("initialize_local came without an initialization_id".into()))?;
-                let tx = self.store.begin()?;
-                Meta::InitializationId.set(&tx, id)?;
-                Meta::Attached.set(&tx, 1)?;
-                tx.commit()?;
-            }
-            Resolution::InitializeEmpty => Meta::Attached.set(conn, 1)?,
-            Resolution::RemoteAuthoritative => {
-                Meta::InitializationId.clear(conn)?;
-                Meta::Rebuild.set(conn, "this file joins an existing scope")?;
-                match self.rebuild_once(report)? {
-                    Pulled::Stable => Meta::Attached.set(&self.store.conn, 1)?,
-                    _ => return Err(Error::Protocol("the scope went away while it was joined".into())),
-                }
-            }
-        }
-        Meta::RetryAfter.clear(&self.store.conn)?;
-        Ok(match reply.resolution {
-            Resolution::InitializeLocal => Attached::Seeding,
-            Resolution::InitializeEmpty => Attached::Empty,
-            _ => Attached::Merged,
-        })
     }
 
     /// The same within what the call may use. What was reached is durable, and the next call goes on.

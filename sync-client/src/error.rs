@@ -49,6 +49,26 @@ pub enum Error {
          with, or detach the file first"
     )]
     WrongScope,
+    /// A detached file meets another account, and nobody said what becomes of its rows.
+    #[error(
+        "the {rows} rows in this file are from another account, or it cannot be told whose: nothing was sent; say whether they go \
+         along (attach with merge) or the account's rows replace them (take-remote)"
+    )]
+    OtherAccount {
+        /// Rows in the synced tables.
+        rows: u64,
+    },
+    /// [`crate::Attach::Fail`]: this file and the account both have rows.
+    #[error(
+        "this file has {local} rows and the account has {remote}: nothing was changed or sent; attach with merge to \
+         keep both, or with take-remote to replace this file's"
+    )]
+    BothHaveRows {
+        /// Rows in the synced tables of this file.
+        local: u64,
+        /// Rows on the server.
+        remote: u64,
+    },
     /// The file is not a synced one.
     #[error("this file is not synced yet: name a server and tables first (sync-client init)")]
     NotInitialized,
@@ -67,7 +87,7 @@ pub enum Error {
     )]
     MixedTrigger(String),
     /// Detaching would lose work.
-    #[error("{0} changed rows are not on the server yet; sync first, or detach with discarding them")]
+    #[error("{0} changed rows are not on the server yet; sync first, or say what becomes of them")]
     PendingWork(u64),
     /// The schema changed under a transaction of ours; the verb reads it again and goes on.
     #[error("the file's schema changed meanwhile; try again")]
@@ -85,7 +105,7 @@ pub enum Error {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// Something of ours in the file is not readable.
-    #[error("the sync state in this file is damaged ({0}); detach and init again keeps every row")]
+    #[error("the sync state in this file is damaged ({0}); `detach --forget` and init again keeps every row")]
     Damaged(String),
 }
 
@@ -96,7 +116,7 @@ impl Error {
         match self {
             Self::Offline { .. } | Self::Stopped | Self::RetryLater { .. } => ErrorClass::Offline,
             Self::Auth(_) => ErrorClass::Auth,
-            Self::Refused { .. } | Self::WrongScope => ErrorClass::Refused,
+            Self::Refused { .. } | Self::WrongScope | Self::OtherAccount { .. } => ErrorClass::Refused,
             Self::Protocol(_) => ErrorClass::Protocol,
             _ => ErrorClass::Local,
         }

@@ -25,15 +25,18 @@
 
 mod api;
 mod apply;
+mod attach;
 mod budget;
 mod builder;
 mod client;
 mod conflict;
 pub mod context;
+mod detach;
 mod download;
 mod engine;
 mod error;
 mod freeze;
+mod give_way;
 mod inbox;
 mod keep;
 mod listing;
@@ -54,9 +57,11 @@ mod verify;
 mod worker;
 
 pub use api::{TokenRequest, TokenSource};
+pub use attach::Attach;
 pub use builder::Builder;
 pub use client::{Client, fetch_schema};
 pub use conflict::{Conflict, Policy, Resolution, Resolver, RowValues};
+pub use detach::{Detach, Detached, forget};
 pub use error::Error;
 pub use listing::{read_inbox, read_inbox_page};
 pub use report::*;

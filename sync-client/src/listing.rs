@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::inbox;
 use crate::report::{InboxPage, InboxRow};
 use crate::settle::op_of;
-use crate::status::{open, tables};
+use crate::status::{open_any, tables};
 use crate::store::{Meta, rfc3339};
 
 /// Reads the inbox entries of a kind: `rejected`, `discarded` or `conflict`; all of them.
@@ -33,7 +33,7 @@ pub fn read_inbox(path: &Path, kind: &str) -> Result<Vec<InboxRow>, Error> {
 /// # Errors
 /// [`Error::Argument`] where `after` is no such place; else as [`crate::read_status`].
 pub fn read_inbox_page(path: &Path, kind: &str, after: Option<&str>, limit: usize) -> Result<InboxPage, Error> {
-    let conn = open(path)?;
+    let conn = open_any(path)?;
     let conn = conn.unchecked_transaction()?;
     let mut page = Page { rows: Vec::new(), limit, last: None, next: None };
     let after = Place::parse(after)?;

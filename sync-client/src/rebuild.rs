@@ -13,6 +13,7 @@ use sync_core::value::Value;
 
 use crate::api::CallError;
 use crate::apply::{Applier, fit};
+use crate::attach::Attach;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -98,6 +99,11 @@ impl Engine {
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.stage = Some(stage);
         applier.begin_bundle("", false)?;
+        if self.attach_mode()? == Some(Attach::TakeRemote) {
+            applier.give_way(Some(stage))?;
+            // What the app writes from here on is an edit like any other.
+            Meta::Joined.set(&tx, 1)?;
+        }
         let grown = self.store.grown_tables()?;
         stage.each_snapshot_row(self.store.schema().parents_first(), |r| applier.snapshot_row(r, fork, &grown))?;
         applier.missing_from(stage, seq, fork)?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attached {
-    /// The file was attached before; nothing was asked of the server.
+    /// The file was attached before, or was detached from this history and goes on.
     Resumed,
     /// The scope was new: this file's rows seed it with the next push.
     Seeding,
@@ -16,6 +16,8 @@ pub enum Attached {
     Empty,
     /// The scope had rows: they were merged with this file's.
     Merged,
+    /// The scope's rows were taken in place of this file's ([`crate::Attach::TakeRemote`]).
+    TookRemote,
     /// Another device is seeding; try again after `Status::retry_after_seconds`.
     RetryLater,
 }

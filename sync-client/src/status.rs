@@ -221,8 +221,9 @@ pub fn inspect(path: &Path, only: Option<&[String]>) -> Result<Found, Error> {
     Ok(introspect(&conn, only)?)
 }
 
-/// A connection that only reads, and that does not even tidy up when it is the last one to close.
-pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
+/// A connection that only reads, and that does not even tidy up when it is the last one to close. Also to a
+/// file that was detached and remembers where it was.
+pub(crate) fn open_any(path: &Path) -> Result<Connection, Error> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     configure(&conn, SETTINGS)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -230,6 +231,12 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
     let synced =
         conn.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_sync_meta'")?.exists([])?;
     if synced { Ok(conn) } else { Err(Error::NotInitialized) }
+}
+
+/// The same to a file that is a synced one now.
+pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
+    let conn = open_any(path)?;
+    if Meta::Detached.get::<i64>(&conn)?.is_some() { Err(Error::NotInitialized) } else { Ok(conn) }
 }
 
 pub(crate) fn tables(conn: &Connection) -> Result<Vec<(i64, String)>, Error> {

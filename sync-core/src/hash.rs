@@ -30,6 +30,12 @@ impl Algorithm {
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
+    /// BLAKE3 of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
     /// 64 lowercase hex digits.
     #[must_use]
     pub fn hex(&self) -> String {

@@ -28,7 +28,7 @@ impl Selection {
         }
     }
 
-    fn stored(&self) -> String {
+    pub(super) fn stored(&self) -> String {
         match self {
             Self::All => "*".into(),
             Self::Named(n) => serde_json::to_string(n).unwrap_or_default(),
@@ -106,7 +106,7 @@ impl Store {
         }
         // The app may migrate at any moment: what is read here is read under the write lock.
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let outcome = self.refresh_locked(now);
+        let outcome = self.refresh_locked(now).and_then(|plan| self.wake_rows(now).map(|()| plan));
         match outcome {
             Ok(plan) => {
                 self.conn.execute_batch("COMMIT")?;
@@ -301,7 +301,7 @@ fn absorb_old(conn: &Connection, id: i64, table: &Table, old: &[String], trust: 
 }
 
 /// Makes every row of a table an intent, and every row that the server was known to have.
-fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i64) -> Result<(), Error> {
+pub(super) fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i64) -> Result<(), Error> {
     conn.execute(
         &format!(
             "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT ?, _sync_key({}), ? FROM main.{}",

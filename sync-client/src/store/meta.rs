@@ -50,6 +50,20 @@ pub(crate) enum Meta {
     RetryAfter,
     /// The conflict rules that the file remembers, as JSON.
     Policies,
+    /// How the first attach treats rows that are on both sides; none where nobody said.
+    AttachMode,
+    /// Whether the file was attached since it was made a synced one: the mode is for the first time only.
+    Joined,
+    /// When the file was detached, keeping what is needed to go on.
+    Detached,
+    /// The file was detached and is a synced one again; whether it may go on is not asked yet.
+    Resume,
+    /// The rows here are another account's.
+    Switched,
+    /// Exports that were imported into this file.
+    Imported,
+    /// The columns of each table when the file was detached.
+    KeptColumns,
 }
 
 impl Meta {
@@ -84,6 +98,13 @@ impl Meta {
             Self::LastError => "last_error",
             Self::RetryAfter => "retry_after",
             Self::Policies => "policies",
+            Self::AttachMode => "attach_mode",
+            Self::Joined => "joined",
+            Self::Detached => "detached",
+            Self::Resume => "resume",
+            Self::Switched => "switched",
+            Self::Imported => "imported",
+            Self::KeptColumns => "kept_columns",
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the client keeps in the app's file: the `_sync_*` tables, and the synced tables as statements.
 
+mod asleep;
 mod dirty;
 mod fold;
 mod install;

@@ -189,6 +189,46 @@ fn policies_are_remembered_and_named_tables_are_checked() {
     assert_eq!(text(&a, both), "Ab@x3");
 }
 
+/// Modes of attaching, and what a detach leaves for the next account.
+#[test]
+fn rows_of_two_sides_meet_as_it_was_said() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let url = server.url();
+    let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    let b =
+        file(&dir, "b.db", &format!("{DDL} INSERT INTO customers VALUES ('c1', 'Otto', NULL), ('c9', 'Zoe', NULL)"));
+    let init = |file: &str, user: &str, more: &[&str]| {
+        run(&dir, &[&["init", file, "--server", &url, "--all", "--token", user][..], more].concat())
+    };
+    init("a.db", "ann", &[]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    init("b.db", "ann", &["--attach", "coin"]).ends(2);
+    init("b.db", "ann", &["--attach", "fail"]).ends(0);
+    let ran = run(&dir, &["sync", "b.db"]).ends(1);
+    assert!(
+        ran.stderr.contains("has 2 rows and the account has 3") && ran.stderr.contains("--attach"),
+        "{}",
+        ran.stderr
+    );
+    init("b.db", "ann", &["--attach", "take-remote"]).ends(0);
+    run(&dir, &["sync", "b.db"]).ends(0);
+    assert_eq!(text(&b, "SELECT group_concat(name) FROM customers"), "Ann,Bo");
+    assert_eq!(run(&dir, &["discarded", "b.db", "--json"]).ends(0).json()["rows"].as_array().unwrap().len(), 2);
+
+    a.execute_batch("UPDATE orders SET cents = 7").unwrap();
+    let json = run(&dir, &["detach", "a.db", "--discard", "--json"]).ends(0).json();
+    assert_eq!((&json["discarded_rows"], &json["kept_rows"]), (&1.into(), &0.into()));
+    assert_eq!(text(&a, ALL_ORDERS), "o1=1250");
+    assert!(run(&dir, &["discarded", "a.db"]).ends(0).stdout.contains("detached"), "also of a detached file");
+    init("a.db", "bob", &[]).ends(0);
+    let ran = run(&dir, &["sync", "a.db"]).ends(4);
+    assert!(ran.stderr.contains("the 3 rows in this file are from another account"), "{}", ran.stderr);
+    init("a.db", "bob", &["--attach", "take-remote"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(text(&a, ALL_ORDERS), "");
+    assert_eq!(text(&b, ALL_ORDERS), "o1=1250");
+}
+
 #[test]
 fn rows_of_several_key_columns_are_named_by_their_key_object() {
     let ddl = "CREATE TABLE marks (a TEXT NOT NULL, b INTEGER NOT NULL, n INTEGER, PRIMARY KEY (a, b));";

@@ -1,6 +1,6 @@
 //! Hard cases that a careful reader found: each once lost a write, brought one back, or stood still.
 
-use sync_client::Policy;
+use sync_client::{Detach, Policy};
 use sync_server::limits::Limits;
 
 use crate::world::{SCHEMA, World, converge, copy, dump};
@@ -190,7 +190,7 @@ fn a_wiped_server_is_known_again_after_a_restart() {
 #[test]
 fn migrations_between_verbs_are_noticed() {
     let w = World::new();
-    let (a, b) = (w.device("a"), w.device("b"));
+    let (mut a, b) = (w.device("a"), w.device("b"));
     converge(&[&a, &b]);
     for i in 0..4 {
         a.sql(&format!("CREATE INDEX i{i} ON people(age, name); INSERT INTO people (id, age) VALUES ('p{i}', {i})"));
@@ -201,7 +201,10 @@ fn migrations_between_verbs_are_noticed() {
     converge(&[&a, &b]);
     assert_eq!(b.count("SELECT count(*) FROM people"), 4);
     a.sql("CREATE TABLE scratch (x)");
-    a.client().detach(false).unwrap();
+    a.client().detach(Detach::WhenClean).unwrap();
+    assert_eq!(a.count("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'"), 0);
+    a.close();
+    sync_client::forget(&a.path).unwrap();
     assert_eq!(a.count("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'"), 0);
     assert_eq!(a.count("SELECT count(*) FROM people"), 4);
 }

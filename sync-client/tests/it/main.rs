@@ -1,9 +1,11 @@
 //! The client's integration tests, in one binary.
 
+mod attach;
 mod cli;
 mod cli_server;
 mod cli_verify;
 mod conflicts;
+mod detach;
 mod faults;
 mod hard;
 mod keep;

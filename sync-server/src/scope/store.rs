@@ -73,13 +73,18 @@ fn optional_digest(row: &Row<'_>, i: usize) -> Outcome<Option<Digest>> {
     raw.map(|b| Digest::from_bytes(&b).ok_or(Fail::Damaged("a hash"))).transpose()
 }
 
+/// The id of a user's scope, also before there is one.
+pub(crate) fn scope_id(user: &str) -> String {
+    let id = blake3::Hash::from(blake3::derive_key("sync-server 2026 scope id", user.as_bytes())).to_hex();
+    id.as_str()[..32].to_owned()
+}
+
 /// Makes the one row of `_sync_scope`.
 ///
 /// The scope's id is derived from the user's: another user never has it, and it is the same again after
 /// the server was wiped, so that a device tells the one from the other (cases H3, H8).
 pub(crate) fn create(conn: &Connection, user: &str) -> rusqlite::Result<()> {
-    let scope_id = blake3::Hash::from(blake3::derive_key("sync-server 2026 scope id", user.as_bytes())).to_hex();
-    let scope_id = &scope_id.as_str()[..32];
+    let scope_id = scope_id(user);
     conn.execute_batch(TABLES)?;
     conn.execute(
         "INSERT INTO _sync_scope VALUES (1, ?, ?, ?, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, zeroblob(32))",

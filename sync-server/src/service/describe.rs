@@ -10,6 +10,7 @@ use sync_core::protocol::capabilities::{self, Capabilities, SchemaReply, TableSp
 
 use super::{Caller, Inner};
 use crate::scope::fail::Outcome;
+use crate::scope::store::scope_id;
 
 /// The features of reference-server §7.1, and the additive ones.
 const FEATURES: &[(&str, bool)] = &[
@@ -164,7 +165,7 @@ impl Inner {
                 max_digest_rows_per_minute: l.max_digest_rows_per_minute,
             },
             bundle_hash_algorithms: [Algorithm::Sha256, Algorithm::Blake3].map(|a| a.name().to_owned()).to_vec(),
-            scope_id: self.scope(caller)?.map(|s| s.scope_id.clone()),
+            scope_id: Some(self.scope(caller)?.map_or_else(|| scope_id(caller.user.as_str()), |s| s.scope_id.clone())),
         })
     }
 

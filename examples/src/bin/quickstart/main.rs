@@ -104,7 +104,7 @@ fn input_scene(files: [PathBuf; 2], input: &Path) -> Result<Scene> {
     let conn = Connection::open(&files[0])?;
     if conn.prepare("SELECT 1 FROM main.sqlite_schema WHERE name = '_sync_meta'")?.exists([])? {
         // The copy must not pass for the device that the file belongs to.
-        Client::builder(&files[0]).open()?.detach(true)?;
+        sync_client::forget(&files[0])?;
     }
     let found = introspect(&conn, None)?;
     heading(&format!("{} (a copy)", input.display()));

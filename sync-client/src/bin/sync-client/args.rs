@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use sync_client::Policy;
+use sync_client::{Attach, Policy};
 
 /// Keeps a SQLite file in sync with a server. Apps go on writing plain SQL to it.
 #[derive(Debug, Parser)]
@@ -92,8 +92,8 @@ pub(crate) enum Command {
     /// Compare two files row by row, without a server
     #[command(after_help = COMPARE_JSON)]
     Compare(Compare),
-    /// Make FILE an ordinary file again; its rows stay
-    #[command(after_help = "With --json: {\"detached\": true}")]
+    /// Make FILE an ordinary file again; its rows stay, and it remembers where it was
+    #[command(after_help = "With --json: {\"detached\": true, \"kept_rows\", \"discarded_rows\"}")]
     Detach(Detach),
 }
 
@@ -128,6 +128,11 @@ pub(crate) struct Init {
     pub(crate) which: Which,
     #[command(flatten)]
     pub(crate) token: Token,
+    /// What becomes of FILE's rows when it is first synced: merge (both sides' rows are kept), take-remote
+    /// (the server's replace them; `discarded` keeps what goes) or fail (where both have rows, nothing happens).
+    /// Without it: merge, and a detached file that meets another account is not synced
+    #[arg(long, value_name = "MODE")]
+    pub(crate) attach: Option<Attach>,
     #[command(flatten)]
     pub(crate) rules: Rules,
 }
@@ -221,9 +226,27 @@ pub(crate) struct Row {
 pub(crate) struct Detach {
     /// The synced file
     pub(crate) file: PathBuf,
-    /// Also where changes were not sent yet: other devices will never see them
+    #[command(flatten)]
+    pub(crate) pending: Pending,
+}
+
+/// What becomes of changes that are not on the server yet; without one of these a detach refuses where
+/// there are any.
+#[derive(Debug, ClapArgs)]
+#[group(multiple = false)]
+pub(crate) struct Pending {
+    /// The changed rows stay as they are, and go to the server when FILE is synced with the same account
+    /// again
     #[arg(long)]
-    pub(crate) discard_pending: bool,
+    pub(crate) keep: bool,
+    /// They are undone: rows go back to what the server had, rows that it never had go. `discarded` keeps
+    /// them whole
+    #[arg(long)]
+    pub(crate) discard: bool,
+    /// Remove everything of ours, the inbox too, also from a file that is detached or damaged. The rows stay,
+    /// and nothing is known of them
+    #[arg(long)]
+    pub(crate) forget: bool,
 }
 
 /// What becomes of a row that both sides changed.

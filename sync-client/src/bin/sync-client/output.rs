@@ -81,7 +81,10 @@ impl From<Error> for Failure {
             }
             (Error::Refused { code, .. }, _) if code.starts_with("status ") => NO_SYNC_SERVER,
             (Error::Protocol(_), _) => NO_SYNC_SERVER,
-            (Error::PendingWork(_), _) => "For the latter use --discard-pending.",
+            (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => "`init` again with --attach says which.",
+            (Error::PendingWork(_), _) => {
+                "For the latter: `detach` with --keep or --discard; its help says what they do."
+            }
             _ => "",
         };
         let message = match error {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::Serialize;
-use sync_client::{Client, Error, report::SyncReport, transport::Http};
+use sync_client::{Client, Detach, Detached, Error, report::SyncReport, transport::Http};
 use sync_core::{
     protocol::capabilities::SchemaReply,
     sqlite::{
@@ -89,6 +89,9 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     Http::new(&args.server).map_err(Error::from)?;
     let source = Source::find(args.token.given.as_deref(), &args.file);
     let mut builder = file::builder(&args.file, source, &args.rules).server(&args.server).remember_policies();
+    if let Some(mode) = args.attach {
+        builder = builder.attach(mode);
+    }
     let found = if args.which.all {
         let found = Findings::of(&sync_client::inspect(&args.file, None)?);
         found.tell(out);
@@ -342,16 +345,43 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
     #[derive(Serialize)]
     struct Report {
         detached: bool,
+        #[serde(flatten)]
+        rows: Detached,
     }
     file::must_exist(&args.file)?;
-    let client = file::builder(&args.file, None, &args::Rules::default()).open()?;
-    client.detach(args.discard_pending)?;
-    drop(client);
+    let pending = &args.pending;
+    let rows = if pending.forget {
+        sync_client::forget(&args.file)?;
+        Detached::default()
+    } else {
+        let client = file::builder(&args.file, None, &args::Rules::default()).open()?;
+        client.detach(if pending.keep {
+            Detach::KeepData
+        } else if pending.discard {
+            Detach::Discard
+        } else {
+            Detach::WhenClean
+        })?
+    };
     token::forget(&args.file).map_err(|error| {
         Failure::local(format!("The file is detached, but its token file cannot be removed: {error}."))
     })?;
-    out.result(&Report { detached: true }, || {
-        format!("{} is an ordinary file again. Its rows stayed.", args.file.display())
+    out.result(&Report { detached: true, rows }, || {
+        let mut text = format!("{} is an ordinary file again. Its rows stayed.", args.file.display());
+        if rows.kept_rows > 0 {
+            text.push_str(&format!(
+                "\n{} not sent yet: `sync-client init` with the same account goes on from here.",
+                counted(rows.kept_rows, "change")
+            ));
+        }
+        if rows.discarded_rows > 0 {
+            text.push_str(&format!(
+                "\n{} undone: sync-client discarded {}",
+                counted(rows.discarded_rows, "change"),
+                shell(&args.file.to_string_lossy())
+            ));
+        }
+        text
     });
     Ok(Done::Clean)
 }

@@ -171,12 +171,13 @@ fn capabilities_and_status() {
     let w = World::new(NOTES);
     let a = w.device("ann", "a");
     let before = w.service().capabilities(&a.caller).unwrap();
-    assert_eq!(before.scope_id, None);
+    assert!(before.scope_id.is_some(), "a client tells accounts apart before anybody wrote to them");
     assert_eq!(before.registered_tables, ["main.notes", "main.tags"]);
     assert_eq!(before.registered_table_specs[0].columns, ["id", "body", "n"]);
     assert_eq!(before.features.len(), 21);
     assert!(!before.has("server_checkpoint_tracking") && before.has("bundle_change_watch"));
     let scope = a.connect(false).unwrap().scope_id;
+    assert_eq!(before.scope_id, scope);
     assert_eq!(w.service().capabilities(&a.caller).unwrap().scope_id, scope);
     a.push(1, &[insert("notes", json!({"id": "n1"}))]).unwrap();
     a.create(1, 1, None).unwrap();

@@ -1,0 +1,227 @@
+//! Attaching: a file becomes part of a scope, or goes on where it was detached (cases C12, C13, H8).
+
+use std::str::FromStr;
+
+use sync_core::protocol::Code;
+use sync_core::protocol::connect::Resolution;
+use sync_core::protocol::pull::PullRequest;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::pull::Pulled;
+use crate::report::{Attached, PullReport};
+use crate::store::Meta;
+
+/// What happens to this file's rows when it is attached for the first time, or to another account.
+/// A file that was detached and meets the same history again goes on where it was, whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Attach {
+    /// Both sides' rows are kept: equal ones are recognised, others are pushed, and where both have another
+    /// row under one key, the policy decides.
+    #[default]
+    Merge,
+    /// This file's rows give way: afterwards it holds what the server holds. Every row that the server
+    /// does not have, or has otherwise, is kept whole in `discarded`. An account that was never written to
+    /// has nothing to take: this file's rows fill it, unless they are another account's.
+    TakeRemote,
+    /// Where both sides have rows, nothing is changed and nothing is sent: [`Error::BothHaveRows`].
+    Fail,
+}
+
+impl Attach {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Merge => "merge",
+            Self::TakeRemote => "take-remote",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// Reads `merge`, `take-remote` or `fail`.
+impl FromStr for Attach {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::Merge, Self::TakeRemote, Self::Fail]
+            .into_iter()
+            .find(|a| a.name() == s)
+            .ok_or_else(|| "a file is attached with merge, take-remote or fail".into())
+    }
+}
+
+impl Engine {
+    /// Connects the file to its scope, where it is not yet.
+    pub(crate) fn attach(&mut self, report: &mut PullReport) -> Result<Attached, Error> {
+        self.store.refresh(self.env.now_ms())?;
+        if Meta::Attached.integer(&self.store.conn)? != 0 {
+            return Ok(Attached::Resumed);
+        }
+        self.greet()?;
+        let mode = self.attach_mode()?;
+        if mode == Some(Attach::TakeRemote) && Meta::Resume.integer(&self.store.conn)? != 0 {
+            self.forget_history(true)?;
+        }
+        self.known_account(mode)?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        tx.commit()?;
+        let gives_way = mode == Some(Attach::TakeRemote) && Meta::Switched.integer(&self.store.conn)? != 0;
+        // Rows that are held back would seed nothing.
+        let pending = !gives_way && (self.store.any_dirty(true)? || self.store.outbox()?.is_some());
+        let source = self.source_id()?;
+        let reply = self.api.connect(&source, pending).map_err(Error::from)?;
+        self.same_scope(reply.scope_id.as_deref())?;
+        let conn = &self.store.conn;
+        if reply.resolution == Resolution::RetryLater {
+            let seconds = reply.retry_after_seconds.unwrap_or(1).max(1).unsigned_abs();
+            Meta::RetryAfter.set(conn, seconds.cast_signed())?;
+            return Ok(Attached::RetryLater);
+        }
+        if Meta::Resume.integer(conn)? != 0 {
+            let known = reply.resolution == Resolution::RemoteAuthoritative;
+            if known && self.same_history(&source)? {
+                self.joined(None)?;
+                return Ok(Attached::Resumed);
+            }
+            // A lease that was just granted is this source's.
+            self.forget_history(known)?;
+        }
+        match reply.resolution {
+            Resolution::InitializeLocal => {
+                let id = reply
+                    .initialization_id
+                    .ok_or_else(|| Error::Protocol("initialize_local came without an initialization_id".into()))?;
+                self.joined(Some(&id))?;
+                Ok(Attached::Seeding)
+            }
+            Resolution::InitializeEmpty => {
+                if gives_way {
+                    self.give_way_to_nothing(report)?;
+                }
+                self.joined(None)?;
+                Ok(Attached::Empty)
+            }
+            Resolution::RemoteAuthoritative | Resolution::RetryLater => {
+                let conn = &self.store.conn;
+                Meta::InitializationId.clear(conn)?;
+                if mode == Some(Attach::Fail) {
+                    self.refuse_two_sides()?;
+                }
+                Meta::Rebuild.set(conn, "this file joins an existing scope")?;
+                match self.rebuild_once(report)? {
+                    Pulled::Stable => self.joined(None)?,
+                    _ => return Err(Error::Protocol("the scope went away while it was joined".into())),
+                }
+                Ok(if mode == Some(Attach::TakeRemote) { Attached::TookRemote } else { Attached::Merged })
+            }
+        }
+    }
+
+    /// The mode, while it still matters.
+    pub(crate) fn attach_mode(&self) -> Result<Option<Attach>, Error> {
+        if Meta::Joined.integer(&self.store.conn)? != 0 {
+            return Ok(None);
+        }
+        let stored: Option<String> = Meta::AttachMode.get(&self.store.conn)?;
+        stored.map(|s| s.parse().map_err(|_| Error::Damaged("attach".into()))).transpose()
+    }
+
+    fn joined(&self, initialization_id: Option<&str>) -> Result<(), Error> {
+        let tx = self.store.begin()?;
+        if let Some(id) = initialization_id {
+            Meta::InitializationId.set(&tx, id)?;
+        }
+        for m in [Meta::Attached, Meta::Joined] {
+            m.set(&tx, 1)?;
+        }
+        for m in [Meta::AttachMode, Meta::Resume, Meta::Switched, Meta::RetryAfter] {
+            m.clear(&tx)?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// H8: a token of another user must not mix two users' rows. A file that was detached may go to
+    /// another account, where it was said what becomes of its rows; nothing else goes along.
+    pub(crate) fn same_scope(&self, scope: Option<&str>) -> Result<(), Error> {
+        let Some(scope) = scope else { return Ok(()) };
+        let conn = &self.store.conn;
+        match Meta::ScopeId.get::<String>(conn)? {
+            Some(known) if known == scope => Ok(()),
+            Some(_) if Meta::Attached.integer(conn)? != 0 => Err(Error::WrongScope),
+            Some(_) if Meta::Resume.integer(conn)? != 0 => {
+                let rows = self.store.count_rows()?;
+                if rows > 0 && !matches!(self.attach_mode()?, Some(Attach::Merge | Attach::TakeRemote)) {
+                    return Err(Error::OtherAccount { rows });
+                }
+                let tx = self.store.begin()?;
+                self.store.forget_account(&self.env.new_id(), self.env.now_ms())?;
+                Meta::Switched.set(&tx, 1)?;
+                Meta::ScopeId.set(&tx, scope)?;
+                Ok(tx.commit()?)
+            }
+            _ => Meta::ScopeId.set(conn, scope),
+        }
+    }
+
+    /// A server that does not name its scopes could be another account's: then it has to be said what
+    /// becomes of rows that were an account's before.
+    fn known_account(&self, mode: Option<Attach>) -> Result<(), Error> {
+        let conn = &self.store.conn;
+        let told = Meta::ScopeId.get::<String>(conn)?.is_some() || mode.is_some();
+        if told || Meta::Resume.integer(conn)? == 0 || Meta::Checkpoint.integer(conn)? == 0 {
+            return Ok(());
+        }
+        match self.store.count_rows()? {
+            0 => Ok(()),
+            rows => Err(Error::OtherAccount { rows }),
+        }
+    }
+
+    /// Whether the server still has the history that this file was detached from. One that is pruned
+    /// below the checkpoint counts: the rebuild that follows compares every row.
+    fn same_history(&self, source: &str) -> Result<bool, Error> {
+        let conn = &self.store.conn;
+        let checkpoint = Meta::Checkpoint.integer(conn)?;
+        let hash: Option<String> = Meta::HistoryHash.get(conn)?;
+        if checkpoint == 0 || hash.is_none() || !self.api.is_ours() || Meta::ScopeId.get::<String>(conn)?.is_none() {
+            return Ok(false);
+        }
+        let request = PullRequest {
+            after_bundle_seq: checkpoint,
+            max_bundles: 1,
+            after_history_hash: hash,
+            max_inline_rows: Some(0),
+            ..PullRequest::default()
+        };
+        match self.api.pull(source, &request) {
+            Ok(_) => Ok(true),
+            Err(e) => match e.code() {
+                Some(Code::HistoryPruned) => Ok(true),
+                Some(Code::CheckpointAhead | Code::HistoryDiverged) => Ok(false),
+                _ => Err(e.into()),
+            },
+        }
+    }
+
+    fn forget_history(&self, fresh_source: bool) -> Result<(), Error> {
+        let source = fresh_source.then(|| self.env.new_id());
+        let tx = self.store.begin()?;
+        self.store.forget_history(source.as_deref(), self.env.now_ms())?;
+        Ok(tx.commit()?)
+    }
+
+    fn refuse_two_sides(&self) -> Result<(), Error> {
+        let local = self.store.count_rows()?;
+        if local == 0 {
+            return Ok(());
+        }
+        let source = self.source_id()?;
+        let session = self.api.create_snapshot(&source).map_err(Error::from)?;
+        self.api.delete_snapshot(&source, &session.snapshot_id);
+        match session.row_count.unsigned_abs() {
+            0 => Ok(()),
+            remote => Err(Error::BothHaveRows { local, remote }),
+        }
+    }
+}

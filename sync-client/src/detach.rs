@@ -1,0 +1,206 @@
+//! Detaching: the file is an ordinary one again, and remembers where it was (case C12).
+
+use std::path::Path;
+
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::record::{self, Record};
+use sync_core::value::Value;
+
+use crate::apply::{Applier, fit};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::inbox::Entry;
+use crate::lock::OwnerLock;
+use crate::settle::op_of;
+use crate::stage::StagedRow;
+use crate::status::read_status;
+use crate::store::{Meta, OutboxState, Store};
+
+/// What becomes of work that is not on the server yet when a file is detached. Every way leaves the rows
+/// in their tables, ends the capture, and keeps what is needed to go on: the versions of the rows, the
+/// history that they are of, and the inbox. Attached to the same history again, the file goes on where it
+/// was: what others deleted meanwhile goes here too, and what the app wrote meanwhile is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Detach {
+    /// Refuses where there is any: rows that wait, are on their way, are held, or are in `rejected`.
+    #[default]
+    WhenClean,
+    /// Keeps it: the edited rows stay as they are, and are pushed when the file is attached to the same
+    /// account again.
+    KeepData,
+    /// Undoes it: each row goes back to what was last known of the server, rows that no server has go, and
+    /// each edit is kept whole in `discarded`. Where the server's row is not known, the edit stays until the
+    /// file is attached again. What was sent and not answered may be on the server all the same.
+    Discard,
+}
+
+/// What a detach did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Detached {
+    /// Changed rows that stay and wait for the next attach.
+    pub kept_rows: u64,
+    /// Edits that were undone; they are in `discarded`.
+    pub discarded_rows: u64,
+}
+
+impl Engine {
+    pub(crate) fn detach(&self, how: Detach) -> Result<Detached, Error> {
+        let status = read_status(&self.path)?;
+        let pending = status.pending_rows + status.rejected_rows;
+        if how == Detach::WhenClean && pending > 0 {
+            return Err(Error::PendingWork(pending));
+        }
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let mut detached = Detached::default();
+        match how {
+            // A write that came since is kept, not refused.
+            Detach::WhenClean | Detach::KeepData => {
+                let waiting = "SELECT (SELECT count(*) FROM main._sync_dirty) + (SELECT count(*) FROM main._sync_out)";
+                detached.kept_rows = tx.query_row(waiting, [], |r| r.get::<_, i64>(0))?.unsigned_abs();
+            }
+            Detach::Discard => {
+                let message = "this change was not on the server yet when the file was detached, and was undone";
+                detached.discarded_rows = self.undo_pending("detached", message)?;
+            }
+        }
+        self.store.fall_asleep(self.env.now_ms())?;
+        tx.commit()?;
+        Ok(detached)
+    }
+
+    /// Takes back every intent, recorded whole. In a transaction of the caller.
+    pub(crate) fn undo_pending(&self, reason: &str, message: &str) -> Result<u64, Error> {
+        let (store, now) = (&self.store, self.env.now_ms());
+        match store.outbox()?.map(|o| o.state) {
+            // It is on the server: not pending, and confirmed when the file is attached again.
+            None | Some(OutboxState::Committed) => {
+                store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
+            }
+            Some(OutboxState::Frozen) => store.release_outbox()?,
+            // Somebody else may take up the tuple that is in doubt.
+            Some(OutboxState::Sent) => {
+                store.release_outbox()?;
+                Meta::SourceId.set(&store.conn, self.env.new_id())?;
+                Meta::NextSourceBundleId.set(&store.conn, 1)?;
+            }
+        }
+        let mut undone = 0;
+        let mut back = Vec::new();
+        for position in 0..store.managed.len() {
+            let t = store.managed[position].id;
+            let mut s = store.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ? ORDER BY k")?;
+            let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            for k in keys {
+                undone += u64::from(self.undo(position, k, reason, message, &mut back)?);
+            }
+        }
+        // Last: no intent is left that could be taken for one of the app's.
+        let mut applier = Applier::new(store, &self.policies, now)?;
+        applier.begin_bundle("", false)?;
+        for (r, known) in back {
+            applier.write_or_defer(r, known)?;
+        }
+        applier.end_bundle()?;
+        applier.finish()?;
+        store.conn.execute_batch(
+            "DELETE FROM main._sync_row WHERE v = 0;
+             UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected';",
+        )?;
+        Ok(undone)
+    }
+
+    /// Ends one intent; what has to be written is added to `back`. False where it meant nothing.
+    fn undo(
+        &self,
+        position: usize,
+        k: Vec<u8>,
+        reason: &str,
+        message: &str,
+        back: &mut Vec<(StagedRow, Known)>,
+    ) -> Result<bool, Error> {
+        let store = &self.store;
+        let (m, table) = (&store.managed[position], store.table(position));
+        let key = Key::from_stored(k.clone()).unpack()?;
+        let Some(dirty) = store.dirty(m.id, &k)? else { return Ok(false) };
+        let live: Option<Vec<Value>> = match m.sql.read(&store.conn, &key)? {
+            // Not readable as text: it stays as it is, since nothing could record it.
+            Some(Err(_)) => return Ok(false),
+            Some(Ok(row)) => Some(row),
+            None => None,
+        };
+        let known = store.known(m.id, &k)?;
+        let whole = |b: &Record| b.iter().all(Option::is_some);
+        let target = match (self.committed_row(m.id, &k)?, known) {
+            (Some(row), _) => Ok(row),
+            (None, Known::Live(_)) => dirty.base.clone().filter(whole).map(|b| Some(fit(b, table))).ok_or(()),
+            (None, Known::Never | Known::Gone(_)) => Ok(None),
+        };
+        store.drop_dirty(m.id, &k)?;
+        let same = match (&live, &target) {
+            (Some(live), Ok(Some(row))) => live.iter().zip(row).all(|(l, r)| r.as_ref().is_none_or(|r| r == l)),
+            (None, Ok(None)) => true,
+            _ => false,
+        };
+        if same {
+            return Ok(false);
+        }
+        let unknown = format!("{message}; the server's row is not known here, and comes back with the next attach");
+        Entry {
+            kind: "discarded",
+            at: self.env.now_ms(),
+            table,
+            key: &key,
+            op: op_of(live.as_deref(), known, dirty.base.as_ref()),
+            reason,
+            message: if target.is_ok() { message } else { &unknown },
+            local: live.as_deref(),
+            base: dirty.base.as_ref(),
+            server: None,
+        }
+        .store(&store.conn)?;
+        let Ok(target) = target else {
+            store.set_known(m.id, &k, Known::Never)?;
+            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+            return Ok(true);
+        };
+        let r = StagedRow {
+            position,
+            k,
+            op: if target.is_some() { Op::Update } else { Op::Delete },
+            version: known.version(),
+            row: target.as_ref().map(|row| record::encode_partial(row)),
+        };
+        back.push((r, if live.is_some() { Known::Live(known.version()) } else { Known::Never }));
+        Ok(true)
+    }
+
+    /// The row as it is in a committed outbox: `Some(None)` where that deleted it.
+    fn committed_row(&self, t: i64, k: &[u8]) -> Result<Option<Option<Record>>, Error> {
+        let mut s = self.store.conn.prepare_cached("SELECT row FROM main._sync_out WHERE t = ? AND k = ?")?;
+        let mut rows = s.query((t, k))?;
+        let Some(r) = rows.next()? else { return Ok(None) };
+        let stored: Option<Vec<u8>> = r.get(0)?;
+        Ok(Some(stored.map(|b| record::decode(&b)).transpose()?))
+    }
+}
+
+/// Removes everything of ours from a file, synced or detached, whatever state it is in: its rows stay,
+/// nothing else does. Work that is not on the server is only in the rows from then on, and the inbox is gone.
+///
+/// # Errors
+/// [`Error::NotInitialized`] where there is nothing of ours; [`Error::Owned`] where it is being synced;
+/// SQLite's.
+pub fn forget(path: &Path) -> Result<(), Error> {
+    if !path.exists() {
+        return Err(Error::Argument(format!("there is no file {}", path.display())));
+    }
+    let _lock = OwnerLock::take(path)?;
+    let store = Store::open(path)?;
+    if !store.installed()? {
+        return Err(Error::NotInitialized);
+    }
+    store.uninstall()
+}

@@ -1,0 +1,91 @@
+//! Taking the server's rows in place of this file's ([`crate::Attach::TakeRemote`]): what is here only, or
+//! otherwise, is recorded whole and goes.
+
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::record;
+
+use crate::apply::{Applier, Outcome, fit};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::inbox::Entry;
+use crate::report::{Event, PullReport};
+use crate::settle::op_of;
+use crate::stage::Stage;
+
+impl Engine {
+    /// The account has no rows: this file's go.
+    pub(crate) fn give_way_to_nothing(&self, report: &mut PullReport) -> Result<(), Error> {
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.give_way(None)?;
+        let Outcome { conflicts, events, .. } = applier.finish()?;
+        tx.commit()?;
+        report.conflicts += conflicts;
+        events.iter().for_each(|e: &Event| self.tell(e));
+        Ok(())
+    }
+}
+
+impl Applier<'_> {
+    /// Ends every local intent, before the rows of a snapshot are written. Rows that cannot be read as text
+    /// stay, and wait in the inbox as ever: nothing could record them.
+    pub(crate) fn give_way(&mut self, stage: Option<&Stage>) -> Result<(), Error> {
+        let store = self.store;
+        for (position, m) in store.managed.iter().enumerate() {
+            let table = store.table(position);
+            let mut after: Vec<u8> = Vec::new();
+            loop {
+                let mut s = store
+                    .conn
+                    .prepare_cached("SELECT k FROM main._sync_dirty WHERE t = ? AND k > ? ORDER BY k LIMIT 1000")?;
+                let keys: Vec<Vec<u8>> = s.query_map((m.id, &after), |r| r.get(0))?.collect::<Result<_, _>>()?;
+                let Some(last) = keys.last() else { break };
+                after.clone_from(last);
+                for k in &keys {
+                    let key = Key::from_stored(k.clone()).unpack()?;
+                    let live = match m.sql.read(&store.conn, &key)? {
+                        Some(Err(_)) => continue,
+                        Some(Ok(row)) => Some(row),
+                        None => None,
+                    };
+                    let theirs = stage.map(|s| s.snapshot_row(position, k)).transpose()?.flatten();
+                    let server = match &theirs {
+                        Some((_, stored)) => Some(fit(record::decode(stored)?, table)),
+                        None => None,
+                    };
+                    let base = store.dirty(m.id, k)?.and_then(|d| d.base);
+                    store.drop_dirty(m.id, k)?;
+                    let Some(live) = live else { continue };
+                    if let (Some(server), Some((version, _))) = (&server, &theirs)
+                        && server.iter().zip(&live).all(|(s, l)| s.as_ref().is_none_or(|s| s == l))
+                    {
+                        store.set_known(m.id, k, Known::Live(*version))?;
+                        continue;
+                    }
+                    let known = store.known(m.id, k)?;
+                    self.record(&Entry {
+                        kind: "discarded",
+                        at: self.now,
+                        table,
+                        key: &key,
+                        op: op_of(Some(&live), known, base.as_ref()),
+                        reason: "take_remote",
+                        message: "the server's rows were taken in place of this file's when it was attached",
+                        local: Some(&live),
+                        base: base.as_ref(),
+                        server: server.map(crate::apply::full).as_deref(),
+                    })?;
+                    self.outcome.conflicts += 1;
+                    store.set_known(m.id, k, Known::Never)?;
+                    if theirs.is_none() {
+                        m.sql.delete(&store.conn, &key)?;
+                    }
+                }
+            }
+        }
+        self.any_dirty = store.any_dirty(false)?;
+        Ok(())
+    }
+}
