@@ -5,18 +5,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sync_core::key::Key;
 use sync_core::protocol::capabilities::SchemaReply;
 use sync_core::sqlite::introspect::{Found, statements};
-use sync_core::wire::decode_key;
 
 use crate::api::{Api, TokenSource};
-use crate::apply::Applier;
 use crate::builder::Builder;
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::inbox;
 use crate::listing::{read_inbox, read_inbox_page};
 use crate::lock::OwnerLock;
 use crate::report::{
@@ -242,19 +238,54 @@ impl Client {
     /// [`InboxRow::key`], or the bare text of a one-column key. False where no such row waits.
     ///
     /// # Errors
-    /// Where the row cannot be put back; SQLite's.
+    /// [`Error::Argument`] where the row cannot be put back: another row has its unique value, or the row
+    /// that it refers to is gone. It names that row, and the entry stays. SQLite's.
     pub fn retry(&self, table: &str, key: &str) -> Result<bool, Error> {
         self.with(|e| e.retry(table, key))
     }
 
+    /// Puts the local row of an entry of `rejected` or `discarded` back, as a new local edit: it is pushed
+    /// with the next sync. False where there is no such entry.
+    ///
+    /// # Errors
+    /// As [`Client::retry`]; also for an entry of `conflicts`, which was settled for the local row already.
+    pub fn retry_entry(&self, id: i64) -> Result<bool, Error> {
+        self.with(|e| e.retry_entry(id))
+    }
+
     /// Gives up a refused local change: where the server has the row, its state there comes back,
-    /// otherwise the row goes. The local row is recorded in `discarded`. Entries of `rejected` for this
-    /// row are removed. False where no such row waits.
+    /// otherwise the row goes. The local row is kept in `discarded`, and so are entries of `rejected` for
+    /// this row. False where no such row waits.
     ///
     /// # Errors
     /// SQLite's.
     pub fn drop_row(&self, table: &str, key: &str) -> Result<bool, Error> {
         self.with(|e| e.drop_row(table, key))
+    }
+
+    /// Gives up one entry of `rejected`; it is kept in `discarded`. False where there is no such entry.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn drop_entry(&self, id: i64) -> Result<bool, Error> {
+        self.with(|e| e.drop_entry(id))
+    }
+
+    /// Forgets one entry of the inbox, the row that it keeps included. False where there is none.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn clear_entry(&self, id: i64) -> Result<bool, Error> {
+        self.with(|e| e.clear_entry(id))
+    }
+
+    /// Forgets every recorded entry of a kind (`rejected`, `discarded`, `conflict`), the rows that they keep
+    /// included. Refused rows that are still in their tables stay. Returns how many went.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another kind; SQLite's.
+    pub fn clear_all(&self, kind: &str) -> Result<u64, Error> {
+        self.with(|e| e.clear_all(kind))
     }
 
     /// Starts the background worker: it syncs at once, after local commits, when the server says that
@@ -329,93 +360,6 @@ impl Drop for Shared {
         if let Some(w) = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             w.stop(self);
         }
-    }
-}
-
-impl Engine {
-    fn retry(&self, table: &str, key: &str) -> Result<bool, Error> {
-        let (position, key_text, key) = self.find(table, key)?;
-        let t = self.store.managed[position].id;
-        let k = Key::pack(&key)?;
-        let tx = self.store.begin()?;
-        self.store.absorb(self.env.now_ms())?;
-        let held = self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some());
-        if held {
-            tx.execute(
-                "UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND k = ?",
-                (t, k.as_bytes()),
-            )?;
-            tx.commit()?;
-            return Ok(true);
-        }
-        let name = self.store.table(position).name.clone();
-        let sql = "SELECT id, local_row FROM main._sync_inbox WHERE kind = 'rejected' AND tbl = ? AND key = ? ORDER BY id DESC";
-        let entry: Option<(i64, Option<String>)> =
-            tx.query_row(sql, (&name, &key_text), |r| Ok((r.get(0)?, r.get(1)?))).ok();
-        let Some((id, local)) = entry else { return Ok(false) };
-        if let Some(row) = local {
-            let table = self.store.table(position);
-            let members = sync_core::json::from_slice(row.as_bytes()).map_err(|e| Error::Damaged(e.to_string()))?;
-            let payload =
-                sync_core::wire::decode_payload(table, &key, &members).map_err(|e| Error::Damaged(e.to_string()))?;
-            let sql = &self.store.managed[position].sql;
-            let since = self.env.now_ms();
-            let base = match sql.read(&tx, &key)? {
-                Some(Ok(old)) => {
-                    sql.update_partial(&tx, &key, &payload.values)?;
-                    Some(old.into_iter().map(Some).collect())
-                }
-                _ => {
-                    sql.insert_partial(&tx, &payload.values)?;
-                    None
-                }
-            };
-            if self.store.dirty(t, k.as_bytes())?.is_none() {
-                self.store.put_dirty(t, k.as_bytes(), since, base.as_ref())?;
-            }
-        }
-        tx.execute("DELETE FROM main._sync_inbox WHERE id = ?", [id])?;
-        tx.commit()?;
-        Ok(true)
-    }
-
-    fn drop_row(&self, table: &str, key: &str) -> Result<bool, Error> {
-        let (position, key_text, key) = self.find(table, key)?;
-        let t = self.store.managed[position].id;
-        let k = Key::pack(&key)?;
-        let tx = self.store.begin()?;
-        self.store.absorb(self.env.now_ms())?;
-        let name = self.store.table(position).name.clone();
-        let entries = tx.execute(
-            "DELETE FROM main._sync_inbox WHERE kind = 'rejected' AND tbl = ? AND key = ?",
-            (&name, &key_text),
-        )?;
-        let waits = self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some());
-        if waits {
-            let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
-            applier.displace(position, &key, "dropped", "this refused change was given up here", None)?;
-            applier.finish()?;
-            tx.execute(
-                "UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected' AND reason = 'dropped'",
-                [],
-            )?;
-        }
-        tx.commit()?;
-        Ok(waits || entries > 0)
-    }
-
-    fn find(&self, table: &str, key: &str) -> Result<(usize, String, Vec<sync_core::value::Value>), Error> {
-        let position = self
-            .store
-            .schema()
-            .position(&table.to_ascii_lowercase())
-            .ok_or_else(|| Error::Argument(format!("{table} is not a synced table of this file")))?;
-        let t = self.store.table(position);
-        let text = inbox::normalise_key(t, key);
-        let members = sync_core::json::from_slice(text.as_bytes())
-            .map_err(|e| Error::Argument(format!("the key is not a JSON object: {e}")))?;
-        let values = decode_key(t, &members).map_err(|e| Error::Argument(e.to_string()))?;
-        Ok((position, inbox::key_json(t, &values), values))
     }
 }
 

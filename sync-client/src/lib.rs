@@ -31,6 +31,7 @@ mod builder;
 mod client;
 mod conflict;
 pub mod context;
+mod decide;
 mod detach;
 mod download;
 mod engine;

@@ -43,23 +43,24 @@ pub fn read_inbox_page(path: &Path, kind: &str, after: Option<&str>, limit: usiz
         }
     }
     if kind == "rejected" && page.next.is_none() {
-        let (t, k) = match after {
-            Place::Held(t, k) => (t, k),
-            Place::Entry(_) => (i64::MIN, Vec::new()),
-        };
-        held(&conn, (t, &k), &mut page)?;
+        match &after {
+            Place::Entry(_) => held(&conn, (i64::MIN, &[]), &mut page)?,
+            Place::Held(t, k) => held(&conn, (*t, k), &mut page)?,
+            Place::Keyless(_) => {}
+        }
         if page.next.is_none() {
-            keyless(&conn, &mut page)?;
+            keyless(&conn, if let Place::Keyless(n) = after { n } else { 0 }, &mut page)?;
         }
     }
     Ok(InboxPage { rows: page.rows, next: page.next.map(|p| p.text()) })
 }
 
-/// Where a page ended: after an entry, or after a refused row.
+/// Where a page ended: after an entry, a refused row, or so many rows without a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
     Entry(i64),
     Held(i64, Vec<u8>),
+    Keyless(usize),
 }
 
 impl Place {
@@ -68,6 +69,7 @@ impl Place {
         let wrong = || Error::Argument(format!("{text} is not where a page of the inbox ended"));
         match text.split_once('.') {
             None => text.parse().map(Self::Entry).map_err(|_| wrong()),
+            Some(("keyless", n)) => n.parse().map(Self::Keyless).map_err(|_| wrong()),
             Some((t, hex)) => {
                 let pairs = hex.as_bytes().chunks(2).map(|pair| {
                     let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
@@ -85,6 +87,7 @@ impl Place {
     fn text(&self) -> String {
         match self {
             Self::Entry(id) => id.to_string(),
+            Self::Keyless(n) => format!("keyless.{n}"),
             Self::Held(t, k) => {
                 let hex: String = k.iter().map(|b| format!("{b:02x}")).collect();
                 format!("{t}.{hex}")
@@ -156,10 +159,11 @@ fn held(conn: &Connection, after: (i64, &[u8]), page: &mut Page) -> Result<(), E
 }
 
 /// S11: rows with NULL in their key. SQLite allows them, no other device could name them; they stay
-/// here, and nothing else waits for them. At most 1,000 a table; they end the last page.
-fn keyless(conn: &Connection, page: &mut Page) -> Result<(), Error> {
+/// here, and nothing else waits for them. At most 1,000 a table.
+fn keyless(conn: &Connection, after: usize, page: &mut Page) -> Result<(), Error> {
+    let mut n = 0;
     let found = introspect(conn, None)?;
-    for (t, name) in keyless_tables(conn)? {
+    for (_, name) in keyless_tables(conn)? {
         let Some(table) = found.schema.table(&name) else { continue };
         let sql = RowSql::new(table);
         let text = format!(
@@ -171,6 +175,10 @@ fn keyless(conn: &Connection, page: &mut Page) -> Result<(), Error> {
         let mut s = conn.prepare(&text)?;
         let mut rows = s.query([])?;
         while let Some(r) = rows.next()? {
+            n += 1;
+            if n <= after {
+                continue;
+            }
             let row = read_values(r, 0, table.columns.len()).ok();
             let row = InboxRow {
                 id: 0,
@@ -185,7 +193,7 @@ fn keyless(conn: &Connection, page: &mut Page) -> Result<(), Error> {
                 base_row: None,
                 server_row: None,
             };
-            page.add(Place::Held(t, Vec::new()), row);
+            page.add(Place::Keyless(n), row);
         }
     }
     Ok(())
@@ -245,7 +253,13 @@ mod tests {
 
     #[test]
     fn a_place_reads_back() {
-        for place in [Place::Entry(0), Place::Entry(99), Place::Held(3, vec![]), Place::Held(7, vec![0, 255, 16])] {
+        for place in [
+            Place::Entry(0),
+            Place::Entry(99),
+            Place::Held(3, vec![]),
+            Place::Keyless(5),
+            Place::Held(7, vec![0, 255, 16]),
+        ] {
             assert_eq!(Place::parse(Some(&place.text())).unwrap(), place);
         }
         assert_eq!(Place::parse(None).unwrap(), Place::Entry(0));

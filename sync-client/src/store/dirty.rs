@@ -104,6 +104,19 @@ impl Store {
         Ok(())
     }
 
+    /// Lets one held intent be tried again.
+    pub(crate) fn let_go(&self, t: i64, k: &[u8]) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND k = ?")?
+            .execute((t, k))?;
+        Ok(())
+    }
+
+    /// A person changed something, as an edit of the app would.
+    pub(crate) fn notice(&self) -> Result<(), Error> {
+        notice(&self.conn)
+    }
+
     /// Lets the held intents of a table, and of those that refer to it, be tried again.
     pub(crate) fn release_held_around(&self, position: usize) -> Result<(), Error> {
         self.release_held(self.managed[position].id)?;

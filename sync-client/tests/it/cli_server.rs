@@ -127,6 +127,19 @@ fn refused_rows_end_with_5_until_a_person_acts() {
     let discarded = run(&dir, &["discarded", "a.db", "--json"]).ends(0).json();
     assert_eq!(discarded["rows"][0]["table"], "orders");
     run(&dir, &["retry", "a.db", "orders", "nothing"]).ends(1);
+
+    // What was given up comes back by its number, and is refused again.
+    let id = discarded["rows"][0]["id"].to_string();
+    assert!(run(&dir, &["discarded", "a.db"]).ends(0).stdout.contains(&format!("(entry {id})")));
+    run(&dir, &["retry", "a.db", "--id", &id]).ends(0);
+    assert_eq!(conn.query_row("SELECT cents FROM orders WHERE id = 'worse'", [], |r| r.get(0)), Ok(-2));
+    run(&dir, &["sync", "a.db"]).ends(5);
+    run(&dir, &["drop", "a.db", "orders", "worse"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(run(&dir, &["clear", "a.db", "--kind", "discarded", "--json"]).ends(0).json()["cleared"], 1);
+    run(&dir, &["clear", "a.db", "--id", "77"]).ends(1);
+    run(&dir, &["clear", "a.db"]).ends(2);
+    run(&dir, &["retry", "a.db", "orders", "x", "--id", "1"]).ends(2);
 }
 
 #[test]

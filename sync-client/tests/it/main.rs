@@ -8,6 +8,7 @@ mod conflicts;
 mod detach;
 mod faults;
 mod hard;
+mod inbox;
 mod keep;
 mod numbers;
 mod resume;

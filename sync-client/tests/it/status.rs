@@ -118,6 +118,7 @@ fn synced_through_goes_back_with_the_server() {
 struct Switch {
     http: Http,
     off: AtomicBool,
+    listening: AtomicBool,
 }
 
 impl Transport for Switch {
@@ -126,7 +127,9 @@ impl Transport for Switch {
         if self.off.load(Ordering::Relaxed) && !request.stream {
             return Err(TransportError::Offline("no network".into()));
         }
-        self.http.send(request)
+        let response = self.http.send(request)?;
+        self.listening.fetch_or(request.stream && response.status == 200, Ordering::Relaxed);
+        Ok(response)
     }
     fn interrupt(&self) {
         self.http.interrupt();
@@ -152,7 +155,11 @@ fn offline_is_told_and_a_wake_ends_it() {
     let (mut a, b) = (w.device("a"), w.device("b"));
     b.sync();
     a.close();
-    let transport = Arc::new(Switch { http: Http::new(w.url()).unwrap(), off: AtomicBool::new(false) });
+    let transport = Arc::new(Switch {
+        http: Http::new(w.url()).unwrap(),
+        off: AtomicBool::new(false),
+        listening: AtomicBool::new(false),
+    });
     let (events, failed) = std::sync::mpsc::channel();
     let client = Client::builder(&a.path)
         .token(|_| Ok("ada".into()))
@@ -167,7 +174,8 @@ fn offline_is_told_and_a_wake_ends_it() {
     client.start().unwrap();
     b.sql("INSERT INTO people (id) VALUES ('heard')");
     b.sync();
-    until("the stream is open", || a.count("SELECT count(*) FROM people") == 1);
+    until("the stream is open", || transport.listening.load(Ordering::Relaxed));
+    until("the row is here", || a.count("SELECT count(*) FROM people") == 1);
     transport.off.store(true, Ordering::Relaxed);
     a.sql("INSERT INTO people (id) VALUES ('p')");
     assert!(failed.recv().unwrap().is_some(), "it tries again by itself");

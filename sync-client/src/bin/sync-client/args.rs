@@ -68,19 +68,22 @@ pub(crate) enum Command {
     Pending(File),
     /// The rows that the server refuses, with the reason
     #[command(after_help = INBOX_JSON)]
-    Rejected(File),
+    Rejected(Pages),
     /// The local changes that a policy or a person gave up, kept whole
     #[command(after_help = INBOX_JSON)]
-    Discarded(File),
+    Discarded(Pages),
     /// The conflicts that were settled
     #[command(after_help = INBOX_JSON)]
-    Conflicts(File),
-    /// Send a refused row again with the next sync
+    Conflicts(Pages),
+    /// Send a refused row again with the next sync, or put the local row of an entry back
     #[command(after_help = "With --json: {\"changed\": bool}")]
     Retry(Row),
     /// Give up a refused local change, or clear what the inbox says of a row
     #[command(after_help = "With --json: {\"changed\": bool}")]
     Drop(Row),
+    /// Forget entries of the inbox, the rows that they keep included
+    #[command(after_help = "With --json: {\"cleared\": number}")]
+    Clear(Clear),
     /// Read everything anew from the server; local changes stay
     #[command(
         after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\"}"
@@ -98,7 +101,8 @@ pub(crate) enum Command {
 }
 
 const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"table\", \"key\", \"op\", \"reason\", \
-    \"message\", \"local_row\", \"base_row\", \"server_row\"}]}; rows are JSON text or null";
+    \"message\", \"local_row\", \"base_row\", \"server_row\"}], \"next\"}; rows are JSON text or null; \"next\": what to give \
+    to --after, or null";
 
 const VERIFY_JSON: &str = "Ends with 5 where rows differ that were not repaired.\n\
     With --json: {\"bundle_seq\", \"compared_rows\", \"downloaded_rows\", \"left_out_rows\", \"differing_rows\", \
@@ -216,10 +220,67 @@ pub(crate) struct Row {
     /// The synced file
     pub(crate) file: PathBuf,
     /// The row's table
-    pub(crate) table: String,
+    #[arg(required_unless_present = "id", conflicts_with = "id", requires = "key")]
+    pub(crate) table: Option<String>,
     /// The row's key: its text, or the key object as JSON where it has several columns
     #[arg(allow_hyphen_values = true)]
-    pub(crate) key: String,
+    pub(crate) key: Option<String>,
+    /// The entry, by its number in place of table and key
+    #[arg(long, value_name = "N")]
+    pub(crate) id: Option<i64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pages {
+    /// The synced file
+    pub(crate) file: PathBuf,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Go on where an earlier list ended, as it said
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Clear {
+    /// The synced file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) what: Entries,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Entries {
+    /// This entry
+    #[arg(long, value_name = "N")]
+    pub(crate) id: Option<i64>,
+    /// Every entry of this kind
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<Kind>,
+}
+
+impl Kind {
+    /// As the library names it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Discarded => "discarded",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
+/// The kinds of entries.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Kind {
+    /// Rows that had to leave their tables; refused rows in their tables stay
+    Rejected,
+    /// Local changes that were given up
+    Discarded,
+    /// Conflicts that were settled
+    Conflict,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,4 +1,4 @@
-//! `rejected`, `discarded`, `conflicts`, `retry`, `drop`: what needs a person.
+//! `rejected`, `discarded`, `conflicts`, `retry`, `drop`, `clear`: what needs a person.
 
 use std::path::Path;
 
@@ -9,23 +9,23 @@ use sync_client::{Client, Error, report::InboxRow};
 use crate::{
     args, file,
     output::{Done, Failure, Output},
-    text::{key, printable, shell, when},
+    text::{key, printable, shell, thousands, when},
     token::Source,
 };
 
-pub(crate) fn list(path: &Path, kind: &str, out: Output) -> Result<Done, Failure> {
-    #[derive(Serialize)]
-    struct Report<T> {
-        rows: T,
-    }
-    file::must_exist(path)?;
-    let found = sync_client::read_inbox(path, kind)?;
+pub(crate) fn list(args: &args::Pages, kind: &str, out: Output) -> Result<Done, Failure> {
+    file::must_exist(&args.file)?;
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let page = sync_client::read_inbox_page(&args.file, kind, args.after.as_deref(), limit)?;
     let now = Timestamp::now();
-    out.result(&Report { rows: &found }, || {
-        if found.is_empty() {
+    out.result(&page, || {
+        if page.rows.is_empty() {
             return "Nothing here.".into();
         }
-        let entries: Vec<String> = found.iter().map(|row| entry(path, row, now)).collect();
+        let mut entries: Vec<String> = page.rows.iter().map(|row| entry(&args.file, row, now)).collect();
+        if let Some(next) = &page.next {
+            entries.push(format!("There are more: go on with --after {next}"));
+        }
         entries.join("\n\n")
     });
     Ok(Done::Clean)
@@ -33,8 +33,9 @@ pub(crate) fn list(path: &Path, kind: &str, out: Output) -> Result<Done, Failure
 
 fn entry(path: &Path, row: &InboxRow, now: Timestamp) -> String {
     let name = printable(&key(&row.key));
+    let id = if row.id > 0 { format!("  (entry {})", row.id) } else { String::new() };
     let mut lines = vec![
-        format!("{} {name}  {}  {}", row.table, row.op, when(&row.at, now)),
+        format!("{} {name}  {}  {}{id}", row.table, row.op, when(&row.at, now)),
         format!("  {}: {}", row.reason, printable(&row.message)),
     ];
     for (whose, content) in [("yours", &row.local_row), ("before", &row.base_row), ("server's", &row.server_row)] {
@@ -50,31 +51,60 @@ fn entry(path: &Path, row: &InboxRow, now: Timestamp) -> String {
 }
 
 pub(crate) fn retry(args: &args::Row, out: Output) -> Result<Done, Failure> {
-    change(args, out, Client::retry, "goes with the next sync")
+    change(args, out, Client::retry, Client::retry_entry, "goes with the next sync")
 }
 
 pub(crate) fn drop_row(args: &args::Row, out: Output) -> Result<Done, Failure> {
-    change(args, out, Client::drop_row, "is given up; `sync-client discarded` still shows it")
+    let done = "is given up; `sync-client discarded` still shows it";
+    change(args, out, Client::drop_row, Client::drop_entry, done)
+}
+
+pub(crate) fn clear(args: &args::Clear, out: Output) -> Result<Done, Failure> {
+    #[derive(Serialize)]
+    struct Report {
+        cleared: u64,
+    }
+    let client = open(&args.file)?;
+    let cleared = match (args.what.id, args.what.kind) {
+        (Some(id), _) if !client.clear_entry(id)? => {
+            return Err(Failure::local(format!("There is no entry {id}.")));
+        }
+        (Some(_), _) => 1,
+        (None, Some(kind)) => client.clear_all(kind.name())?,
+        (None, None) => 0,
+    };
+    let entries = if cleared == 1 { "1 entry".to_owned() } else { format!("{} entries", thousands(cleared)) };
+    out.result(&Report { cleared }, || format!("{entries} forgotten."));
+    Ok(Done::Clean)
 }
 
 fn change(
     args: &args::Row,
     out: Output,
-    verb: impl FnOnce(&Client, &str, &str) -> Result<bool, Error>,
+    by_key: impl FnOnce(&Client, &str, &str) -> Result<bool, Error>,
+    by_id: impl FnOnce(&Client, i64) -> Result<bool, Error>,
     done: &str,
 ) -> Result<Done, Failure> {
     #[derive(Serialize)]
     struct Report {
         changed: bool,
     }
-    file::must_exist(&args.file)?;
-    let client = file::builder(&args.file, Source::find(None, &args.file), &args::Rules::default()).open()?;
-    if !verb(&client, &args.table, &args.key)? {
+    let client = open(&args.file)?;
+    let (what, changed) = match (args.id, &args.table, &args.key) {
+        (Some(id), ..) => (format!("Entry {id}"), by_id(&client, id)?),
+        (None, Some(table), Some(key)) => (format!("{table} {key}"), by_key(&client, table, key)?),
+        _ => return Err(Failure::local("Name a table and a key, or --id.")),
+    };
+    if !changed {
         return Err(Failure::local(format!(
-            "Nothing of {} {} waits for a person. `sync-client rejected` and `conflicts` show what does.",
-            args.table, args.key
+            "{what}: nothing of it waits for a person. `sync-client rejected` and `discarded` show what does."
         )));
     }
-    out.result(&Report { changed: true }, || format!("{} {} {done}.", args.table, args.key));
+    out.result(&Report { changed: true }, || format!("{what} {done}."));
     Ok(Done::Clean)
+}
+
+fn open(path: &Path) -> Result<Client, Failure> {
+    file::must_exist(path)?;
+    Ok(file::builder(path, Source::find(None, path), &args::Rules::default()).open()?)
 }

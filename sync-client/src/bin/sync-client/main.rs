@@ -42,11 +42,12 @@ fn main() -> ExitCode {
         Command::Compare(args) => verify::compare(&args, out),
         Command::Status(args) => look::status(&args.file, out),
         Command::Pending(args) => look::pending(&args.file, out),
-        Command::Rejected(args) => inbox::list(&args.file, "rejected", out),
-        Command::Discarded(args) => inbox::list(&args.file, "discarded", out),
-        Command::Conflicts(args) => inbox::list(&args.file, "conflict", out),
+        Command::Rejected(args) => inbox::list(&args, "rejected", out),
+        Command::Discarded(args) => inbox::list(&args, "discarded", out),
+        Command::Conflicts(args) => inbox::list(&args, "conflict", out),
         Command::Retry(args) => inbox::retry(&args, out),
         Command::Drop(args) => inbox::drop_row(&args, out),
+        Command::Clear(args) => inbox::clear(&args, out),
     };
     match result {
         Ok(Done::Clean) => ExitCode::SUCCESS,

@@ -1,0 +1,262 @@
+//! What a person decides about the inbox: `retry`, `drop`, `clear`. Nothing that an entry keeps goes away
+//! before what it says is done, and what cannot be done says why in a sentence.
+
+use rusqlite::{Connection, OptionalExtension as _};
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::record::{self, Record};
+use sync_core::value::Value;
+use sync_core::wire::{decode_key, decode_payload};
+
+use crate::apply::{Applier, is_constraint, is_unique};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::inbox;
+use crate::stage::StagedRow;
+
+/// What an entry says of the row that it keeps.
+struct Kept {
+    id: i64,
+    kind: String,
+    table: String,
+    key: String,
+    reason: String,
+    /// The whole local row; none for a DELETE.
+    local: Option<String>,
+}
+
+impl Engine {
+    pub(crate) fn retry(&self, table: &str, key: &str) -> Result<bool, Error> {
+        let (position, key_text, key) = self.find(table, key)?;
+        let t = self.store.managed[position].id;
+        let k = Key::pack(&key)?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        if self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some()) {
+            self.store.let_go(t, k.as_bytes())?;
+            tx.commit()?;
+            return Ok(true);
+        }
+        let name = &self.store.table(position).name;
+        let entry = kept(&tx, "kind = 'rejected' AND tbl = ?1 AND key = ?2", (name, &key_text))?;
+        let Some(entry) = entry else { return Ok(false) };
+        self.put_back(&tx, &entry)?;
+        tx.commit()?;
+        Ok(true)
+    }
+
+    pub(crate) fn retry_entry(&self, id: i64) -> Result<bool, Error> {
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let Some(entry) = kept(&tx, "id = ?1", [id])? else { return Ok(false) };
+        if entry.kind == "conflict" {
+            let text =
+                format!("entry {id} is a conflict that was settled for the local row: there is nothing to retry");
+            return Err(Error::Argument(text));
+        }
+        self.put_back(&tx, &entry)?;
+        tx.commit()?;
+        Ok(true)
+    }
+
+    /// Makes the table say again what the entry keeps, as a local edit of now, and removes the entry.
+    fn put_back(&self, tx: &Connection, entry: &Kept) -> Result<(), Error> {
+        if entry.reason == "unnameable" {
+            return Err(Error::Argument(format!("entry {} names no single row; give its rows other keys", entry.id)));
+        }
+        let (position, _, key) = self.find(&entry.table, &entry.key)?;
+        let (table, m) = (self.store.table(position), &self.store.managed[position]);
+        let k = Key::pack(&key)?;
+        let live = match m.sql.read(tx, &key)? {
+            Some(Ok(row)) => Some(row),
+            Some(Err(_)) => {
+                return Err(Error::Argument(format!("the row {} holds text that is not valid UTF-8", entry.key)));
+            }
+            None => None,
+        };
+        let applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        match &entry.local {
+            None => self.delete_again(&applier, position, &key, live.as_deref())?,
+            Some(text) => {
+                let members =
+                    sync_core::json::from_slice(text.as_bytes()).map_err(|e| Error::Damaged(e.to_string()))?;
+                let row = decode_payload(table, &key, &members)
+                    .map_err(|e| Error::Argument(format!("the row does not fit its table any more: {e}")))?;
+                self.write_again(&applier, position, &key, row.values, live.is_some())?;
+            }
+        }
+        match self.store.dirty(m.id, k.as_bytes())? {
+            Some(_) => self.store.let_go(m.id, k.as_bytes())?,
+            None => {
+                let base: Option<Record> = live.map(|row| row.into_iter().map(Some).collect());
+                self.store.put_dirty(m.id, k.as_bytes(), self.env.now_ms(), base.as_ref())?;
+            }
+        }
+        self.store.notice()?;
+        tx.execute("DELETE FROM main._sync_inbox WHERE id = ?", [entry.id])?;
+        Ok(())
+    }
+
+    fn delete_again(
+        &self,
+        applier: &Applier<'_>,
+        position: usize,
+        key: &[Value],
+        live: Option<&[Value]>,
+    ) -> Result<(), Error> {
+        let table = self.store.table(position);
+        let Some(live) = live else { return Ok(()) };
+        for (child, fk) in self.store.schema().references_to(position) {
+            if let Some(first) = applier.children(child, fk, table, live)?.first() {
+                let child = self.store.table(child);
+                return Err(Error::Argument(format!(
+                    "{} {} cannot be deleted: {} {} refers to it; delete or change that one first",
+                    table.name,
+                    inbox::key_json(table, key),
+                    child.name,
+                    inbox::key_json(child, first)
+                )));
+            }
+        }
+        self.store.managed[position].sql.delete(&self.store.conn, key)?;
+        Ok(())
+    }
+
+    fn write_again(
+        &self,
+        applier: &Applier<'_>,
+        position: usize,
+        key: &[Value],
+        row: Record,
+        there: bool,
+    ) -> Result<(), Error> {
+        let (table, m) = (self.store.table(position), &self.store.managed[position]);
+        let what = || format!("{} {} cannot be put back", table.name, inbox::key_json(table, key));
+        let values: Vec<Value> = row.iter().map(|v| v.clone().unwrap_or(Value::Null)).collect();
+        for fk in &table.foreign_keys {
+            if let Some(parent) = self.store.schema().position(&fk.parent)
+                && parent_is_another(position, parent, key, fk, &values, table)
+                && !applier.parent_exists(fk, parent, &values)?
+            {
+                return Err(Error::Argument(format!(
+                    "{}: the row of {} that it refers to is not there; bring that one back first",
+                    what(),
+                    fk.parent
+                )));
+            }
+        }
+        let written = if there {
+            m.sql.update_partial(&self.store.conn, key, &row)
+        } else {
+            m.sql.insert_partial(&self.store.conn, &row)
+        };
+        match written {
+            Ok(_) => Ok(()),
+            Err(e) if is_unique(&e) => {
+                let k = Key::pack(key)?.as_bytes().to_vec();
+                let staged =
+                    StagedRow { position, k, op: Op::Insert, version: 0, row: Some(record::encode_partial(&row)) };
+                let others = applier.blockers(&staged)?;
+                let other = others.first().map_or_else(|| "another row".into(), |(_, k)| inbox::key_json(table, k));
+                Err(Error::Argument(format!("{}: {other} has the same unique value; change one of them first", what())))
+            }
+            Err(e) if is_constraint(&e) => Err(Error::Argument(format!("{}: {e}", what()))),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub(crate) fn drop_row(&self, table: &str, key: &str) -> Result<bool, Error> {
+        let (position, key_text, key) = self.find(table, key)?;
+        let t = self.store.managed[position].id;
+        let k = Key::pack(&key)?;
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        let waits = self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some());
+        if waits {
+            let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+            applier.displace(position, &key, "dropped", GIVEN_UP, None)?;
+            applier.finish()?;
+        }
+        let entries = tx.execute(
+            "UPDATE main._sync_inbox SET kind = 'discarded', reason = 'dropped', message = ?3 \
+             WHERE kind = 'rejected' AND ((tbl = ?1 AND key = ?2) OR reason = 'dropped')",
+            (&self.store.table(position).name, &key_text, GIVEN_UP),
+        )?;
+        tx.commit()?;
+        Ok(waits || entries > 0)
+    }
+
+    pub(crate) fn drop_entry(&self, id: i64) -> Result<bool, Error> {
+        let dropped = self.store.conn.execute(
+            "UPDATE main._sync_inbox SET kind = 'discarded', reason = 'dropped', message = ?2 \
+             WHERE kind = 'rejected' AND id = ?1",
+            (id, GIVEN_UP),
+        )?;
+        Ok(dropped > 0)
+    }
+
+    pub(crate) fn clear_entry(&self, id: i64) -> Result<bool, Error> {
+        Ok(self.store.conn.execute("DELETE FROM main._sync_inbox WHERE id = ?", [id])? > 0)
+    }
+
+    pub(crate) fn clear_all(&self, kind: &str) -> Result<u64, Error> {
+        if !["rejected", "discarded", "conflict"].contains(&kind) {
+            return Err(Error::Argument(format!("{kind} is no kind of entry: rejected, discarded or conflict")));
+        }
+        Ok(self.store.conn.execute("DELETE FROM main._sync_inbox WHERE kind = ?", [kind])? as u64)
+    }
+
+    fn find(&self, table: &str, key: &str) -> Result<(usize, String, Vec<Value>), Error> {
+        let position = self
+            .store
+            .schema()
+            .position(&table.to_ascii_lowercase())
+            .ok_or_else(|| Error::Argument(format!("{table} is not a synced table of this file")))?;
+        let t = self.store.table(position);
+        let text = inbox::normalise_key(t, key);
+        let members = sync_core::json::from_slice(text.as_bytes())
+            .map_err(|e| Error::Argument(format!("the key is not a JSON object: {e}")))?;
+        let values = decode_key(t, &members).map_err(|e| Error::Argument(e.to_string()))?;
+        Ok((position, inbox::key_json(t, &values), values))
+    }
+}
+
+/// Whether a reference leads to another row than the one that is put back.
+fn parent_is_another(
+    position: usize,
+    parent: usize,
+    key: &[Value],
+    fk: &sync_core::schema::ForeignKey,
+    row: &[Value],
+    table: &sync_core::schema::Table,
+) -> bool {
+    if position != parent {
+        return true;
+    }
+    let itself = fk.columns.iter().zip(&fk.parent_columns).all(|(child, name)| {
+        let own = table.key.iter().position(|i| table.columns[*i].name == *name).map(|at| &key[at]);
+        own == Some(&row[*child])
+    });
+    !itself
+}
+
+/// The newest entry that a condition holds for.
+fn kept(conn: &Connection, condition: &str, values: impl rusqlite::Params) -> Result<Option<Kept>, Error> {
+    let sql = format!(
+        "SELECT id, kind, tbl, key, reason, local_row FROM main._sync_inbox WHERE {condition} ORDER BY id DESC LIMIT 1"
+    );
+    Ok(conn
+        .query_row(&sql, values, |r| {
+            Ok(Kept {
+                id: r.get(0)?,
+                kind: r.get(1)?,
+                table: r.get(2)?,
+                key: r.get(3)?,
+                reason: r.get(4)?,
+                local: r.get(5)?,
+            })
+        })
+        .optional()?)
+}
+
+const GIVEN_UP: &str = "this refused change was given up here";
