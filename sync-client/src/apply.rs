@@ -35,20 +35,26 @@ pub(crate) struct Applier<'a> {
     pub(crate) now: i64,
     /// Whether there is any intent at all: most of the time there is none, and nothing to look up.
     pub(crate) any_dirty: bool,
-    source_id: String,
+    /// Whose bundles came, the last one at the end.
+    sources: Vec<String>,
     own: bool,
     /// Rows that a UNIQUE value blocks for now.
     blocked: Vec<StagedRow>,
-    /// Tables in which rows came, and the lowest version that came: for the search for orphans.
+    /// Tables in which rows came, those from which rows went, and the lowest version that came: for the
+    /// search for orphans.
     pub(crate) touched: BTreeSet<usize>,
+    pub(crate) went: BTreeSet<usize>,
     pub(crate) lowest: i64,
+    /// Intents whose row is not here, though a row that came refers to it.
+    pub(crate) referred_to: BTreeSet<(usize, Vec<u8>)>,
     /// Rows that a snapshot lacks: the server deleted them, in versions that it does not name.
     pub(crate) missing: BTreeSet<(usize, Vec<u8>)>,
     /// Where the rows come from, and the last number that a local row got in a table.
     pub(crate) stage: Option<&'a Stage>,
     pub(crate) numbered: BTreeMap<usize, i64>,
     pub(crate) keep: Keep,
-    changes: BTreeMap<(usize, String), Vec<String>>,
+    /// Keys by table and by how many sources had come.
+    changes: BTreeMap<(usize, usize), Vec<String>>,
     pub(crate) outcome: Outcome,
 }
 
@@ -70,11 +76,13 @@ impl<'a> Applier<'a> {
             now,
             any_dirty,
             keep: Keep::new(store, policies, any_dirty)?,
-            source_id: String::new(),
+            sources: Vec::new(),
             own: false,
             blocked: Vec::new(),
             touched: BTreeSet::new(),
+            went: BTreeSet::new(),
             lowest: i64::MAX,
+            referred_to: BTreeSet::new(),
             missing: BTreeSet::new(),
             stage: None,
             numbered: BTreeMap::new(),
@@ -84,7 +92,9 @@ impl<'a> Applier<'a> {
     }
 
     pub(crate) fn begin_bundle(&mut self, source_id: &str, own: bool) -> Result<(), Error> {
-        source_id.clone_into(&mut self.source_id);
+        if self.sources.last().is_none_or(|s| s != source_id) {
+            self.sources.push(source_id.to_owned());
+        }
         self.own = own;
         if own {
             self.store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
@@ -214,8 +224,15 @@ impl<'a> Applier<'a> {
         }
         self.touched.insert(r.position);
         self.lowest = self.lowest.min(r.version);
+        match &r.row {
+            None => {
+                self.went.insert(r.position);
+            }
+            Some(row) if self.any_dirty => self.note_missing_parents(r, row)?,
+            Some(_) => {}
+        }
         let table = self.store.table(r.position);
-        let keys = self.changes.entry((r.position, self.source_id.clone())).or_default();
+        let keys = self.changes.entry((r.position, self.sources.len())).or_default();
         if keys.len() <= MAX_KEYS_TOLD {
             let key = Key::from_stored(r.k.clone()).unpack()?;
             keys.push(key_json(table, &key));
@@ -359,7 +376,8 @@ impl<'a> Applier<'a> {
                 self.store.release_held_around(*position)?;
             }
         }
-        for ((position, source_id), keys) in std::mem::take(&mut self.changes) {
+        for ((position, came), keys) in std::mem::take(&mut self.changes) {
+            let source_id = came.checked_sub(1).and_then(|i| self.sources.get(i)).cloned().unwrap_or_default();
             let table = self.store.table(position).name.clone();
             let keys = if keys.len() > MAX_KEYS_TOLD { Vec::new() } else { keys };
             self.outcome.events.push(Event::Changed { table, keys, source_id });

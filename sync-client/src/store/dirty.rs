@@ -131,8 +131,8 @@ impl Store {
     fn release_held(&self, t: i64) -> Result<(), Error> {
         self.conn
             .prepare_cached(
-                "UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND held IS NOT NULL AND held \
-                 NOT IN ('check', 'not_null', 'type', 'unknown_column', 'unknown_table', 'too_large', 'key_form', 'not_utf8')",
+                "UPDATE main._sync_dirty INDEXED BY _sync_dirty_held SET held = NULL, message = NULL \
+                 WHERE t = ? AND held IS NOT NULL AND held NOT IN ('check', 'not_null', 'type', 'unknown_column', 'unknown_table', 'too_large', 'key_form', 'not_utf8')",
             )?
             .execute([t])?;
         Ok(())

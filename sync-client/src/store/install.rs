@@ -128,6 +128,7 @@ impl Store {
         if format < FORMAT {
             Meta::Format.set(&self.conn, FORMAT)?;
         }
+        self.conn.execute_batch(HELD)?;
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
         let found = look(&self.conn, &Selection::from_stored(&stored)?)?;
         let app = app_triggers::read(&mut self.conn)?;
@@ -319,6 +320,9 @@ pub(super) fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i6
     )?;
     super::dirty::notice(conn)
 }
+
+/// Held intents are few among many, and looked for after every pull. The index costs the others nothing.
+const HELD: &str = "CREATE INDEX IF NOT EXISTS main._sync_dirty_held ON _sync_dirty (t) WHERE held IS NOT NULL";
 
 /// Our tables. Keys and rows are stored forms of `sync_core::key` and `sync_core::record`; a
 /// version below zero is a tombstone's.
