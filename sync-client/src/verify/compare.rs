@@ -1,5 +1,6 @@
 //! Two files, offline: two synced ones, or a synced one and any other with the same tables.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -28,8 +29,8 @@ struct File {
 struct Synced {
     scope: Option<String>,
     checkpoint: i64,
-    /// Numbers of its synced tables by name.
-    tables: std::collections::BTreeMap<String, i64>,
+    /// Numbers of its synced tables by name, and the columns that their logs were made for.
+    tables: BTreeMap<String, (i64, Vec<String>)>,
 }
 
 /// Compares the rows of two SQLite files, table by table, without a server. What differs is said from the
@@ -70,7 +71,7 @@ fn compare_table(first: (&File, &Table), second: (&File, &Table), report: &mut C
     in_flight.execute_batch("CREATE TABLE k (k BLOB PRIMARY KEY) WITHOUT ROWID; BEGIN")?;
     for (file, table) in [first, second] {
         if let Some(t) = file.number(&table.name) {
-            each_in_flight(&file.conn, t, table, |k| {
+            each_in_flight(&file.conn, t, &file.logged_key(table), |k| {
                 in_flight.prepare_cached("INSERT OR IGNORE INTO k VALUES (?)")?.execute([k])?;
                 Ok(())
             })?;
@@ -82,9 +83,9 @@ fn compare_table(first: (&File, &Table), second: (&File, &Table), report: &mut C
         _ => i64::MAX,
     };
     let (mine, theirs) = (OrderedSql::new(table), OrderedSql::new(second.1));
-    let mut mine_read = first.0.conn.prepare(&mine.sql(false, false))?;
+    let mut mine_read = first.0.conn.prepare(&mine.between(None, None).0)?;
     let mut mine_rows = mine_read.query([])?;
-    let mut theirs_read = second.0.conn.prepare(&theirs.sql(false, false))?;
+    let mut theirs_read = second.0.conn.prepare(&theirs.between(None, None).0)?;
     let mut theirs_rows = theirs_read.query([])?;
     let plain = |row: Vec<_>| -> Record { row.into_iter().map(Some).collect() };
     let at: Vec<Option<usize>> = table.columns.iter().map(|c| second.1.column(&c.name)).collect();
@@ -144,7 +145,17 @@ impl File {
     }
 
     fn number(&self, table: &str) -> Option<i64> {
-        self.synced.as_ref()?.tables.get(table).copied()
+        self.synced.as_ref()?.tables.get(table).map(|(t, _)| *t)
+    }
+
+    /// Where the log has the key's columns: the app may have changed the table since.
+    fn logged_key(&self, table: &Table) -> Vec<usize> {
+        let logged = self.synced.as_ref().and_then(|s| s.tables.get(&table.name)).map(|(_, columns)| columns);
+        let at = |i: &usize| {
+            let name = &table.columns[*i].sql_name;
+            logged.and_then(|c| c.iter().position(|c| c.eq_ignore_ascii_case(name))).unwrap_or(*i)
+        };
+        table.key.iter().map(at).collect()
     }
 
     /// Whether the file has changed the row itself, or has heard of a version above `seq`.
@@ -163,8 +174,14 @@ impl File {
 
 impl Synced {
     fn read(conn: &Connection) -> Result<Self, Error> {
-        let mut s = conn.prepare("SELECT name, id FROM main._sync_table")?;
-        let tables = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        let mut s = conn.prepare("SELECT name, id, columns FROM main._sync_table")?;
+        let mut rows = s.query([])?;
+        let mut tables = BTreeMap::new();
+        while let Some(r) = rows.next()? {
+            let columns: String = r.get(2)?;
+            let columns = serde_json::from_str(&columns).map_err(|_| Error::Damaged("columns".into()))?;
+            tables.insert(r.get(0)?, (r.get(1)?, columns));
+        }
         Ok(Self { scope: Meta::ScopeId.get(conn)?, checkpoint: Meta::Checkpoint.integer(conn)?, tables })
     }
 }

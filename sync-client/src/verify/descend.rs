@@ -168,9 +168,9 @@ impl TableEnds<'_> {
         let high: Option<Vec<Value>> = uppers.last().filter(|_| !open).map(|k| unpack(k)).transpose()?;
         let sql = OrderedSql::new(table);
         let tx = store.begin_read()?;
-        let mut s = tx.prepare_cached(&sql.sql(low.is_some(), high.is_some()))?;
-        let bounds: Vec<&[Value]> = [low.as_deref(), high.as_deref()].into_iter().flatten().collect();
-        let mut rows = s.query(params_from_iter(sql.bounds(&bounds)))?;
+        let (select, bound) = sql.between(low.as_deref(), high.as_deref());
+        let mut s = tx.prepare_cached(&select)?;
+        let mut rows = s.query(params_from_iter(bound))?;
         let mut hasher = RangeHasher::default();
         let mut out = Vec::with_capacity(uppers.len());
         let (mut key, mut payload) = (String::new(), String::new());

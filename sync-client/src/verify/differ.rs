@@ -23,7 +23,7 @@ impl Engine {
         let store = &self.store;
         let _tx = store.begin_read()?;
         for (position, m) in store.managed.iter().enumerate() {
-            each_in_flight(&store.conn, m.id, store.table(position), |k| scratch.leave_out(position, &k))?;
+            each_in_flight(&store.conn, m.id, &store.table(position).key, |k| scratch.leave_out(position, &k))?;
         }
         scratch.each_reach(|reach| self.differ(scratch, &reach, report))
     }
@@ -36,9 +36,9 @@ impl Engine {
         let low: Option<Vec<Value>> = reach.lower.as_ref().map(unpack).transpose()?;
         let high: Option<Vec<Value>> = reach.upper.as_ref().map(unpack).transpose()?;
         let sql = OrderedSql::new(table);
-        let mut s = store.conn.prepare_cached(&sql.sql(low.is_some(), high.is_some()))?;
-        let bounds: Vec<&[Value]> = [low.as_deref(), high.as_deref()].into_iter().flatten().collect();
-        let mut rows = s.query(params_from_iter(sql.bounds(&bounds)))?;
+        let (select, bound) = sql.between(low.as_deref(), high.as_deref());
+        let mut s = store.conn.prepare_cached(&select)?;
+        let mut rows = s.query(params_from_iter(bound))?;
         let mine = || {
             let Some(r) = sql.next(&mut rows)? else { return Ok(None) };
             Ok(Some(Side { k: r.k, version: 0, row: r.row.map(|row| row.into_iter().map(Some).collect()) }))

@@ -15,6 +15,8 @@ mod repair;
 mod report;
 mod scratch;
 
+use rusqlite::OptionalExtension as _;
+use sync_core::hash::Digest;
 use sync_core::protocol::capabilities::Capabilities;
 use sync_core::protocol::digest::FEATURE;
 use sync_core::protocol::snapshot::SnapshotSession;
@@ -79,7 +81,7 @@ impl Engine {
         if seq > Meta::Checkpoint.integer(&self.store.conn)? {
             self.pull_part(&mut PullReport::default())?;
         }
-        if seq > Meta::Checkpoint.integer(&self.store.conn)? {
+        if seq > Meta::Checkpoint.integer(&self.store.conn)? || !self.shares_history(session)? {
             return Err(Error::Protocol("its history changed while it was compared; try again".into()));
         }
         let stage = self.stage()?;
@@ -88,6 +90,16 @@ impl Engine {
         let outcome = self.verify_staged(&stage, (source, session), server, repair);
         self.stage = Some(stage);
         outcome
+    }
+
+    /// Whether the snapshot is one of the history that this file pulled, as far as both know: a server that was
+    /// restored meanwhile has other rows at the same bundle.
+    fn shares_history(&self, session: &SnapshotSession) -> Result<bool, Error> {
+        let Some(theirs) = session.history_hash.as_deref().and_then(Digest::from_hex) else { return Ok(true) };
+        let sql = "SELECT hash FROM main._sync_history WHERE seq = ?";
+        let mine: Option<Vec<u8>> =
+            self.store.conn.query_row(sql, [session.snapshot_bundle_seq], |r| r.get(0)).optional()?;
+        Ok(mine.is_none_or(|mine| mine == theirs.0))
     }
 
     fn verify_staged(

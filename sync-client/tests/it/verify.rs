@@ -354,35 +354,38 @@ fn a_few_differences_in_many_rows_cost_a_few_rows() {
     assert_eq!(dump(&a.path), dump(&b.path));
 }
 
-/// The real server, seen through something that takes additions away.
-struct Without {
-    http: Http,
-    /// What is replaced in capabilities.
-    replace: Vec<(&'static str, &'static str)>,
-    /// Whether digests are answered with 404.
-    no_digest: bool,
-    digests: Arc<AtomicUsize>,
+/// The real server, seen through something on the way.
+struct Through<F>(Http, F);
+
+impl<F> Transport for Through<F>
+where
+    F: Fn(&Http, &Request<'_>) -> Result<Response, TransportError> + Send + Sync,
+{
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        (self.1)(&self.0, request)
+    }
 }
 
-impl Transport for Without {
-    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        let is_digest = request.path.starts_with("/sync/digest");
-        self.digests.fetch_add(usize::from(is_digest), Ordering::Relaxed);
-        if is_digest && self.no_digest {
-            return Ok(Response { status: 404, retry_after: None, body: Box::new(std::io::empty()) });
-        }
-        let mut response = self.http.send(request)?;
-        if request.path == "/sync/capabilities" {
-            let mut text = String::new();
-            response.body.read_to_string(&mut text).unwrap();
-            for (from, to) in &self.replace {
-                assert!(text.contains(from), "{from}");
-                text = text.replace(from, to);
-            }
-            response.body = Box::new(std::io::Cursor::new(text.into_bytes()));
-        }
-        Ok(response)
-    }
+/// A client of a closed device's file whose requests go through a function.
+fn through<F>(w: &World, d: &mut Device, f: F) -> Client
+where
+    F: Fn(&Http, &Request<'_>) -> Result<Response, TransportError> + Send + Sync + 'static,
+{
+    d.close();
+    Client::builder(&d.path)
+        .server(w.url())
+        .token(|_| Ok("ada".into()))
+        .transport(Arc::new(Through(Http::new(w.url()).unwrap(), f)))
+        .open()
+        .unwrap()
+}
+
+/// A reply with something in its text replaced.
+fn replaced(mut response: Response, replace: impl Fn(String) -> String) -> Response {
+    let mut text = String::new();
+    response.body.read_to_string(&mut text).unwrap();
+    response.body = Box::new(std::io::Cursor::new(replace(text).into_bytes()));
+    response
 }
 
 #[test]
@@ -398,23 +401,101 @@ fn servers_that_withhold_digests_are_read_row_by_row() {
     for (what, limits, replace, no_digest, at_least) in cases {
         let w = World::with(SCHEMA, limits);
         let (mut a, b) = many(&w);
-        a.close();
         unseen(&a.path, FEW);
         let digests = Arc::new(AtomicUsize::new(0));
-        let http = Http::new(w.url()).unwrap();
-        let transport = Without { http, replace, no_digest, digests: Arc::clone(&digests) };
-        let client = Client::builder(&a.path)
-            .server(w.url())
-            .token(|_| Ok("ada".into()))
-            .transport(Arc::new(transport))
-            .open()
-            .unwrap();
+        let counted = Arc::clone(&digests);
+        let client = through(&w, &mut a, move |http, request| {
+            let is_digest = request.path.starts_with("/sync/digest");
+            counted.fetch_add(usize::from(is_digest), Ordering::Relaxed);
+            if is_digest && no_digest {
+                return Ok(Response { status: 404, retry_after: None, body: Box::new(std::io::empty()) });
+            }
+            let response = http.send(request)?;
+            if request.path != "/sync/capabilities" {
+                return Ok(response);
+            }
+            Ok(replaced(response, |text| {
+                replace.iter().fold(text, |text, (from, to)| {
+                    assert!(text.contains(from), "{from}");
+                    text.replace(from, to)
+                })
+            }))
+        });
         let r = client.verify(Repair::FromServer).unwrap();
         assert_eq!((counts(&r), r.compared_rows), ((7, 7, 0), 8003), "{what}");
         let asked = digests.load(Ordering::Relaxed);
         assert!(asked >= at_least && (at_least > 0 || asked == 0), "{what}: {asked} digests");
         assert_eq!(dump(&a.path), dump(&b.path), "{what}");
     }
+}
+
+#[test]
+fn the_reply_to_any_request_may_be_lost() {
+    let w = World::new();
+    let (mut a, b) = two(&w);
+    let mut lost = 0;
+    loop {
+        unseen(&a.path, DAMAGE);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&sent);
+        let client = through(&w, &mut a, move |http, request| {
+            let response = http.send(request)?;
+            if counted.fetch_add(1, Ordering::Relaxed) == lost {
+                return Err(TransportError::Broken("on purpose".into()));
+            }
+            Ok(response)
+        });
+        let r = client.verify(Repair::FromServer).unwrap_or_else(|e| panic!("reply {lost}: {e}"));
+        assert_eq!(counts(&r), (3, 3, 0), "reply {lost}");
+        assert_eq!(dump(&a.path), dump(&b.path));
+        assert_eq!(counts(&client.verify(Repair::No).unwrap()), (0, 0, 0));
+        if sent.load(Ordering::Relaxed) <= lost {
+            break;
+        }
+        lost += 1;
+    }
+    assert!(lost > 5, "{lost} requests");
+}
+
+/// A server that was restored between the pull and the snapshot has other rows at the same bundle.
+#[test]
+fn nothing_is_repaired_where_the_history_is_another() {
+    let w = World::new();
+    let (mut a, _b) = two(&w);
+    unseen(&a.path, DAMAGE);
+    let before = dump(&a.path);
+    let client = through(&w, &mut a, |http, request| {
+        let response = http.send(request)?;
+        if request.path != "/sync/snapshot-sessions" {
+            return Ok(response);
+        }
+        let zeros = format!(r#""history_hash":"{}""#, "0".repeat(64));
+        Ok(replaced(response, |text| {
+            let at = text.find(r#""history_hash":""#).expect("a history hash");
+            text.replace(&text[at..at + zeros.len()], &zeros)
+        }))
+    });
+    for repair in [Repair::FromServer, Repair::FromFile] {
+        let e = client.verify(repair).unwrap_err();
+        assert!(e.to_string().contains("history changed"), "{e}");
+    }
+    assert_eq!((dump(&a.path), client.pending().unwrap().len()), (before, 0));
+}
+
+/// What refers to a row that only this file has goes to the inbox with it, and says so.
+#[test]
+fn a_change_under_a_row_that_the_server_lacks_is_kept() {
+    let w = World::new();
+    let (a, b) = two(&w);
+    unseen(&a.path, "INSERT INTO people (id, name) VALUES ('ghost', 'nobody')");
+    a.sql("INSERT INTO notes VALUES ('mine', 'ghost', 'written')");
+    let r = verify(&a, Repair::FromServer);
+    assert_eq!((counts(&r), r.differences[0].remedy), ((1, 1, 1), Remedy::FromServer));
+    let rejected = a.client().rejected().unwrap();
+    assert_eq!((rejected.len(), rejected[0].reason.as_str()), (1, "parent_deleted"));
+    assert!(rejected[0].local_row.as_ref().unwrap().contains("written"));
+    assert!(a.client().discarded().unwrap()[0].local_row.as_ref().unwrap().contains("nobody"));
+    converge(&[&a, &b]);
 }
 
 /// Whatever is done to a file unseen, the comparison names exactly that, and both repairs end in step.
@@ -518,6 +599,21 @@ fn two_files_offline() {
     );
     assert_eq!(r.other_keys, ["tags"]);
     assert!(compare_files(&a.path, Path::new("/nowhere/x.db")).is_err());
+}
+
+/// The app may have rebuilt a table since its changes were logged.
+#[test]
+fn a_pending_change_is_known_by_the_columns_of_its_day() {
+    let w = World::new();
+    let (mut a, b) = two(&w);
+    a.close();
+    a.sql(
+        "UPDATE notes SET body = 'pending' WHERE id = 'n1'; PRAGMA foreign_keys = OFF;
+         CREATE TABLE n (person TEXT REFERENCES people(id) ON DELETE CASCADE, body TEXT, id TEXT PRIMARY KEY NOT NULL);
+         INSERT INTO n SELECT person, body, id FROM notes; DROP TABLE notes; ALTER TABLE n RENAME TO notes;",
+    );
+    let r = compare_files(&a.path, &b.path).unwrap();
+    assert_eq!((r.differing_rows, r.left_out_rows), (0, 1));
 }
 
 /// A file that is behind has not lost anything.

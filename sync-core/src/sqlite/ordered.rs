@@ -70,37 +70,50 @@ impl OrderedSql {
         }
     }
 
-    /// The statement, with a bound below (exclusive) and above (inclusive) where asked for.
+    /// The statement for the rows above one key and up to another, and what is bound in it. Without a bound
+    /// on one side it reads on to that end.
     #[must_use]
-    pub fn sql(&self, lower: bool, upper: bool) -> String {
-        let mut sql = self.head.clone();
-        for (wanted, than) in [(lower, ">"), (upper, "<=")] {
-            if wanted {
-                let places = super::placeholders(self.order.len());
-                sql.push_str(&match self.order.as_slice() {
-                    [only] => format!(" AND {only} {than} ?"),
-                    several => format!(" AND ({}) {than} ({places})", several.join(", ")),
-                });
+    pub fn between(&self, lower: Option<&[Value]>, upper: Option<&[Value]>) -> (String, Vec<Value>) {
+        let (mut sql, mut bound) = (self.head.clone(), Vec::new());
+        for (key, than) in [(lower, ">"), (upper, "<=")] {
+            let Some(key) = key else { continue };
+            match self.order.as_slice() {
+                [only] => sql.push_str(&format!(" AND {only} {than} ?")),
+                several => sql.push_str(&format!(
+                    " AND ({}) {than} ({})",
+                    several.join(", "),
+                    super::placeholders(several.len())
+                )),
             }
-        }
-        sql.push_str(" ORDER BY ");
-        sql.push_str(&self.order.join(", "));
-        sql
-    }
-
-    /// What is bound for the keys of the bounds, in their order.
-    #[must_use]
-    pub fn bounds(&self, keys: &[&[Value]]) -> Vec<Value> {
-        let mut out = Vec::new();
-        for key in keys {
             for (value, numeric) in key.iter().zip(&self.numeric) {
                 if *numeric {
-                    out.push(Value::Integer(i64::from(matches!(value, Value::Integer(_)))));
+                    bound.push(Value::Integer(i64::from(matches!(value, Value::Integer(_)))));
                 }
-                out.push(value.clone());
+                bound.push(value.clone());
             }
         }
-        out
+        self.narrow(lower, upper, &mut sql, &mut bound);
+        sql.push_str(" ORDER BY ");
+        sql.push_str(&self.order.join(", "));
+        (sql, bound)
+    }
+
+    /// Where the first column may hold integers and text, no index gives the order; where both bounds are of
+    /// one class it gives the range.
+    fn narrow(&self, lower: Option<&[Value]>, upper: Option<&[Value]>, sql: &mut String, bound: &mut Vec<Value>) {
+        let [true, ..] = self.numeric.as_slice() else { return };
+        let first = &self.order[1];
+        let blank = Value::Text(String::new());
+        let (from, than, to) = match (lower.and_then(<[Value]>::first), upper.and_then(<[Value]>::first)) {
+            (Some(l @ Value::Text(_)), Some(u @ Value::Text(_)))
+            | (Some(l @ Value::Integer(_)), Some(u @ Value::Integer(_))) => (l, "<=", u),
+            // SQLite has every integer below every text.
+            (None, Some(u @ Value::Text(_))) => (&blank, "<=", u),
+            (Some(l @ Value::Integer(_)), None) => (l, "<", &blank),
+            _ => return,
+        };
+        sql.push_str(&format!(" AND {first} >= ? AND {first} {than} ?"));
+        bound.extend([from.clone(), to.clone()]);
     }
 
     /// The next row of the statement.
@@ -136,9 +149,9 @@ mod tests {
     fn walk(conn: &Connection, lower: Option<&[Value]>, upper: Option<&[Value]>) -> Vec<Vec<u8>> {
         let schema = introspect(conn, None).unwrap().schema;
         let sql = OrderedSql::new(&schema.tables()[0]);
-        let mut s = conn.prepare(&sql.sql(lower.is_some(), upper.is_some())).unwrap();
-        let keys: Vec<&[Value]> = lower.into_iter().chain(upper).collect();
-        let mut rows = s.query(params_from_iter(sql.bounds(&keys))).unwrap();
+        let (text, bound) = sql.between(lower, upper);
+        let mut s = conn.prepare(&text).unwrap();
+        let mut rows = s.query(params_from_iter(bound)).unwrap();
         std::iter::from_fn(|| sql.next(&mut rows).unwrap()).map(|r| r.k).collect()
     }
 
@@ -152,15 +165,21 @@ mod tests {
             keys in proptest::collection::vec((any_key(), "[ab\u{0}é]{0,3}", any::<[u8; 16]>()), 0..40),
             low in 0usize..40,
             high in 0usize..40,
+            mixed_first in any::<bool>(),
         ) {
             let conn = Connection::open_in_memory().unwrap();
-            conn.execute_batch(
-                "CREATE TABLE t (v, a UUID NOT NULL, b TEXT NOT NULL, c BLOB NOT NULL, PRIMARY KEY (b, a, c))",
-            ).unwrap();
+            let order = if mixed_first { "a, b, c" } else { "b, a, c" };
+            conn.execute_batch(&format!(
+                "CREATE TABLE t (v, a UUID NOT NULL, b TEXT NOT NULL, c BLOB NOT NULL, PRIMARY KEY ({order}))",
+            )).unwrap();
+            let insert = format!("INSERT OR IGNORE INTO t ({order}) VALUES (?, ?, ?)");
             let mut stored = std::collections::BTreeSet::new();
             for (a, b, c) in keys {
-                let key = [Value::Text(b), a, Value::Blob(c.to_vec())];
-                conn.execute("INSERT OR IGNORE INTO t (b, a, c) VALUES (?, ?, ?)", params_from_iter(&key)).unwrap();
+                let mut key = [Value::Text(b), a, Value::Blob(c.to_vec())];
+                if mixed_first {
+                    key.swap(0, 1);
+                }
+                conn.execute(&insert, params_from_iter(&key)).unwrap();
                 stored.insert(Key::pack(&key).unwrap().as_bytes().to_vec());
             }
             let all: Vec<Vec<u8>> = stored.into_iter().collect();
@@ -170,6 +189,8 @@ mod tests {
                 let unpack = |i: usize| Key::from_stored(all[i].clone()).unpack().unwrap();
                 let expected: Vec<_> = all.iter().filter(|k| **k > all[low] && **k <= all[high]).cloned().collect();
                 prop_assert_eq!(walk(&conn, Some(&unpack(low)), Some(&unpack(high))), expected);
+                prop_assert_eq!(walk(&conn, Some(&unpack(low)), None), &all[low + 1..]);
+                prop_assert_eq!(walk(&conn, None, Some(&unpack(high))), &all[..=high]);
             }
         }
     }
@@ -184,7 +205,7 @@ mod tests {
         .unwrap();
         let schema = introspect(&conn, None).unwrap().schema;
         let sql = OrderedSql::new(&schema.tables()[0]);
-        let mut s = conn.prepare(&sql.sql(false, false)).unwrap();
+        let mut s = conn.prepare(&sql.between(None, None).0).unwrap();
         let mut rows = s.query([]).unwrap();
         assert!(sql.next(&mut rows).unwrap().unwrap().row.is_ok());
         assert!(sql.next(&mut rows).unwrap().unwrap().row.is_err(), "b can be named, but not read");
@@ -192,24 +213,25 @@ mod tests {
     }
 
     #[test]
-    fn the_key_s_own_index_gives_the_order() {
+    fn the_key_has_an_index_of_its_own() {
         let conn = Connection::open_in_memory().unwrap();
-        for ddl in [
-            "id TEXT PRIMARY KEY",
-            "id INTEGER PRIMARY KEY",
-            "id BLOB PRIMARY KEY",
-            "id INT, b TEXT, PRIMARY KEY (id, b)",
+        let text = |s: &str| Value::Text(s.into());
+        for (ddl, lower, upper) in [
+            ("id TEXT PRIMARY KEY", vec![text("a")], vec![text("b")]),
+            ("id INTEGER PRIMARY KEY", vec![1.into()], vec![2.into()]),
+            ("id BLOB PRIMARY KEY", vec![vec![0; 16].into()], vec![vec![1; 16].into()]),
+            ("id INT, b TEXT, PRIMARY KEY (id, b)", vec![1.into(), text("a")], vec![2.into(), text("b")]),
+            ("id UUID PRIMARY KEY", vec![text("a")], vec![text("b")]),
+            ("id UUID PRIMARY KEY", vec![1.into()], vec![2.into()]),
         ] {
             conn.execute_batch(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t (v, {ddl})")).unwrap();
             let schema = introspect(&conn, None).unwrap().schema;
-            let sql = OrderedSql::new(&schema.tables()[0]).sql(true, true);
+            let (sql, bound) = OrderedSql::new(&schema.tables()[0]).between(Some(&lower), Some(&upper));
             let mut s = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let plan: Vec<String> = s
-                .query_map(params_from_iter(vec![0; s.parameter_count()]), |r| r.get(3))
-                .unwrap()
-                .collect::<Result<_, _>>()
-                .unwrap();
-            assert!(plan.iter().all(|p| p.starts_with("SEARCH")), "{ddl}: {plan:?}");
+            let plan: Vec<String> =
+                s.query_map(params_from_iter(bound), |r| r.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
+            assert!(plan[0].starts_with("SEARCH"), "{ddl}: {plan:?}");
+            assert_eq!(plan.len() == 1, !ddl.contains("UUID"), "{ddl}: {plan:?}");
         }
     }
 }
