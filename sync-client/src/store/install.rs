@@ -10,6 +10,7 @@ use sync_core::sqlite::{quote, triggers as app_triggers};
 use super::fold::{Rows, fold};
 use super::{FORMAT, Managed, Meta, Store};
 use crate::error::Error;
+use crate::verify::REPAIRED;
 
 /// Which tables are synced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,7 @@ impl Store {
         self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
         let tx = self.begin_unchecked()?;
         tx.execute_batch(TABLES)?;
+        tx.execute_batch(REPAIRED)?;
         Meta::Format.set(&tx, FORMAT)?;
         Meta::Server.set(&tx, server)?;
         Meta::WireSchema.set(&tx, "main")?;

@@ -5,7 +5,11 @@ use rusqlite::OptionalExtension as _;
 
 use super::report::Repair;
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Meta, Store};
+
+/// Rows that were repaired: how, and at which bundle.
+pub(crate) const REPAIRED: &str = "CREATE TABLE main._sync_repaired (t INTEGER NOT NULL, k BLOB NOT NULL, \
+    way INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (t, k)) WITHOUT ROWID";
 
 impl Store {
     fn remembers_repairs(&self) -> Result<bool, Error> {
@@ -34,15 +38,18 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the place for it. Before the transaction that repairs, since this changes the schema.
+    /// Makes the place for it in a file of an older version. Before the transaction that repairs, since this
+    /// changes the schema.
     pub(super) fn remember_repairs(&mut self, now: i64) -> Result<(), Error> {
         if self.remembers_repairs()? {
             return Ok(());
         }
-        self.conn.execute_batch(
-            "CREATE TABLE IF NOT EXISTS main._sync_repaired (t INTEGER NOT NULL, k BLOB NOT NULL, way INTEGER NOT NULL, \
-             seq INTEGER NOT NULL, PRIMARY KEY (t, k)) WITHOUT ROWID",
-        )?;
+        let tx = self.begin()?;
+        tx.execute_batch(REPAIRED)?;
+        // It is not the app's schema that changed: what that refused it refuses still.
+        let version: i64 = tx.query_row("PRAGMA main.schema_version", [], |r| r.get(0))?;
+        Meta::SchemaSeen.set(&tx, version)?;
+        tx.commit()?;
         self.refresh(now)
     }
 

@@ -22,6 +22,7 @@ use sync_core::protocol::digest::FEATURE;
 use sync_core::protocol::snapshot::SnapshotSession;
 
 pub use self::compare::compare_files;
+pub(crate) use self::memory::REPAIRED;
 pub use self::report::{CompareReport, Difference, Kind, Remedy, Repair, VerifyReport};
 use self::scratch::{Reach, Scratch};
 use crate::client::Client;

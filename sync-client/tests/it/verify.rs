@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use sync_client::context::{Environment, FaultPoint, System};
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_client::{Client, Kind, Policy, Remedy, Repair, VerifyReport, compare_files};
+use sync_client::{Client, Kind, Policy, Remedy, Repair, Tie, VerifyReport, compare_files};
 use sync_server::limits::Limits;
 
 use crate::world::{Device, SCHEMA, World, converge, dump};
@@ -94,6 +94,7 @@ fn a_device_that_seeds_syncs_first() {
 fn unseen_writes_are_named_and_taken_back_from_the_server() {
     let w = World::new();
     let (a, b) = two(&w);
+    a.sql("DROP TABLE _sync_repaired"); // A file of an older version.
     unseen(&a.path, DAMAGE);
     let before = dump(&a.path);
     let r = verify(&a, Repair::No);
@@ -292,8 +293,16 @@ fn unique_values_and_references_come_back_in_any_order() {
 /// A row that this file should have got and did not: pushing what it has would undo somebody's edit.
 #[test]
 fn a_stale_row_goes_by_the_policy() {
+    for policy in [Policy::ServerWins, Policy::MergeColumns(Tie::Server)] {
+        a_stale_row_goes_by(policy);
+    }
+}
+
+fn a_stale_row_goes_by(policy: Policy) {
     let w = World::new();
-    let (a, b) = two(&w);
+    let (a, b) = (w.device_with("a", policy, |_| {}), w.device("b"));
+    a.sql(PEOPLE);
+    converge(&[&a, &b]);
     b.sql("UPDATE people SET name = 'newer' WHERE id = 'a'");
     converge(&[&a, &b]);
     unseen(
@@ -480,6 +489,67 @@ fn nothing_is_repaired_where_the_history_is_another() {
         assert!(e.to_string().contains("history changed"), "{e}");
     }
     assert_eq!((dump(&a.path), client.pending().unwrap().len()), (before, 0));
+}
+
+/// Bundles come between the pull and the snapshot, and between the snapshot and the pull that follows.
+#[test]
+fn rows_newer_than_the_snapshot_are_left_out() {
+    let w = World::new();
+    let (mut a, b) = two(&w);
+    unseen(&a.path, DAMAGE);
+    let other = Mutex::new((Connection::open(&b.path).unwrap(), 0));
+    let syncs = b.client().clone();
+    let client = through(&w, &mut a, move |http, request| {
+        if request.path != "/sync/snapshot-sessions" {
+            return http.send(request);
+        }
+        let mut other = other.lock().unwrap();
+        let mut write = || {
+            other.1 += 1;
+            let n = other.1;
+            other.0.pragma_update(None, "foreign_keys", true).unwrap();
+            let sql = format!(
+                "UPDATE people SET name = 'step {n}' WHERE id = 'b'; INSERT INTO counters VALUES (100 + {n}, '');
+                 DELETE FROM notes WHERE id = 'n{n}'"
+            );
+            other.0.execute_batch(&sql).unwrap();
+            syncs.sync().unwrap();
+        };
+        write();
+        let response = http.send(request);
+        write();
+        response
+    });
+    let r = client.verify(Repair::FromServer).unwrap();
+    // Bundle 2 took the first note and its tags away, so that unseen damage to them is none any more.
+    assert_eq!((counts(&r), r.bundle_seq), ((2, 2, 3), 2));
+    drop(client);
+    a.open();
+    assert_eq!(a.text("SELECT name FROM people WHERE id = 'b'"), "step 2");
+    assert_eq!((a.count("SELECT count(*) FROM notes"), a.count("SELECT count(*) FROM counters")), (0, 4));
+    assert_eq!(counts(&verify(&a, Repair::No)), (0, 0, 0));
+}
+
+#[test]
+fn rows_that_this_schema_refuses_are_left_out() {
+    let strict = SCHEMA.replace("label TEXT NOT NULL", "label TEXT NOT NULL CHECK (length(label) < 5)");
+    let mut w = World::new();
+    let b = w.device("b");
+    w.schema = strict;
+    let a = w.device("a");
+    b.sql("INSERT INTO counters VALUES (1, 'ok'), (2, 'far too long'), (3, 'ok')");
+    b.sync();
+    assert_eq!(a.sync().pull.set_aside, 1);
+    let entries = a.client().conflicts().unwrap().len();
+    assert_eq!(counts(&verify(&a, Repair::FromServer)), (0, 0, 1));
+    assert_eq!(a.client().conflicts().unwrap().len(), entries);
+    // Once it fits it is a row like any other.
+    b.sql("UPDATE counters SET label = 'fits' WHERE id = 2");
+    b.sync();
+    assert_eq!(counts(&verify(&a, Repair::No)), (0, 0, 0));
+    unseen(&a.path, "DELETE FROM counters WHERE id = 2");
+    assert_eq!(counts(&verify(&a, Repair::FromServer)), (1, 1, 0));
+    assert_eq!(a.text("SELECT label FROM counters WHERE id = 2"), "fits");
 }
 
 /// What refers to a row that only this file has goes to the inbox with it, and says so.
