@@ -17,7 +17,15 @@ use crate::store::{Meta, Outbox, OutboxState, Store};
 
 impl Store {
     /// Freezes what is pending, within the server's limits. `None` where nothing has to be pushed.
+    ///
+    /// A large log is folded in a transaction of its own before: the app may write between the two, and what
+    /// it writes is folded in the second one.
     pub(crate) fn freeze(&self, limits: &Limits, now: i64) -> Result<Option<Outbox>, Error> {
+        if self.much_logged()? {
+            let tx = self.begin()?;
+            self.absorb(now)?;
+            tx.commit()?;
+        }
         let tx = self.begin()?;
         self.absorb(now)?;
         if !self.any_dirty(true)? {
@@ -225,5 +233,38 @@ impl Freezer<'_> {
             .execute((self.ordinal, self.store.managed[position].id, k, op.stored(), base_version, row, base, since))?;
         self.ordinal += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::store::Selection;
+
+    /// Between its commits the app gets the write lock.
+    #[test]
+    fn a_large_log_is_folded_before_the_freeze_takes_the_lock() {
+        for (rows, commits) in [(100, 1), (20_001, 2)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            let app = Connection::open(&path).unwrap();
+            app.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").unwrap();
+            let mut store = Store::open(&path).unwrap();
+            store.install("http://localhost", &Selection::All, "source", 0).unwrap();
+            let numbers = format!("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
+            app.execute_batch(&format!("{numbers} INSERT INTO t SELECT i FROM n")).unwrap();
+            let count = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&count);
+            let commit = move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                false
+            };
+            store.conn.commit_hook(Some(commit)).unwrap();
+            let outbox = store.freeze(&Limits::default(), 1).unwrap().unwrap();
+            assert_eq!((outbox.rows, count.load(Ordering::Relaxed)), (rows, commits));
+        }
     }
 }

@@ -12,6 +12,9 @@ use super::fold::{Rows, fold};
 use super::{Meta, Store};
 use crate::error::Error;
 
+/// Entries of a log: about a tenth of a second.
+const MUCH: i64 = 20_000;
+
 /// One key's intent.
 #[derive(Debug)]
 pub(crate) struct Dirty {
@@ -61,6 +64,19 @@ impl Store {
         for m in &self.managed {
             let sql = format!("SELECT 1 FROM main.{} LIMIT 1", quote(&log_name(m.id)));
             if self.conn.prepare_cached(&sql)?.exists([])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there is so much of it that an app would notice how long it takes to absorb.
+    pub(crate) fn much_logged(&self) -> Result<bool, Error> {
+        for m in &self.managed {
+            let sql =
+                format!("SELECT max(rowid) - (SELECT min(rowid) FROM main.{0}) FROM main.{0}", quote(&log_name(m.id)));
+            let entries: Option<i64> = self.conn.prepare_cached(&sql)?.query_row([], |r| r.get(0))?;
+            if entries.is_some_and(|n| n >= MUCH) {
                 return Ok(true);
             }
         }
