@@ -11,6 +11,7 @@ use sync_core::record::{self, Record};
 use sync_core::schema::Table;
 use sync_core::value::Value;
 
+use crate::changes::Changes;
 use crate::conflict::Policies;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
@@ -35,8 +36,6 @@ pub(crate) struct Applier<'a> {
     pub(crate) now: i64,
     /// Whether there is any intent at all: most of the time there is none, and nothing to look up.
     pub(crate) any_dirty: bool,
-    /// Whose bundles came, the last one at the end.
-    sources: Vec<String>,
     own: bool,
     /// Rows that a UNIQUE value blocks for now.
     blocked: Vec<StagedRow>,
@@ -53,8 +52,7 @@ pub(crate) struct Applier<'a> {
     pub(crate) stage: Option<&'a Stage>,
     pub(crate) numbered: BTreeMap<usize, i64>,
     pub(crate) keep: Keep,
-    /// Keys by table and by how many sources had come.
-    changes: BTreeMap<(usize, usize), Vec<String>>,
+    changes: Changes,
     pub(crate) outcome: Outcome,
 }
 
@@ -76,7 +74,6 @@ impl<'a> Applier<'a> {
             now,
             any_dirty,
             keep: Keep::new(store, policies, any_dirty)?,
-            sources: Vec::new(),
             own: false,
             blocked: Vec::new(),
             touched: BTreeSet::new(),
@@ -86,15 +83,13 @@ impl<'a> Applier<'a> {
             missing: BTreeSet::new(),
             stage: None,
             numbered: BTreeMap::new(),
-            changes: BTreeMap::new(),
+            changes: Changes::default(),
             outcome: Outcome::default(),
         })
     }
 
     pub(crate) fn begin_bundle(&mut self, source_id: &str, own: bool) -> Result<(), Error> {
-        if self.sources.last().is_none_or(|s| s != source_id) {
-            self.sources.push(source_id.to_owned());
-        }
+        self.changes.begin(source_id);
         self.own = own;
         if own {
             self.store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
@@ -133,6 +128,21 @@ impl<'a> Applier<'a> {
             self.store.put_dirty(t, &r.k, dirty.since, base.as_ref())?;
             return self.store.set_known(t, &r.k, version_of(&r));
         }
+        // Most rows of it are as they were sent: nothing is written, and nobody is told.
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let live = self.store.managed[r.position].sql.read(&self.store.conn, &key)?;
+        let remote = r.row.as_deref().map(record::decode).transpose()?;
+        let same = match (&live, &remote) {
+            (None, None) => true,
+            (Some(Ok(live)), Some(remote)) => {
+                remote.len() <= live.len() && remote.iter().zip(live).all(|(r, l)| r.as_ref().is_none_or(|r| r == l))
+            }
+            _ => false,
+        };
+        if same {
+            self.store.set_known(t, &r.k, version_of(&r))?;
+            return self.came(&r);
+        }
         self.write_or_defer(r, known)
     }
 
@@ -164,7 +174,9 @@ impl<'a> Applier<'a> {
                 base: None,
                 server: None,
             })?;
-            self.store.managed[position].sql.delete(&self.store.conn, &key)?;
+            if self.store.managed[position].sql.delete(&self.store.conn, &key)? > 0 {
+                self.changed(position, &k, true);
+            }
             self.store.set_known(t, &k, Known::Never)?;
         }
         Ok(())
@@ -222,6 +234,12 @@ impl<'a> Applier<'a> {
         if !self.own {
             self.outcome.applied += 1;
         }
+        self.changed(r.position, &r.k, r.row.is_none());
+        self.came(r)
+    }
+
+    /// A row came, and stands in the file as it came: what is tied to it may have to be settled.
+    fn came(&mut self, r: &StagedRow) -> Result<(), Error> {
         self.touched.insert(r.position);
         self.lowest = self.lowest.min(r.version);
         match &r.row {
@@ -231,13 +249,12 @@ impl<'a> Applier<'a> {
             Some(row) if self.any_dirty => self.note_missing_parents(r, row)?,
             Some(_) => {}
         }
-        let table = self.store.table(r.position);
-        let keys = self.changes.entry((r.position, self.sources.len())).or_default();
-        if keys.len() <= MAX_KEYS_TOLD {
-            let key = Key::from_stored(r.k.clone()).unpack()?;
-            keys.push(key_json(table, &key));
-        }
         Ok(())
+    }
+
+    /// A row of the file was written, or is gone: the app is told.
+    pub(crate) fn changed(&mut self, position: usize, k: &[u8], gone: bool) {
+        self.changes.note(position, k, gone);
     }
 
     /// C14: a constraint that only this file has.
@@ -310,7 +327,9 @@ impl<'a> Applier<'a> {
         if !moved {
             for r in &blocked {
                 let key = Key::from_stored(r.k.clone()).unpack()?;
-                self.store.managed[r.position].sql.delete(&self.store.conn, &key)?;
+                if self.store.managed[r.position].sql.delete(&self.store.conn, &key)? > 0 {
+                    self.changed(r.position, &r.k, true);
+                }
             }
             for r in blocked {
                 match self.write(&r, Known::Never)? {
@@ -376,12 +395,7 @@ impl<'a> Applier<'a> {
                 self.store.release_held_around(*position)?;
             }
         }
-        for ((position, came), keys) in std::mem::take(&mut self.changes) {
-            let source_id = came.checked_sub(1).and_then(|i| self.sources.get(i)).cloned().unwrap_or_default();
-            let table = self.store.table(position).name.clone();
-            let keys = if keys.len() > MAX_KEYS_TOLD { Vec::new() } else { keys };
-            self.outcome.events.push(Event::Changed { table, keys, source_id });
-        }
+        self.outcome.events.extend(std::mem::take(&mut self.changes).events(self.store)?);
         Ok(self.outcome)
     }
 
@@ -429,6 +443,3 @@ pub(crate) fn is_unique(e: &rusqlite::Error) -> bool {
 pub(crate) fn is_constraint(e: &rusqlite::Error) -> bool {
     matches!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch))
 }
-
-/// More keys than these are not told one by one.
-const MAX_KEYS_TOLD: usize = 1000;

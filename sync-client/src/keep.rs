@@ -148,6 +148,9 @@ impl<'a> Applier<'a> {
             }
         }
         store.conn.execute_batch("RELEASE _sync_back")?;
+        for b in &back {
+            self.changed(b.position, Key::pack(&b.key)?.as_bytes(), false);
+        }
         self.outcome.conflicts += 1;
         let child = Back { position, key: key.to_vec(), row: row.to_vec() };
         let message = "the row that this one refers to was deleted on the server, and came back for this edit";

@@ -28,6 +28,7 @@ mod apply;
 mod attach;
 mod budget;
 mod builder;
+mod changes;
 mod client;
 mod conflict;
 pub mod context;

@@ -62,6 +62,7 @@ impl Applier<'_> {
                     None => m.sql.insert(&store.conn, &row),
                 };
                 if written.is_ok() {
+                    self.changed(position, &k, false);
                     return Ok(());
                 }
             }
@@ -71,6 +72,7 @@ impl Applier<'_> {
         }
         let Some(live) = live else { return Ok(()) };
         m.sql.delete(&store.conn, key)?;
+        self.changed(position, &k, true);
         for (child, fk) in store.schema().references_to(position) {
             for child_key in self.children(child, fk, table, &live)? {
                 self.displace(
@@ -263,7 +265,9 @@ impl Applier<'_> {
             let message = "the server has another row with the same unique value";
             self.displace(position, &key, "unique", message, Some(row))?;
         }
-        if !matches!(self.write(&r, Known::Never)?, Written::Yes) {
+        if matches!(self.write(&r, Known::Never)?, Written::Yes) {
+            self.changed(position, k, false);
+        } else {
             // What this file believes of the server is not what it has: the next pull fetches it.
             store.set_known(store.managed[position].id, k, Known::Never)?;
             Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;

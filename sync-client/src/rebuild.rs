@@ -209,6 +209,7 @@ impl Applier<'_> {
             }
             if filled {
                 m.sql.update(&store.conn, &key, row)?;
+                self.changed(r.position, &r.k, false);
             }
         }
         match (live, &remote) {

@@ -119,8 +119,8 @@ impl Applier<'_> {
                 store.drop_dirty(m.id, old_k.as_bytes())?;
             }
             store.put_dirty(m.id, Key::pack(&new_key)?.as_bytes(), since, None)?;
-            moved.push(Moved { position, old_key: key.to_vec(), new_key, row: row.clone() });
         }
+        moved.push(Moved { position, old_key: key.to_vec(), new_key, row: row.clone() });
         let Some(row) = row else { return Ok(()) };
         for (child, fk) in store.schema().references_to(position) {
             let follow: Vec<(usize, Value)> = changes
@@ -209,7 +209,13 @@ impl Applier<'_> {
 
     fn record_moves(&mut self, moved: &[Moved]) -> Result<(), Error> {
         self.outcome.conflicts += 1;
-        for (n, m) in moved.iter().enumerate() {
+        for m in moved {
+            if m.new_key != m.old_key {
+                self.changed(m.position, Key::pack(&m.old_key)?.as_bytes(), true);
+            }
+            self.changed(m.position, Key::pack(&m.new_key)?.as_bytes(), false);
+        }
+        for (n, m) in moved.iter().filter(|m| m.new_key != m.old_key).enumerate() {
             let table = self.store.table(m.position);
             let (old_key, new_key) = (key_json(table, &m.old_key), key_json(table, &m.new_key));
             let message = if n == 0 {

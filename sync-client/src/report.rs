@@ -237,13 +237,16 @@ pub enum Event {
         /// The checkpoint.
         checkpoint: i64,
     },
-    /// Rows of these tables changed by sync.
+    /// Sync changed rows of this table in the file: rows of other devices, what a server made of this
+    /// device's own, and what settling conflicts did. Where more than 1,000 changed, both lists are empty.
     Changed {
         /// Table, as on the wire.
         table: String,
-        /// Key objects; empty where there were more than 1,000.
+        /// Key objects of rows that are new or have other values.
         keys: Vec<String>,
-        /// The source that wrote the bundle.
+        /// Key objects of rows that are gone.
+        deleted: Vec<String>,
+        /// The source that wrote the bundle; empty for a snapshot and a repair.
         source_id: String,
     },
     /// A conflict was settled, or a row refused: there is a new inbox entry.

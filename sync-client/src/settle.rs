@@ -101,6 +101,7 @@ impl Applier<'_> {
                         return self.take(r, live.as_deref(), known, &e);
                     }
                     written?;
+                    self.changed(r.position, &r.k, false);
                 }
                 let message = merge_message(table, &merged, tie);
                 let kind = if merged.lost_local.is_empty() { "conflict" } else { "discarded" };
@@ -143,6 +144,9 @@ impl Applier<'_> {
                             return self.take(r, live.as_deref(), known, &e);
                         }
                         let written = written?;
+                        if live.as_ref() != Some(&merged) {
+                            self.changed(r.position, &r.k, false);
+                        }
                         let e = entry("conflict", "resolver", "the app's own function merged both rows");
                         self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
                         debug_assert_eq!(written, 1, "the row is there or it is not");

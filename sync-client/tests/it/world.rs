@@ -149,6 +149,12 @@ pub(crate) struct Device {
 }
 
 impl Device {
+    /// Goes to another server.
+    pub(crate) fn serve_at(&mut self, url: &str) {
+        url.clone_into(&mut self.url);
+        self.open();
+    }
+
     pub(crate) fn open(&mut self) {
         self.try_open().expect("the client opens");
     }

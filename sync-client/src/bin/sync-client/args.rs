@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Keep syncing until stopped (Ctrl-C, SIGTERM)
     #[command(after_help = "With --json: one object a line, named by its member \"event\": started; frozen {rows}; \
         uploaded {rows, total}; committed {bundle_seq, rows}; downloaded {rows, total or null}; \
-        applied {rows, checkpoint}; changed {table, keys, source_id}; inbox {kind, table, key, message}; \
+        applied {rows, checkpoint}; changed {table, keys, deleted, source_id}; inbox {kind, table, key, message}; \
         rekeyed {table, old_key, new_key}; finished {report}; \
         failed {class: offline|auth|refused|local|protocol, message, retry_in_ms or null}.")]
     Watch(Work),
