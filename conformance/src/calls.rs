@@ -143,11 +143,11 @@ impl Device<'_> {
 
     /// A session that takes chunks.
     pub(crate) fn create(&self, id: i64, rows: usize) -> Checked<String> {
-        read_staging(&self.create_reply(id, rows as i64)?, rows)
+        read_staging(&self.create_reply(id, rows as i64)?, Some(rows))
     }
 
     pub(crate) fn create_seed(&self, id: i64, rows: usize, initialization: &str) -> Checked<String> {
-        read_staging(&self.create_seed_reply(id, rows as i64, initialization)?, rows)
+        read_staging(&self.create_seed_reply(id, rows as i64, initialization)?, Some(rows))
     }
 
     pub(crate) fn upload(&self, push: &str, start: i64, rows: &[Change]) -> Checked<Reply> {
@@ -176,7 +176,10 @@ impl Device<'_> {
 
     pub(crate) fn commit(&self, push: &str) -> Checked<Committed> {
         let reply = self.commit_reply(push)?;
-        read_committed(&reply, &reply.ok()?)
+        let c = read_committed(&reply, &reply.ok()?)?;
+        want!(c.source == self.source_id(), "a bundle is of the source that pushed it", "{}", reply.came());
+        self.lab.committed(self.user_id(), c.clone());
+        Ok(c)
     }
 
     /// Pushes rows from beginning to end, in as many chunks as the backend wants.
@@ -294,8 +297,23 @@ impl Device<'_> {
                     check_hash(&b.rows, hash, self.is_exact())?;
                 }
             }
+            if let Some(c) = self.lab.commit_of(self.user_id(), seq) {
+                let same = b.source == c.source && b.source_bundle_id == c.source_bundle_id;
+                let count = b.row_count.is_none_or(|n| n == c.row_count);
+                want!(
+                    same && count,
+                    "a pulled bundle has the head that its commit said",
+                    "{}, not {c:?}",
+                    reply.came()
+                );
+            }
             bundles.push(b);
         }
+        let asked = |name: &str| query.split(['?', '&']).find_map(|p| p.strip_prefix(name)?.strip_prefix('='));
+        let after = asked("after_bundle_seq").and_then(|n| n.parse().ok()).unwrap_or(0);
+        let last = bundles.last().map_or(after, |b| b.seq);
+        let expected = "has_more is true exactly while the window has more bundles";
+        want!(more == (last < stable), expected, "{}", reply.came());
         Ok(Pulled { stable, bundles, more })
     }
 
@@ -349,6 +367,8 @@ impl Device<'_> {
             want!((1..=s.seq).contains(&row.version), expected, "{}", row.shown());
         }
         let (next, more) = (reply.need_integer(&json, "next_row_ordinal")?, reply.need_boolean(&json, "has_more")?);
+        let expected = "has_more of a snapshot page is true exactly while rows are left";
+        want!(more == (next < s.row_count && !rows.is_empty()), expected, "{}", reply.came());
         Ok(Page { rows, next, more })
     }
 
@@ -415,6 +435,119 @@ impl Device<'_> {
     }
 }
 
+/// What holds for every reply by its endpoint, whatever the check is about.
+pub(crate) fn examine(d: &Device<'_>, method: &str, path: &str, body: &[u8], reply: &Reply) -> Checked {
+    let json_body = reply.header("content-type").is_some_and(|m| m.starts_with("application/json"));
+    if !json_body || reply.header("content-encoding").is_some() || !matches!(reply.status, 200 | 400..) {
+        return Ok(());
+    }
+    let path = path.split('?').next().unwrap_or(path);
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let json = reply.json()?;
+    if reply.status != 200 {
+        return examine_error(d.lab, reply, &json);
+    }
+    match (method, parts.as_slice()) {
+        ("POST", ["sync", "connect"]) => read_connected(reply).map(drop),
+        ("POST", ["sync", "push-sessions"]) => {
+            let asked = Json::parse(body).unwrap_or(Json::Null);
+            if reply.need_text(&json, "status")? == "already_committed" {
+                let c = read_committed(reply, &json)?;
+                let same = c.source == d.source_id()
+                    && asked.get("source_bundle_id").and_then(Json::integer).is_none_or(|id| id == c.source_bundle_id);
+                want!(same, "already_committed is about the tuple that was asked for", "{}", reply.came());
+                return Ok(());
+            }
+            let rows = asked.get("planned_row_count").and_then(Json::integer);
+            read_staging(reply, rows.and_then(|n| usize::try_from(n).ok())).map(drop)
+        }
+        ("POST", ["sync", "push-sessions", id, "chunks"]) => {
+            want!(reply.need_text(&json, "push_id")? == **id, "a chunk's reply repeats push_id", "{}", reply.came());
+            reply.need_integer(&json, "next_expected_row_ordinal").map(drop)
+        }
+        ("POST", ["sync", "push-sessions", _, "commit"]) => read_committed(reply, &json).map(drop),
+        ("GET", ["sync", "committed-bundles", seq, "rows"]) => {
+            let c = read_committed(reply, &json)?;
+            want!(**seq == c.seq.to_string(), "a page of a committed bundle repeats its sequence", "{}", reply.came());
+            let rows = read_rows(d.lab, reply, &json, Some(c.seq))?;
+            let (next, more) = (reply.need_integer(&json, "next_row_ordinal")?, reply.need_boolean(&json, "has_more")?);
+            let left = next + 1 < c.row_count && !rows.is_empty();
+            want!(more == left, "has_more is true exactly while rows are left", "{}", reply.came());
+            Ok(())
+        }
+        ("POST", ["sync", "snapshot-sessions"]) => read_session(reply).map(drop),
+        ("GET", ["sync", "snapshot-sessions", id]) => {
+            let same = reply.need_text(&json, "snapshot_id")? == **id;
+            want!(same, "a snapshot page repeats its session's id", "{}", reply.came());
+            read_rows(d.lab, reply, &json, None).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The members of an error, and of what it lists.
+fn examine_error(lab: &Lab<'_>, reply: &Reply, json: &Json) -> Checked {
+    let code = reply.need_text(json, "error")?;
+    want!(
+        !reply.need_text(json, "message")?.is_empty() && !code.is_empty(),
+        "an error body has a code and a message",
+        "{}",
+        reply.came()
+    );
+    // Clients act by the code. Paths that nothing serves may be answered by somebody before the backend.
+    if !matches!(reply.status, 401 | 404 | 405 | 429 | 500..) {
+        let known = sync_core::protocol::Code::parse(&code).is_some_and(|c| c.status() == reply.status);
+        want!(known, "an error has a code of the protocol, with that code's status", "{}", reply.came());
+    }
+    let list = |name: &str| json.get(name).and_then(Json::items).unwrap_or_default();
+    for c in json.get("conflict").into_iter().chain(list("conflicts")) {
+        let texts = ["schema", "table", "op"].iter().all(|m| c.get(m).and_then(Json::text).is_some());
+        let numbers =
+            ["base_row_version", "server_row_version"].iter().all(|m| c.get(m).and_then(Json::integer).is_some());
+        let key = c
+            .get("key")
+            .and_then(Json::members)
+            .is_some_and(|k| !k.is_empty() && k.iter().all(|(_, v)| v.text().is_some()));
+        let deleted = c.get("server_row_deleted").and_then(Json::boolean).is_some();
+        want!(texts && numbers && key && deleted, "a conflict has its eight members", "{}", reply.came());
+        let Some(row) = c.get("server_row") else { return fail("a conflict has its eight members", reply.came()) };
+        want!(*row == Json::Null || row.members().is_some(), "server_row is an object or null", "{}", reply.came());
+        if *row != Json::Null {
+            let name = c.get("table").and_then(Json::text);
+            let table = lab.subject.profile.tables.iter().find(|t| Some(t.name.as_str()) == name);
+            check_members(row, table, &reply.came())?;
+        }
+    }
+    if json.get("conflicts").is_some() {
+        let first = json.get("conflict").is_some_and(|c| list("conflicts").iter().any(|l| l.same(c)));
+        want!(first, "conflict is one of conflicts", "{}", reply.came());
+    }
+    want!(
+        json.get("rejections").is_none() || !list("rejections").is_empty(),
+        "rejections is a list of rows",
+        "{}",
+        reply.came()
+    );
+    for r in list("rejections") {
+        let texts = ["schema", "table", "kind", "message"].iter().all(|m| r.get(m).and_then(Json::text).is_some());
+        let columns = r.get("columns").and_then(Json::items).is_some_and(|c| c.iter().all(|c| c.text().is_some()));
+        // A chunk may be refused for the very key; a commit has read it.
+        let read = |k: &Json| k.members().is_some_and(|k| !k.is_empty() && k.iter().all(|(_, v)| v.text().is_some()));
+        let key = r.get("key").is_some_and(|k| code != "push_rejected" || read(k));
+        let whole = texts && columns && key && r.get("row_ordinal").and_then(Json::integer).is_some();
+        want!(whole, "a rejection has its seven members", "{}", reply.came());
+    }
+    for name in ["next_expected_row_ordinal", "latest_bundle_seq", "limit_bytes"] {
+        want!(
+            json.get(name).is_none_or(|n| n.integer().is_some()),
+            format!("{name} is an integer"),
+            "{}",
+            reply.came()
+        );
+    }
+    Ok(())
+}
+
 fn read_connected(reply: &Reply) -> Checked<Connected> {
     let json = reply.ok()?;
     let resolution = reply.need_text(&json, "resolution")?;
@@ -436,12 +569,12 @@ fn read_connected(reply: &Reply) -> Checked<Connected> {
     Ok(Connected { resolution, id, lease, body: json })
 }
 
-fn read_staging(reply: &Reply, rows: usize) -> Checked<String> {
+fn read_staging(reply: &Reply, rows: Option<usize>) -> Checked<String> {
     let json = reply.ok()?;
     let status = reply.need_text(&json, "status")?;
     want!(status == "staging", "a fresh push session has the status staging", "{}", reply.came());
     let planned = reply.need_integer(&json, "planned_row_count")?;
-    want!(planned == rows as i64, "planned_row_count is repeated", "{}", reply.came());
+    want!(rows.is_none_or(|n| planned == n as i64), "planned_row_count is repeated", "{}", reply.came());
     // The reference leaves a zero out; `push.create.next_expected` says what that costs.
     let next = json.get("next_expected_row_ordinal").map_or(Some(0), Json::integer);
     want!(next == Some(0), "a fresh push session expects row 0", "{}", reply.came());
@@ -485,6 +618,12 @@ pub(crate) fn read_session(reply: &Reply) -> Checked<Session> {
         expires: reply.need_future(&json, "expires_at")?,
         history: json.get("history_hash").and_then(Json::text).map(str::to_owned),
     };
+    want!(
+        json.get("history_hash").is_none() || s.history.as_deref().is_some_and(is_hash),
+        "history_hash is 64 lowercase hex digits",
+        "{}",
+        reply.came()
+    );
     want!(s.seq >= 0 && s.row_count >= 0, "a snapshot's numbers are 0 or more", "{}", reply.came());
     // The reference leaves a zero out.
     let bytes = s

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::calls::Committed;
 use crate::json::Json;
 use crate::subject::Subject;
 
@@ -72,6 +73,7 @@ pub struct Lab<'s> {
     purpose: String,
     exchanges: Mutex<Vec<Exchange>>,
     users: Mutex<Vec<String>>,
+    commits: Mutex<Vec<(String, Committed)>>,
 }
 
 impl<'s> Lab<'s> {
@@ -84,7 +86,18 @@ impl<'s> Lab<'s> {
             purpose: purpose.replace('.', "-"),
             exchanges: Mutex::default(),
             users: Mutex::default(),
+            commits: Mutex::default(),
         }
+    }
+
+    /// Remembers what a commit said, so that later replies can be held against it.
+    pub(crate) fn committed(&self, user: &str, c: Committed) {
+        self.commits.lock().expect("invariant: no panic while the list is held").push((user.to_owned(), c));
+    }
+
+    pub(crate) fn commit_of(&self, user: &str, seq: i64) -> Option<Committed> {
+        let commits = self.commits.lock().expect("invariant: no panic while the list is held");
+        commits.iter().find(|(u, c)| u == user && c.seq == seq).map(|(_, c)| c.clone())
     }
 
     /// What was said so far.
@@ -168,6 +181,10 @@ impl<'l> Device<'l> {
         Self { source: Some(source.to_owned()), ..self.clone() }
     }
 
+    pub(crate) fn user_id(&self) -> &str {
+        &self.user
+    }
+
     pub(crate) fn source_id(&self) -> &str {
         self.source.as_deref().unwrap_or_default()
     }
@@ -216,6 +233,7 @@ impl<'l> Device<'l> {
         loop {
             let reply = self.once(method, path, body)?;
             if reply.status != 429 {
+                crate::calls::examine(self, method, path, body, &reply)?;
                 return Ok(reply);
             }
             let after = reply.header("retry-after").and_then(|s| s.parse().ok()).unwrap_or(1);

@@ -242,7 +242,7 @@ fn auth() -> Vec<Check> {
             |lab| {
                 let d = lab.ready()?.without_source();
                 for (method, path) in ENDPOINTS {
-                    let reply = d.send(method, path, b"")?;
+                    let reply = d.send(method, path, if method == "POST" { b"{}" } else { b"" })?;
                     if path != "/sync/watch" || reply.status != 404 {
                         reply.refused(400, &["invalid_request"])?;
                     }
@@ -341,6 +341,8 @@ fn health() -> Vec<Check> {
                     "{}",
                     reply.came()
                 );
+                let accepting = json.get("accepting_operations").is_none_or(|a| a.boolean() == Some(true));
+                want!(accepting, "a running server accepts operations", "{}", reply.came());
                 for name in ["registered_tables", "features"] {
                     reply.need(&json, name)?;
                 }

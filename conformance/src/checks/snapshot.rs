@@ -791,7 +791,9 @@ fn replace_reply(d: &Device<'_>, previous: &str, new: &str, reason: &str) -> Che
 
 /// Replaces the device's source.
 pub(super) fn replace(d: &Device<'_>, new: &str, reason: &str) -> Checked<crate::calls::Session> {
-    read_session(&replace_reply(d, d.source_id(), new, reason)?)
+    let session = read_session(&replace_reply(d, d.source_id(), new, reason)?)?;
+    d.snapshot_page(&session, "?max_rows=1")?;
+    Ok(session)
 }
 
 /// A replacement that is refused, after which both sources are as they were.

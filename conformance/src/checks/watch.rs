@@ -7,7 +7,7 @@ use crate::json::Json;
 use crate::lab::{Checked, Device, Events, Lab, Stop, Stream, fail, want};
 
 /// How long an event may take.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(10);
 /// How long a stream is listened to that must stay silent.
 const SILENCE: Duration = Duration::from_millis(1500);
 

@@ -1,5 +1,8 @@
 //! The suite is judged itself: by our server, which keeps the protocol, and by proxies that break it.
 
 mod catalogue;
+mod mutations;
+mod proxy;
 mod server;
+mod variants;
 mod whole;
