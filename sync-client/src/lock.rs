@@ -10,7 +10,7 @@ use crate::error::Error;
 /// Held as long as it lives; the system frees it when the process dies.
 #[derive(Debug)]
 pub(crate) struct OwnerLock {
-    _file: File,
+    file: File,
 }
 
 impl OwnerLock {
@@ -31,7 +31,15 @@ impl OwnerLock {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "process {}", std::process::id())?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+/// A child that this process is just starting holds a copy of the file until it runs its program: closing
+/// ours would not free the lock.
+impl Drop for OwnerLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 
