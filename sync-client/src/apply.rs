@@ -52,6 +52,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) stage: Option<&'a Stage>,
     pub(crate) numbered: BTreeMap<usize, i64>,
     pub(crate) keep: Keep,
+    /// While another device's work is taken up: the intents that are of it.
+    pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
     changes: Changes,
     pub(crate) outcome: Outcome,
 }
@@ -74,6 +76,7 @@ impl<'a> Applier<'a> {
             now,
             any_dirty,
             keep: Keep::new(store, policies, any_dirty)?,
+            imported: None,
             own: false,
             blocked: Vec::new(),
             touched: BTreeSet::new(),

@@ -13,6 +13,7 @@ use crate::builder::Builder;
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
 use crate::lock::OwnerLock;
 use crate::report::{
@@ -170,9 +171,25 @@ impl Client {
     /// [`Error::PendingWork`]; SQLite's.
     pub fn detach(&self, how: Detach) -> Result<Detached, Error> {
         self.stop();
-        let detached = self.with(|e| e.detach(how))?;
+        let detached = self.with(|e| e.detach(&how))?;
         *self.lock() = None;
         Ok(detached)
+    }
+
+    /// Takes up the pending work of another device of the same account, which [`Detach::Export`] wrote. It
+    /// is settled against what this file has, and goes with the next push. An export is taken up once.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the file is no export, is of another account, or has columns that this
+    /// file lacks; the network's and the server's. Nothing is changed then.
+    pub fn import(&self, path: impl AsRef<Path>) -> Result<Imported, Error> {
+        self.with(|e| {
+            let outcome = e.import(path.as_ref());
+            if !matches!(outcome, Err(Error::Argument(_))) {
+                e.remember(&outcome)?;
+            }
+            outcome
+        })
     }
 
     /// The sync state. Never waits for a sync.

@@ -1,6 +1,6 @@
 //! Detaching: the file is an ordinary one again, and remembers where it was (case C12).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
@@ -22,7 +22,7 @@ use crate::store::{Meta, OutboxState, Store};
 /// in their tables, ends the capture, and keeps what is needed to go on: the versions of the rows, the
 /// history that they are of, and the inbox. Attached to the same history again, the file goes on where it
 /// was: what others deleted meanwhile goes here too, and what the app wrote meanwhile is pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Detach {
     /// Refuses where there is any: rows that wait, are on their way, are held, or are in `rejected`.
     #[default]
@@ -34,6 +34,10 @@ pub enum Detach {
     /// each edit is kept whole in `discarded`. Where the server's row is not known, the edit stays until the
     /// file is attached again. What was sent and not answered may be on the server all the same.
     Discard,
+    /// Moves it into a new file, readable by its owner only, which [`crate::Client::import`] takes up on
+    /// another device of the same account; a push in doubt is settled there, so that nothing is committed twice.
+    /// Here it is undone as by `Discard`.
+    Export(PathBuf),
 }
 
 /// What a detach did.
@@ -43,13 +47,15 @@ pub struct Detached {
     pub kept_rows: u64,
     /// Edits that were undone; they are in `discarded`.
     pub discarded_rows: u64,
+    /// Rows in the export.
+    pub exported_rows: u64,
 }
 
 impl Engine {
-    pub(crate) fn detach(&self, how: Detach) -> Result<Detached, Error> {
+    pub(crate) fn detach(&self, how: &Detach) -> Result<Detached, Error> {
         let status = read_status(&self.path)?;
         let pending = status.pending_rows + status.rejected_rows;
-        if how == Detach::WhenClean && pending > 0 {
+        if *how == Detach::WhenClean && pending > 0 {
             return Err(Error::PendingWork(pending));
         }
         let tx = self.store.begin()?;
@@ -64,6 +70,13 @@ impl Engine {
             Detach::Discard => {
                 let message = "this change was not on the server yet when the file was detached, and was undone";
                 detached.discarded_rows = self.undo_pending("detached", message)?;
+            }
+            Detach::Export(path) => {
+                if self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Frozen) {
+                    self.store.release_outbox()?;
+                }
+                detached.exported_rows = self.store.export(path, &self.env.new_id(), self.env.now_ms())?;
+                self.undo_pending("exported", "this change was moved into an export when the file was detached")?;
             }
         }
         self.store.fall_asleep(self.env.now_ms())?;

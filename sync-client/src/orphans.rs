@@ -275,7 +275,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn parents_exist(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
+    pub(crate) fn parents_exist(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
         for fk in &table.foreign_keys {
             if let Some(parent) = self.store.schema().position(&fk.parent)
                 && !self.parent_exists(fk, parent, row)?

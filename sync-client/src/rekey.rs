@@ -155,6 +155,10 @@ impl Applier<'_> {
         let (store, t) = (self.store, self.store.managed[child].id);
         let k = Key::pack(key)?;
         let Some(dirty) = store.dirty(t, k.as_bytes())? else { return Ok(false) };
+        // What another device wrote means that device's rows.
+        if self.imported.as_ref().is_some_and(|only| !only.contains(&(t, k.as_bytes().to_vec()))) {
+            return Ok(false);
+        }
         if !matches!(store.known(t, k.as_bytes())?, Known::Live(_)) {
             return Ok(true);
         }
@@ -217,6 +221,9 @@ impl Applier<'_> {
         }
         for (n, m) in moved.iter().filter(|m| m.new_key != m.old_key).enumerate() {
             let table = self.store.table(m.position);
+            if let Some(imported) = &mut self.imported {
+                imported.insert((self.store.managed[m.position].id, Key::pack(&m.new_key)?.as_bytes().to_vec()));
+            }
             let (old_key, new_key) = (key_json(table, &m.old_key), key_json(table, &m.new_key));
             let message = if n == 0 {
                 format!("another device used this number for another row; this row is now {new_key}")

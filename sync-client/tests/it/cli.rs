@@ -269,7 +269,11 @@ fn detach_keeps_rows_and_refuses_to_lose_work() {
     run(&dir, &["init", "a.db", "--server", &nobody(), "--all", "--token", "ann"]).ends(0);
     conn.execute("INSERT INTO orders VALUES ('o9', 'c1', 1)", []).unwrap();
     let ran = run(&dir, &["detach", "a.db"]).ends(1);
-    assert!(ran.stderr.contains("4 changed rows") && ran.stderr.contains("--keep or --discard"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("4 changed rows") && ran.stderr.contains("--keep, --discard or --export"),
+        "{}",
+        ran.stderr
+    );
     run(&dir, &["detach", "a.db", "--keep", "--discard"]).ends(2);
     let ran = run(&dir, &["detach", "a.db", "--keep"]).ends(0);
     assert!(ran.stdout.contains("4 changes not sent yet"), "{}", ran.stdout);

@@ -242,6 +242,29 @@ fn rows_of_two_sides_meet_as_it_was_said() {
     assert_eq!(text(&b, ALL_ORDERS), "o1=1250");
 }
 
+/// Changes that could not be sent move to another machine in a file.
+#[test]
+fn pending_changes_move_in_an_export() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let url = server.url();
+    let a = file(&dir, "a.db", &format!("{DDL} {THREE}"));
+    run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["clone", &url, "b.db", "--token", "ann"]).ends(0);
+    a.execute_batch("UPDATE orders SET cents = 7; INSERT INTO orders VALUES ('o2', 'c2', 8)").unwrap();
+    let ran = run(&dir, &["detach", "a.db", "--export", "work.db"]).ends(0);
+    assert!(ran.stdout.contains("2 changes moved into work.db"), "{}", ran.stdout);
+    assert_eq!(text(&a, ALL_ORDERS), "o1=1250");
+    run(&dir, &["import", "b.db", "a.db"]).ends(2);
+    let ran = run(&dir, &["import", "b.db", "work.db"]).ends(0);
+    assert_eq!(ran.stdout, "2 rows imported; the next sync sends them.\n");
+    assert_eq!(run(&dir, &["import", "b.db", "work.db", "--json"]).ends(0).json()["already"], true);
+    assert_eq!(run(&dir, &["sync", "b.db"]).ends(0).stdout, "Sent 2 rows.\n");
+    run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(text(&a, ALL_ORDERS), "o1=7,o2=8");
+}
+
 #[test]
 fn rows_of_several_key_columns_are_named_by_their_key_object() {
     let ddl = "CREATE TABLE marks (a TEXT NOT NULL, b INTEGER NOT NULL, n INTEGER, PRIMARY KEY (a, b));";

@@ -7,6 +7,7 @@ mod cli_server;
 mod cli_verify;
 mod conflicts;
 mod detach;
+mod export;
 mod faults;
 mod hard;
 mod inbox;

@@ -96,8 +96,15 @@ pub(crate) enum Command {
     #[command(after_help = COMPARE_JSON)]
     Compare(Compare),
     /// Make FILE an ordinary file again; its rows stay, and it remembers where it was
-    #[command(after_help = "With --json: {\"detached\": true, \"kept_rows\", \"discarded_rows\"}")]
+    #[command(after_help = "With --json: {\"detached\": true, \"kept_rows\", \"discarded_rows\", \"exported_rows\"}")]
     Detach(Detach),
+    /// Take up the changes that another device of this account moved into an export with `detach`
+    #[command(
+        after_help = "With --json: {\"rows\", \"conflicts\", \"refused_rows\", \"committed_rows\", \"already\"}: \
+        rows that are changes of FILE now; that met another change or do not fit; that wait in rejected; that were on \
+        the server already; whether the export had been imported before"
+    )]
+    Import(Import),
 }
 
 const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"table\", \"key\", \"op\", \"reason\", \
@@ -284,6 +291,14 @@ pub(crate) enum Kind {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) work: Work,
+    /// What `detach --export` wrote
+    pub(crate) export: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Detach {
     /// The synced file
     pub(crate) file: PathBuf,
@@ -304,6 +319,10 @@ pub(crate) struct Pending {
     /// them whole
     #[arg(long)]
     pub(crate) discard: bool,
+    /// They are moved into this new file, which `import` takes up on another device of the same account. Here
+    /// they are undone
+    #[arg(long, value_name = "EXPORT")]
+    pub(crate) export: Option<PathBuf>,
     /// Remove everything of ours, the inbox too, also from a file that is detached or damaged. The rows stay,
     /// and nothing is known of them
     #[arg(long)]

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Clone(args) => setup::clone(&args, out),
         Command::Schema(args) => setup::schema(&args, out),
         Command::Detach(args) => setup::detach(&args, out),
+        Command::Import(args) => run::import(&args, out),
         Command::Sync(args) => run::sync(&args, out),
         Command::Watch(args) => run::watch(&args, out),
         Command::Rebuild(args) => run::rebuild(&args, out),

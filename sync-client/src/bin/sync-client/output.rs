@@ -83,7 +83,7 @@ impl From<Error> for Failure {
             (Error::Protocol(_), _) => NO_SYNC_SERVER,
             (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => "`init` again with --attach says which.",
             (Error::PendingWork(_), _) => {
-                "For the latter: `detach` with --keep or --discard; its help says what they do."
+                "For the latter: `detach` with --keep, --discard or --export; its help says what they do."
             }
             _ => "",
         };

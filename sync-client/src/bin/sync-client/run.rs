@@ -35,6 +35,36 @@ pub(crate) fn rebuild(args: &args::Work, out: Output) -> Result<Done, Failure> {
     })
 }
 
+pub(crate) fn import(args: &args::Import, out: Output) -> Result<Done, Failure> {
+    let file = &args.work.file;
+    file::must_exist(file)?;
+    let source = Source::require(args.work.token.given.as_deref(), file)?;
+    let progress = Arc::new(Progress::new(out));
+    let shown = Arc::clone(&progress);
+    let opened = Opened::new(file, source, &args.work.rules, move |event| shown.show(event))?;
+    let outcome = opened.run(|client| client.import(&args.export));
+    progress.clear();
+    let report = outcome.map_err(|failure| failure.when_offline("Nothing was imported; try again later."))?;
+    let rejected = opened.client.status()?.rejected_rows;
+    out.result(&report, || {
+        if report.already {
+            return "This export was imported before; nothing was done.".into();
+        }
+        let mut parts = vec![format!("{} imported; the next sync sends them", rows(report.rows))];
+        for (n, what) in [
+            (report.committed_rows, "on the server already"),
+            (report.conflicts, "met another change: see `conflicts`, `discarded` and `rejected`"),
+            (report.refused_rows, "refused before: see `rejected`"),
+        ] {
+            if n > 0 {
+                parts.push(format!("{} {what}", rows(n)));
+            }
+        }
+        format!("{}.", parts.join("; "))
+    });
+    Ok(Done::with_rejected(rejected))
+}
+
 fn work<T: Serialize>(
     args: &args::Work,
     out: Output,

@@ -359,6 +359,8 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
             Detach::KeepData
         } else if pending.discard {
             Detach::Discard
+        } else if let Some(export) = &pending.export {
+            Detach::Export(export.clone())
         } else {
             Detach::WhenClean
         })?
@@ -379,6 +381,13 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
                 "\n{} undone: sync-client discarded {}",
                 counted(rows.discarded_rows, "change"),
                 shell(&args.file.to_string_lossy())
+            ));
+        }
+        if let Some(export) = pending.export.as_ref().filter(|_| rows.exported_rows > 0) {
+            text.push_str(&format!(
+                "\n{} moved into {}: `sync-client import` takes them up on another device.",
+                counted(rows.exported_rows, "change"),
+                export.display()
             ));
         }
         text

@@ -1,0 +1,345 @@
+//! Taking up another device's pending work: a bundle in doubt is settled under its own tuple, so that it is
+//! committed once; the rest become intents of this file, settled against what it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::protocol::push::{CreatePushReply, CreatePushRequest};
+use sync_core::protocol::{Code, Op};
+use sync_core::record::{self, Record};
+use sync_core::value::Value;
+
+use crate::apply::{Applier, fit, full, is_constraint, is_unique};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::export::{Export, ExportedRow, Sent};
+use crate::inbox::Entry;
+use crate::report::{PullReport, PushReport};
+use crate::settle::op_of;
+use crate::stage::StagedRow;
+use crate::store::Meta;
+
+/// What an import did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Imported {
+    /// Rows that are changes of this file now, and go with the next push.
+    pub rows: u64,
+    /// Rows that met another change, or do not fit here; `discarded`, `conflicts` and `rejected` tell of them.
+    pub conflicts: u64,
+    /// Refused rows that wait in `rejected` here now.
+    pub refused_rows: u64,
+    /// Rows that turned out to be on the server already, though the other device never heard so.
+    pub committed_rows: u64,
+    /// The export had been imported into this file before: nothing was done.
+    pub already: bool,
+}
+
+/// An imported row under this file's columns.
+struct Incoming {
+    position: usize,
+    key: Vec<Value>,
+    row: ExportedRow,
+}
+
+impl Engine {
+    pub(crate) fn import(&mut self, path: &Path) -> Result<Imported, Error> {
+        let export = Export::open(path)?;
+        let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        self.connected(&mut pull)?;
+        if export.head.scope_id != Meta::ScopeId.get::<String>(&self.store.conn)? {
+            return Err(Error::Argument(
+                "this export is of another account than the file: nothing was imported or sent".into(),
+            ));
+        }
+        if self.imported()?.contains(&export.head.id) {
+            return Ok(Imported { already: true, ..Imported::default() });
+        }
+        let columns = self.columns_here(&export)?;
+        self.settle_doubt(&mut push, &mut pull)?;
+        self.pull_part(&mut pull)?;
+        let committed = match &export.head.sent {
+            Some(sent) => self.had_committed(sent)?,
+            None => false,
+        };
+        if committed {
+            self.pull_part(&mut pull)?;
+        }
+        self.take_up(&export, committed, &columns)
+    }
+
+    /// Settles a tuple of another source: whether its bundle is history. Where it is not, no late request
+    /// can make it so: its session is gone.
+    fn had_committed(&self, sent: &Sent) -> Result<bool, Error> {
+        let request = CreatePushRequest {
+            source_bundle_id: sent.source_bundle_id,
+            planned_row_count: sent.rows,
+            initialization_id: None,
+            request_hash: self.api.is_ours().then(|| sent.request_hash.hex()),
+        };
+        for _ in 0..TRIES {
+            match self.api.create_push(&sent.source_id, &request) {
+                Ok(reply) if reply.status == CreatePushReply::ALREADY_COMMITTED => {
+                    let hash = reply.committed.and_then(|c| c.request_hash);
+                    return Ok(hash.is_none_or(|h| h == sent.request_hash.hex()));
+                }
+                Ok(reply) => {
+                    let id = reply.push_id.ok_or_else(|| Error::Protocol("the reply lacks the push session".into()))?;
+                    if self.api.delete_push(&sent.source_id, &id)? {
+                        return Ok(false);
+                    }
+                }
+                Err(e) => match e.code() {
+                    // It was sent, and its bundle is no longer kept.
+                    Some(Code::HistoryPruned) => return Ok(true),
+                    Some(Code::SourceSequenceOutOfOrder | Code::SourceRetired) => return Ok(false),
+                    _ => return Err(e.into()),
+                },
+            }
+        }
+        Err(Error::Protocol("a push session could not be ended".into()))
+    }
+
+    /// Where each column of the export stands here, by the export's tables. What this file lacks would be
+    /// lost.
+    fn columns_here(&self, export: &Export) -> Result<BTreeMap<i64, (usize, Vec<usize>)>, Error> {
+        let mut out = BTreeMap::new();
+        for (t, (name, columns)) in &export.tables {
+            let lacks = |what: String| {
+                Error::Argument(format!("this file does not have {what}, which the export has; update the app first"))
+            };
+            let position =
+                self.store.schema().position(name).ok_or_else(|| lacks(format!("the synced table {name}")))?;
+            let at = columns.iter().map(|c| {
+                self.store.table(position).column(c).ok_or_else(|| lacks(format!("the column {c} of table {name}")))
+            });
+            out.insert(*t, (position, at.collect::<Result<_, _>>()?));
+        }
+        Ok(out)
+    }
+
+    fn imported(&self) -> Result<BTreeSet<String>, Error> {
+        let stored: Option<String> = Meta::Imported.get(&self.store.conn)?;
+        stored.map_or(Ok(BTreeSet::new()), |s| serde_json::from_str(&s).map_err(|_| Error::Damaged("imported".into())))
+    }
+
+    fn take_up(
+        &self,
+        export: &Export,
+        committed: bool,
+        columns: &BTreeMap<i64, (usize, Vec<usize>)>,
+    ) -> Result<Imported, Error> {
+        let store = &self.store;
+        let tx = store.begin()?;
+        store.absorb(self.env.now_ms())?;
+        let mut incoming = Vec::new();
+        export.each(!committed, |mut row| {
+            let Some((position, at)) = columns.get(&row.t) else { return Ok(()) };
+            let width = store.table(*position).columns.len();
+            let here = |r: Record| {
+                let mut out: Record = vec![None; width];
+                for (v, i) in r.into_iter().zip(at) {
+                    out[*i] = v;
+                }
+                out
+            };
+            row.row = row.row.map(here);
+            row.base = row.base.map(here);
+            let key = Key::from_stored(row.k.clone()).unpack()?;
+            incoming.push(Incoming { position: *position, key, row });
+            Ok(())
+        })?;
+        let mut applier = Applier::new(store, &self.policies, self.env.now_ms())?;
+        applier.any_dirty = true;
+        applier.begin_bundle("", false)?;
+        applier.take_up(incoming)?;
+        let outcome = applier.finish()?;
+        let refused_rows = export.copy_refused(&tx)?;
+        let mut ids = self.imported()?;
+        ids.insert(export.head.id.clone());
+        Meta::Imported.set(&tx, serde_json::to_string(&ids).map_err(|e| Error::Damaged(e.to_string()))?)?;
+        tx.commit()?;
+        outcome.events.iter().for_each(|e| self.tell(e));
+        let committed_rows = match &export.head.sent {
+            Some(sent) if committed => sent.rows.unsigned_abs(),
+            _ => 0,
+        };
+        Ok(Imported {
+            rows: outcome.applied,
+            conflicts: outcome.conflicts,
+            refused_rows,
+            committed_rows,
+            already: false,
+        })
+    }
+}
+
+impl Applier<'_> {
+    /// Makes another device's intents this file's.
+    fn take_up(&mut self, mut incoming: Vec<Incoming>) -> Result<(), Error> {
+        let order: BTreeMap<usize, usize> =
+            self.store.schema().parents_first().iter().enumerate().map(|(n, p)| (*p, n)).collect();
+        incoming.sort_by_key(|i| (order[&i.position], i.row.k.clone()));
+        let mut left = Vec::with_capacity(incoming.len());
+        for i in incoming {
+            if self.own_change_gives_way(&i)? {
+                left.push(i);
+            }
+        }
+        self.imported = Some(BTreeSet::new());
+        let mut clashes = Vec::new();
+        for i in &left {
+            self.write_incoming(i, &mut clashes)?;
+        }
+        for (r, known) in clashes {
+            let t = self.store.managed[r.position].id;
+            let Some(dirty) = self.store.dirty(t, &r.k)? else { continue };
+            let (k, never) = (r.k.clone(), r.version == 0);
+            self.meet_now(r, known, &dirty)?;
+            if never {
+                self.store.set_known(t, &k, Known::Never)?;
+            }
+        }
+        self.end_bundle()?;
+        // Rows that were written back are not imported ones.
+        self.outcome.applied = 0;
+        for (t, k) in self.imported.clone().unwrap_or_default() {
+            let Some(position) = self.store.position(t).filter(|_| self.store.dirty(t, &k).is_ok_and(|d| d.is_some()))
+            else {
+                continue;
+            };
+            let key = Key::from_stored(k).unpack()?;
+            let (m, table) = (&self.store.managed[position], self.store.table(position));
+            match m.sql.read(&self.store.conn, &key)? {
+                Some(Ok(row)) if !self.parents_exist(table, &row)? => {
+                    let message = "the row that this one refers to is not on the server any more";
+                    self.displace(position, &key, "parent_deleted", message, None)?;
+                }
+                _ => self.outcome.applied += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// This device's own change of the same row stays, and the imported one is kept in the inbox; of a number
+    /// that both minted, this device's row takes another. True where the imported row can be written.
+    fn own_change_gives_way(&mut self, i: &Incoming) -> Result<bool, Error> {
+        let (store, m) = (self.store, &self.store.managed[i.position]);
+        if store.dirty(m.id, &i.row.k)?.is_none() {
+            return Ok(true);
+        }
+        let live = match m.sql.read(&store.conn, &i.key)? {
+            Some(Ok(row)) => Some(row),
+            Some(Err(_)) => return Ok(false),
+            None => None,
+        };
+        if same(live.as_deref(), i.row.row.as_ref()) {
+            return Ok(false);
+        }
+        let both_new = i.row.known == Known::Never && store.known(m.id, &i.row.k)? == Known::Never;
+        if let Some(row) = live.as_deref().filter(|_| both_new && i.row.row.is_some())
+            && let Some((position, key)) = self.minted(i.position, &i.key, row)?
+        {
+            self.rekey(position, &key)?;
+            return Ok(true);
+        }
+        if live.is_none() && both_new {
+            return Ok(true);
+        }
+        let message = "this file has a change of its own of this row: the imported one was not taken";
+        self.not_taken(i, "discarded", "import", message, live.as_deref())?;
+        Ok(false)
+    }
+
+    /// Writes an imported row over this file's, as if the app had. Where the two do not stand on the same
+    /// row of the server, they clash, and are settled once all are here.
+    fn write_incoming(&mut self, i: &Incoming, clashes: &mut Vec<(StagedRow, Known)>) -> Result<(), Error> {
+        let (store, m, conn) = (self.store, &self.store.managed[i.position], &self.store.conn);
+        let live = match m.sql.read(conn, &i.key)? {
+            Some(Ok(row)) => Some(row),
+            Some(Err(_)) => return Ok(()),
+            None => None,
+        };
+        if same(live.as_deref(), i.row.row.as_ref()) {
+            return Ok(());
+        }
+        let here = store.known(m.id, &i.row.k)?;
+        let unchanged = match (&live, &i.row.base) {
+            _ if here == i.row.known => true,
+            (Some(live), Some(base)) => same(Some(live), Some(base)),
+            // A tombstone that the other device never saw, or saw before.
+            (None, _) => i.row.row.is_some() && !matches!(i.row.known, Known::Live(_)),
+            _ => false,
+        };
+        let written = match (&i.row.row, &live) {
+            (Some(row), Some(_)) => m.sql.update_partial(conn, &i.key, row),
+            (Some(row), None) => m.sql.insert_partial(conn, row),
+            (None, _) => m.sql.delete(conn, &i.key),
+        };
+        match written {
+            Ok(_) => {}
+            Err(e) if is_unique(&e) || is_constraint(&e) => {
+                let reason = if is_unique(&e) { "unique" } else { "constraint" };
+                let message = "this file's rows leave no room for the imported one";
+                return self.not_taken(i, "rejected", reason, message, live.as_deref());
+            }
+            Err(e) => return Err(e.into()),
+        }
+        if let Some(imported) = &mut self.imported {
+            imported.insert((m.id, i.row.k.clone()));
+        }
+        if unchanged {
+            let base: Option<Record> = live.map(|row| row.into_iter().map(Some).collect());
+            return store.put_dirty(m.id, &i.row.k, i.row.since, base.as_ref());
+        }
+        store.set_known(m.id, &i.row.k, i.row.known)?;
+        store.put_dirty(m.id, &i.row.k, i.row.since, i.row.base.as_ref())?;
+        let r = StagedRow {
+            position: i.position,
+            k: i.row.k.clone(),
+            op: if live.is_some() { Op::Update } else { Op::Delete },
+            version: here.version(),
+            row: live.as_deref().map(record::encode),
+        };
+        clashes.push((r, i.row.known));
+        Ok(())
+    }
+
+    fn not_taken(
+        &mut self,
+        i: &Incoming,
+        kind: &'static str,
+        reason: &str,
+        message: &str,
+        here: Option<&[Value]>,
+    ) -> Result<(), Error> {
+        let table = self.store.table(i.position);
+        let local = i.row.row.clone().map(|r| full(fit(r, table)));
+        self.outcome.conflicts += 1;
+        self.record(&Entry {
+            kind,
+            at: self.now,
+            table,
+            key: &i.key,
+            op: op_of(local.as_deref(), i.row.known, i.row.base.as_ref()),
+            reason,
+            message,
+            local: local.as_deref(),
+            base: i.row.base.as_ref(),
+            server: here,
+        })
+    }
+}
+
+/// Whether a row is what a record says; what that does not mention is not compared.
+fn same(row: Option<&[Value]>, record: Option<&Record>) -> bool {
+    match (row, record) {
+        (None, None) => true,
+        (Some(row), Some(record)) => row.iter().zip(record).all(|(v, r)| r.as_ref().is_none_or(|r| r == v)),
+        _ => false,
+    }
+}
+
+/// Times that a session is ended before the server is given up.
+const TRIES: u32 = 3;

@@ -1,0 +1,241 @@
+//! Pending work that is moved to another device of the same account: committed once, settled like any other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sync_client::transport::{Http, Request, Response, Transport, TransportError};
+use sync_client::{Attached, Detach, Error, Policy};
+
+use crate::world::{Device, SCHEMA, World, converge, dump};
+
+/// Moves what is pending on a device into a file.
+fn export(w: &World, d: &mut Device) -> (PathBuf, u64) {
+    let path = w.dir.path().join("work.export");
+    let _ = std::fs::remove_file(&path);
+    let detached = d.client().detach(Detach::Export(path.clone())).unwrap();
+    d.close();
+    assert_eq!((detached.kept_rows, detached.discarded_rows), (0, 0));
+    (path, detached.exported_rows)
+}
+
+#[test]
+fn work_moves_to_another_device() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, name) VALUES ('p', 'x'), ('q', 'x'), ('r', 'x'); INSERT INTO notes VALUES ('n', 'q', 'x')");
+    converge(&[&a, &b]);
+    let before = dump(&a.path);
+    a.sql(
+        "UPDATE people SET name = 'edited', photo = x'00ff' WHERE id = 'p'; DELETE FROM people WHERE id = 'q';
+         INSERT INTO people (id, name) VALUES ('new', 'by a'); INSERT INTO notes VALUES ('m', 'new', 'of new');
+         INSERT INTO people (id) VALUES ('never'); DELETE FROM people WHERE id = 'never'",
+    );
+    let (path, rows) = export(&w, &mut a);
+    assert_eq!(rows, 5, "edited, deleted with its note, new with its note");
+    assert_eq!(dump(&a.path), before, "the work has left");
+    assert_eq!(sync_client::read_inbox(&a.path, "discarded").unwrap().len(), 5, "and is told of here");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let imported = b.client().import(&path).unwrap();
+    assert_eq!((imported.rows, imported.conflicts, imported.committed_rows, imported.already), (5, 0, 0, false));
+    assert_eq!(b.sync().push.committed_rows, 5);
+    assert!(b.client().import(&path).unwrap().already);
+    a.open();
+    assert_eq!(a.client().attach().unwrap(), Attached::Resumed);
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT name || hex(photo) FROM people WHERE id = 'p'"), "edited00FF");
+    assert_eq!(a.text("SELECT group_concat(id) FROM notes"), "m");
+    assert_eq!(a.count("SELECT count(*) FROM people"), 3);
+    assert!(b.client().conflicts().unwrap().is_empty() && b.client().discarded().unwrap().is_empty());
+}
+
+/// HTTP that breaks at a commit: before it reaches the server, or after.
+struct Breaking {
+    http: Http,
+    state: AtomicUsize,
+}
+
+const BEFORE: usize = 1;
+const AFTER: usize = 2;
+const BROKEN: usize = 3;
+
+impl Transport for Breaking {
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        let broken = || Err(TransportError::Broken("the network is gone".into()));
+        let commit = request.path.ends_with("/commit");
+        match self.state.load(Ordering::Relaxed) {
+            BROKEN => return broken(),
+            BEFORE if commit => {
+                self.state.store(BROKEN, Ordering::Relaxed);
+                return broken();
+            }
+            AFTER if commit => {
+                self.http.send(request)?;
+                self.state.store(BROKEN, Ordering::Relaxed);
+                return broken();
+            }
+            _ => {}
+        }
+        self.http.send(request)
+    }
+}
+
+/// A push whose commit was sent and not answered: it is committed once, whichever way it went.
+#[test]
+fn a_push_in_doubt_is_committed_once() {
+    for (when, edited_since) in [(BEFORE, false), (AFTER, false), (BEFORE, true), (AFTER, true)] {
+        let w = World::new();
+        let breaking = Arc::new(Breaking { http: Http::new(w.url()).unwrap(), state: AtomicUsize::new(0) });
+        let transport = Arc::clone(&breaking);
+        let mut a = w.device_built("a", move |b| b.transport(Arc::<Breaking>::clone(&transport)));
+        let b = w.device("b");
+        a.sql("INSERT INTO people (id, name) VALUES ('p', 'first')");
+        converge(&[&a, &b]);
+        breaking.state.store(when, Ordering::Relaxed);
+        a.sql("INSERT INTO counters (label) VALUES ('one'), ('two'); INSERT INTO marks VALUES ('m', 1, 'of one'); UPDATE people SET name = 'sent'");
+        a.client().sync().unwrap_err();
+        if edited_since {
+            a.sql("UPDATE counters SET label = 'edited' WHERE id = 1; DELETE FROM counters WHERE id = 2; UPDATE people SET age = 7");
+        }
+        let (path, _) = export(&w, &mut a);
+        assert_eq!(a.text("SELECT name FROM people"), "first");
+        let imported = b.client().import(&path).unwrap();
+        assert_eq!(imported.committed_rows, if when == AFTER { 4 } else { 0 });
+        assert_eq!(imported.conflicts, 0, "{when} {edited_since}");
+        breaking.state.store(0, Ordering::Relaxed);
+        a.open();
+        converge(&[&b, &a]);
+        let labels = "SELECT group_concat(id || label) FROM counters";
+        assert_eq!(a.text(labels), if edited_since { "1edited" } else { "1one,2two" }, "{when}");
+        assert_eq!(a.text("SELECT name || coalesce(age, '') FROM people"), if edited_since { "sent7" } else { "sent" });
+        assert_eq!(a.count("SELECT count(*) FROM marks JOIN counters ON counter = counters.id"), 1);
+        for d in [&a, &b] {
+            assert!(d.client().conflicts().unwrap().is_empty());
+        }
+    }
+}
+
+/// Numbers minted on three sides: each row keeps its children.
+#[test]
+fn imported_numbers_take_others_and_references_follow() {
+    let w = World::new();
+    let (mut a, b, c) = (w.device("a"), w.device("b"), w.device("c"));
+    converge(&[&a, &b, &c]);
+    let fill = |d: &Device, who: &str| {
+        d.sql(&format!("INSERT INTO counters (label) VALUES ('{who}1'), ('{who}2'); INSERT INTO marks VALUES ('{who}', 1, '{who}1'), ('{who}x', 2, '{who}2')"));
+    };
+    fill(&a, "a");
+    fill(&b, "b");
+    fill(&c, "c");
+    let (path, rows) = export(&w, &mut a);
+    assert_eq!(rows, 4);
+    c.sync();
+    let imported = b.client().import(&path).unwrap();
+    assert_eq!(imported.rows, 4);
+    a.open();
+    converge(&[&b, &c, &a]);
+    for d in [&a, &b, &c] {
+        assert_eq!(d.count("SELECT count(*) FROM counters"), 6);
+        assert_eq!(d.count("SELECT count(*) FROM marks JOIN counters ON counter = counters.id AND label = text"), 6);
+    }
+}
+
+/// What changed on the server since, and on the importing device: the policy, and the device's own change.
+#[test]
+fn imported_changes_are_settled() {
+    for policy in [Policy::ServerWins, Policy::ClientWins, Policy::MergeColumns(Default::default())] {
+        let merges = matches!(policy, Policy::MergeColumns(_));
+        let wins = matches!(policy, Policy::ClientWins);
+        let w = World::new();
+        let (mut a, c) = (w.device("a"), w.device("c"));
+        let b = w.device_with("b", policy, |_| {});
+        a.sql("INSERT INTO people (id, name) VALUES ('changed', 'x'), ('gone', 'x'), ('own', 'x'), ('same', 'x')");
+        converge(&[&a, &b, &c]);
+        a.sql("UPDATE people SET name = 'by a' WHERE id <> 'same'; UPDATE people SET name = 'same' WHERE id = 'same'; INSERT INTO notes VALUES ('n', 'gone', 'orphan')");
+        let (path, rows) = export(&w, &mut a);
+        assert_eq!(rows, 5);
+        c.sql("UPDATE people SET age = 9 WHERE id = 'changed'; DELETE FROM people WHERE id = 'gone'; UPDATE people SET name = 'same' WHERE id = 'same'");
+        c.sync();
+        b.sql("UPDATE people SET name = 'by b' WHERE id = 'own'");
+        b.client().import(&path).unwrap();
+        a.open();
+        converge(&[&b, &c, &a]);
+        let name = |id: &str| {
+            c.text(&format!("SELECT coalesce(max(name || coalesce(age, '')), 'none') FROM people WHERE id = '{id}'"))
+        };
+        assert_eq!(
+            name("changed"),
+            if merges {
+                "by a9"
+            } else if wins {
+                "by a"
+            } else {
+                "x9"
+            }
+        );
+        assert_eq!(name("gone"), if wins { "by a" } else { "none" });
+        assert_eq!(name("own"), "by b");
+        assert_eq!(name("same"), "same");
+        let discarded = b.client().discarded().unwrap();
+        assert!(discarded.iter().any(|d| d.reason == "import" && d.local_row.as_ref().unwrap().contains("by a")));
+        assert_eq!(c.count("SELECT count(*) FROM notes"), i64::from(wins));
+        let rejected = b.client().rejected().unwrap();
+        assert_eq!(rejected.len(), usize::from(!wins), "{rejected:?}");
+        assert!(rejected.iter().all(|r| r.local_row.as_ref().unwrap().contains("orphan")));
+    }
+}
+
+/// A unique value that somebody else has by now, and rows that the server had refused.
+#[test]
+fn what_does_not_fit_waits_in_the_inbox() {
+    let mut w = World::with(&SCHEMA.replace("age INTEGER", "age INTEGER CHECK (age < 100)"), Default::default());
+    w.schema = SCHEMA.to_owned();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO people (id, email) VALUES ('pa', 'taken@x'); INSERT INTO people (id, age) VALUES ('old', 200)");
+    a.client().push().unwrap_or_default();
+    a.sql("INSERT INTO people (id, email) VALUES ('pz', 'other@x'); INSERT INTO notes VALUES ('n', 'pz', 'depends')");
+    let (path, _) = export(&w, &mut a);
+    b.sql("INSERT INTO people (id, email) VALUES ('pb', 'other@x')");
+    b.sync();
+    b.client().import(&path).unwrap();
+    b.sync();
+    let mut reasons: Vec<String> =
+        b.client().rejected().unwrap().into_iter().map(|r| format!("{} {}", r.table, r.reason)).collect();
+    reasons.sort();
+    assert_eq!(reasons, ["notes parent_deleted", "people check", "people unique"]);
+    a.open();
+    b.sql("UPDATE people SET age = 20 WHERE id = 'old'");
+    converge(&[&b, &a]);
+    assert_eq!(a.count("SELECT count(*) FROM people"), 3);
+}
+
+/// Another account, another app version, another file: nothing happens.
+#[test]
+fn what_cannot_be_taken_up_changes_nothing() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    a.sql("ALTER TABLE people ADD COLUMN nick TEXT; INSERT INTO people (id, nick) VALUES ('p', 'Pip')");
+    let mut bob = w.device("bob");
+    bob.user = "bob".into();
+    bob.open();
+    bob.sync();
+    let taken = w.dir.path().join("a.db");
+    assert!(matches!(a.client().detach(Detach::Export(taken)), Err(Error::Argument(_))), "never over another file");
+    let (path, rows) = export(&w, &mut a);
+    assert_eq!(rows, 1);
+    for (client, words) in [(bob.client(), "another account"), (b.client(), "the column nick")] {
+        match client.import(&path) {
+            Err(Error::Argument(why)) => assert!(why.contains(words), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(client.status().unwrap().pending_rows, 0);
+    }
+    assert!(matches!(b.client().import(&b.path), Err(Error::Argument(_))));
+    assert!(matches!(b.client().import("no such file"), Err(Error::Argument(_))));
+}
