@@ -1,10 +1,11 @@
 //! Every decision that the protocol asks for, as pure functions: no clock, no randomness, no I/O.
 //!
-//! The client's: [`change`], [`settle`], [`merge`], [`schedule`], [`backoff`]. The server's: admission,
-//! conflicts, effects, windows, snapshots, retention, budgets. Both: [`digest`].
+//! The client's: [`change`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`]. The
+//! server's: admission, conflicts, effects, windows, snapshots, retention, budgets. Both: [`digest`].
 
 pub mod admit;
 pub mod backoff;
+pub mod bisect;
 pub mod budget;
 pub mod change;
 pub mod conflict;
@@ -16,4 +17,5 @@ pub mod retention;
 pub mod schedule;
 pub mod settle;
 pub mod snapshot;
+pub mod ties;
 pub mod window;

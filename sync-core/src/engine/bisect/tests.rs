@@ -1,0 +1,187 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Groups by what a client would send, and a server that refuses some of them and is down now and then.
+struct World {
+    state: Bisect,
+    /// Number of each pending row's group, where it has one, and whether it is kept back.
+    rows: Vec<Option<(i64, bool)>>,
+    pending: BTreeSet<usize>,
+    refused: BTreeSet<usize>,
+    bad: BTreeSet<usize>,
+    commits: usize,
+}
+
+impl World {
+    fn new(n: usize, bad: &[usize]) -> Self {
+        Self {
+            state: Bisect::default(),
+            rows: vec![None; n],
+            pending: (0..n).collect(),
+            refused: BTreeSet::new(),
+            bad: bad.iter().copied().collect(),
+            commits: 0,
+        }
+    }
+
+    fn rows_of(&self, take: Take) -> Vec<usize> {
+        let takes = |mark: Option<(i64, bool)>| match (take, mark) {
+            (Take::Rest, m) => m.is_none_or(|(_, kept)| !kept),
+            (Take::Range(a, b), Some((g, _))) => (a..b).contains(&g),
+            (Take::Kept(k), Some((g, kept))) => kept && g == k,
+            _ => false,
+        };
+        self.pending.iter().copied().filter(|r| takes(self.rows[*r])).collect()
+    }
+
+    /// One sync: bundles until nothing is pending or it is not worth going on. True where all is done.
+    fn sync(&mut self, down: &mut dyn FnMut(usize) -> bool) -> bool {
+        while !self.pending.is_empty() {
+            let mut chosen = None;
+            while chosen.is_none() {
+                let take = self
+                    .state
+                    .choices()
+                    .into_iter()
+                    .find(|t| matches!(t, Take::Range(..)) || !self.rows_of(*t).is_empty());
+                let take = take.expect("pending rows are in some choice");
+                let rows = self.rows_of(take);
+                if rows.is_empty() {
+                    self.state.nothing_in(take);
+                } else {
+                    chosen = Some((take, rows));
+                }
+            }
+            let (take, rows) = chosen.expect("just made");
+            self.commits += 1;
+            if !down(self.commits) && rows.iter().all(|r| !self.bad.contains(r)) {
+                rows.iter().for_each(|r| assert!(self.pending.remove(r)));
+                for g in self.state.committed(take) {
+                    let gone: Vec<usize> =
+                        self.pending.iter().copied().filter(|r| self.rows[*r] == Some((g, true))).collect();
+                    for r in gone {
+                        self.pending.remove(&r);
+                        self.refused.insert(r);
+                    }
+                }
+                if self.state.is_idle() {
+                    self.state = Bisect::default();
+                    self.rows.fill(None);
+                }
+            } else {
+                let Failed { keep, go_on } = if take == Take::Rest {
+                    let first = self.state.next_group();
+                    for (n, r) in rows.iter().enumerate() {
+                        self.rows[*r] = Some((first + n as i64, false));
+                    }
+                    self.state.rest_failed(rows.len() as i64)
+                } else {
+                    self.state.failed(take)
+                };
+                for row in self.rows.iter_mut().flatten() {
+                    row.1 |= Some(row.0) == keep;
+                }
+                if !go_on {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+fn bound(n: usize, bad: usize) -> usize {
+    2 * bad * (n.ilog2() as usize + 1) + 4
+}
+
+#[test]
+fn one_bad_row_is_found_wherever_it_is() {
+    for n in [3usize, 4, 7, 100, 1000] {
+        for bad in 0..n {
+            let mut w = World::new(n, &[bad]);
+            let done = w.sync(&mut |_| false);
+            if bad == n - 1 {
+                // The witness itself: nothing is left to commit after it. The next write of the app proves it.
+                assert!(!done && w.refused.is_empty() && w.pending.len() == 1);
+                w.rows.push(None);
+                w.pending.insert(n);
+                w.sync(&mut |_| false);
+                w.rows.push(None);
+                w.pending.insert(n + 1);
+                w.sync(&mut |_| false);
+            } else {
+                assert!(done, "{bad} of {n}");
+            }
+            assert_eq!(w.refused, BTreeSet::from([bad]), "{bad} of {n}");
+            assert!(w.commits <= bound(n, 1) + 2, "{} commits for {bad} of {n}", w.commits);
+        }
+    }
+}
+
+#[test]
+fn a_row_alone_is_never_called_refused() {
+    let mut w = World::new(1, &[0]);
+    for _ in 0..50 {
+        assert!(!w.sync(&mut |_| false));
+    }
+    assert!(w.refused.is_empty());
+    assert_eq!(w.commits, 50, "one try a sync");
+}
+
+#[test]
+fn while_the_server_fails_for_everything_few_bundles_are_sent() {
+    let mut w = World::new(1000, &[]);
+    for _ in 0..20 {
+        w.sync(&mut |_| true);
+    }
+    assert!(w.commits <= 20 + 2 * 13, "{}", w.commits);
+    assert!(w.sync(&mut |_| false));
+    assert!(w.refused.is_empty());
+}
+
+proptest! {
+    /// One outage, beginning and ending anywhere, refuses nobody who is not bad; every bad row is found.
+    #[test]
+    fn an_outage_is_no_refusal(
+        n in 3usize..60,
+        bad in proptest::collection::btree_set(0usize..60, 0..5),
+        begins in 1usize..60,
+        lasts in 0usize..40,
+    ) {
+        let bad: Vec<usize> = bad.into_iter().filter(|b| *b + 1 < n).collect();
+        let mut w = World::new(n, &bad);
+        let mut down = |c: usize| (begins..begins + lasts).contains(&c);
+        // The app goes on writing, so that there is always something to commit.
+        for _ in 0..lasts + 200 {
+            w.sync(&mut down);
+            if w.commits >= begins + lasts && w.pending.is_empty() {
+                break;
+            }
+            w.rows.push(None);
+            w.pending.insert(w.rows.len() - 1);
+        }
+        prop_assert!(w.refused.iter().all(|r| bad.contains(r)), "{:?} refused, {:?} bad", w.refused, bad);
+        prop_assert!(w.pending.is_empty() && w.refused.len() == bad.len(), "{:?} pending, {:?}", w.pending, w.state);
+    }
+
+    /// Without an outage the bundles are bounded, and every bad row is found: at once, but for those that
+    /// nothing is left to speak against. They wait for the next writes of the app.
+    #[test]
+    fn the_search_is_bounded(n in 8usize..400, bad in proptest::collection::btree_set(0usize..400, 1..8)) {
+        let bad: Vec<usize> = bad.into_iter().filter(|b| *b + 1 < n).collect();
+        let mut w = World::new(n, &bad);
+        if !w.sync(&mut |_| false) {
+            prop_assert!(w.pending.len() <= 2, "{:?}", w.state);
+            for _ in 0..2 {
+                w.rows.push(None);
+                w.pending.insert(w.rows.len() - 1);
+                w.sync(&mut |_| false);
+            }
+        }
+        prop_assert_eq!(w.refused.iter().copied().collect::<Vec<_>>(), bad);
+        prop_assert!(w.commits <= bound(n, w.bad.len()), "{} commits for {} of {n}", w.commits, w.bad.len());
+    }
+}
