@@ -16,6 +16,7 @@ use crate::conflict::Policies;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::keep::Keep;
+use crate::release::Watch;
 use crate::report::Event;
 use crate::stage::{Stage, StagedRow};
 use crate::store::{Meta, Store};
@@ -55,6 +56,8 @@ pub(crate) struct Applier<'a> {
     /// While another device's work is taken up: the intents that are of it.
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
     changes: Changes,
+    /// Refused rows whose cause may go away with a row that comes.
+    watch: Option<Watch>,
     pub(crate) outcome: Outcome,
 }
 
@@ -77,6 +80,7 @@ impl<'a> Applier<'a> {
             any_dirty,
             keep: Keep::new(store, policies, any_dirty)?,
             imported: None,
+            watch: if any_dirty { Watch::new(store)? } else { None },
             own: false,
             blocked: Vec::new(),
             touched: BTreeSet::new(),
@@ -126,6 +130,9 @@ impl<'a> Applier<'a> {
             .execute((t, &r.k))?;
         let known = self.store.known(t, &r.k)?;
         if let Some(dirty) = self.store.dirty(t, &r.k)? {
+            if let Some(w) = &mut self.watch {
+                w.touch(t, &r.k, Some(r.op));
+            }
             // A newer edit stays; what was committed is its base now.
             let base = r.row.as_deref().map(record::decode).transpose()?;
             self.store.put_dirty(t, &r.k, dirty.since, base.as_ref())?;
@@ -164,7 +171,7 @@ impl<'a> Applier<'a> {
             }
             let table = self.store.table(position);
             let key = Key::from_stored(k.clone()).unpack()?;
-            let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode_full(&b)).transpose()?;
+            let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode(&b)).transpose()?.map(full);
             self.record(&Entry {
                 kind: "discarded",
                 at: self.now,
@@ -244,6 +251,9 @@ impl<'a> Applier<'a> {
     /// A row came, and stands in the file as it came: what is tied to it may have to be settled.
     fn came(&mut self, r: &StagedRow) -> Result<(), Error> {
         self.touched.insert(r.position);
+        if let Some(w) = &mut self.watch {
+            w.touch(self.store.managed[r.position].id, &r.k, self.own.then_some(r.op));
+        }
         self.lowest = self.lowest.min(r.version);
         match &r.row {
             None => {
@@ -394,9 +404,9 @@ impl<'a> Applier<'a> {
     pub(crate) fn finish(mut self) -> Result<Outcome, Error> {
         if self.any_dirty {
             self.settle_orphans()?;
-            for position in &self.touched {
-                self.store.release_held_around(*position)?;
-            }
+        }
+        if let Some(w) = self.watch.take() {
+            w.release(self.store)?;
         }
         self.outcome.events.extend(std::mem::take(&mut self.changes).events(self.store)?);
         Ok(self.outcome)

@@ -108,22 +108,7 @@ impl Engine {
         if let Some(schema) = c.registered_tables.first().and_then(|t| t.split_once('.')) {
             Meta::WireSchema.keep(&self.store.conn, schema.0.to_owned())?;
         }
-        if !c.registered_tables.is_empty() {
-            let missing = self
-                .store
-                .schema()
-                .tables()
-                .iter()
-                .filter(|t| !c.registered_tables.iter().any(|r| r.split_once('.').is_some_and(|(_, n)| n == t.name)))
-                .map(|t| t.name.clone())
-                .collect();
-            self.store.withheld = missing;
-            // What a server lacked before, it may have now.
-            self.store.conn.execute(
-                "UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE held IN ('unknown_table', 'unknown_column')",
-                [],
-            )?;
-        }
+        self.learn_tables(&c)?;
         self.limits = c.bundle_limits;
         self.greeted = Some(now);
         Ok(())
@@ -248,6 +233,7 @@ impl Engine {
                     return Ok(());
                 }
                 Pushed::Rejected(n) => report.rejected_rows += n,
+                Pushed::Narrowed => {}
                 Pushed::Thawed => self.greeted = None,
                 Pushed::Reconnect => self.reconnect(pull)?,
             }

@@ -126,10 +126,6 @@ impl Error {
     pub(crate) fn is_code(&self, c: Code) -> bool {
         matches!(self, Self::Refused { code, .. } if code == c.as_str())
     }
-
-    pub(crate) fn refused(code: Code, message: impl Into<String>) -> Self {
-        Self::Refused { code: code.as_str().to_owned(), message: message.into() }
-    }
 }
 
 impl From<TransportError> for Error {

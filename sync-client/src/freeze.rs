@@ -3,20 +3,25 @@
 //! Upserts go parents first, then deletes children first. An intent that means nothing ends here; a
 //! row that cannot travel is held back, and nothing else waits for it.
 
-use rusqlite::Connection;
+use rusqlite::OptionalExtension as _;
+use sync_core::engine::bisect::Take;
 use sync_core::engine::change::{Change, Known, derive};
-use sync_core::hash::RequestHasher;
+use sync_core::hash::{Digest, RequestHasher};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::protocol::capabilities::Limits;
-use sync_core::record;
-use sync_core::wire::{Form, key_can_travel, push_key, push_payload};
+use sync_core::record::{self, Record};
+use sync_core::wire::{Form, key_can_travel, push_key, push_partial_payload};
 
 use crate::error::Error;
 use crate::store::{Meta, Outbox, OutboxState, Store};
+use crate::ties;
 
 impl Store {
     /// Freezes what is pending, within the server's limits. `None` where nothing has to be pushed.
+    ///
+    /// What needs a held row waits with it. More rows than the server takes at once go in parts, and while a
+    /// row is searched that the server does not name, less goes than there is.
     ///
     /// A large log is folded in a transaction of its own before: the app may write between the two, and what
     /// it writes is folded in the second one.
@@ -28,79 +33,176 @@ impl Store {
         }
         let tx = self.begin()?;
         self.absorb(now)?;
-        if !self.any_dirty(true)? {
-            tx.commit()?;
-            return Ok(None);
+        tx.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_deletes (t, k, since, base, v); \
+             CREATE TEMP TABLE IF NOT EXISTS _sync_done (t, k);",
+        )?;
+        let any = self.any_dirty(true)?;
+        let outbox = self.freeze_some(limits)?;
+        if any && !self.any_dirty(true)? {
+            let through = if outbox.is_none() { Meta::SyncedThrough } else { Meta::OutboxThrough };
+            through.set(&tx, Meta::Noticed.integer(&tx)?)?;
         }
-        let schema_name: String = Meta::WireSchema.get(&tx)?.unwrap_or_else(|| "main".into());
+        tx.commit()?;
+        Ok(outbox)
+    }
+
+    fn freeze_some(&self, limits: &Limits) -> Result<Option<Outbox>, Error> {
+        let mut search = self.search()?;
+        while self.any_dirty(true)? {
+            self.settle_waiting()?;
+            let part = self.part(limits.max_rows_per_bundle)?;
+            let searching = !search.is_idle();
+            let mut again = false;
+            for take in search.choices() {
+                // A search is among rows that once were one part.
+                let part = part.filter(|_| take == Take::Rest);
+                let subset = Subset { part, take: searching.then_some(take) };
+                let (rows, request_hash, holds) = self.pass(limits, &subset)?;
+                if !holds.is_empty() {
+                    // Whatever needs these rows has to wait too: once more without them.
+                    self.conn.execute_batch("DELETE FROM main._sync_out")?;
+                    for (t, k, reason, message) in holds {
+                        self.hold(t, &k, reason, &message)?;
+                    }
+                    again = true;
+                    break;
+                }
+                self.forget_frozen(subset.is_whole())?;
+                if rows > 0 {
+                    search.take(take);
+                    self.set_search(&search)?;
+                    return self.head(rows, request_hash).map(Some);
+                }
+                search.nothing_in(take);
+                if matches!(take, Take::Range(..)) {
+                    again = true;
+                    break;
+                }
+            }
+            if !again && part.is_none() {
+                break;
+            }
+        }
+        self.set_search(&search)?;
+        Ok(None)
+    }
+
+    /// The head of an outbox whose rows are there.
+    fn head(&self, rows: i64, request_hash: Digest) -> Result<Outbox, Error> {
+        let conn = &self.conn;
+        let source_id: String = Meta::SourceId.get(conn)?.ok_or_else(|| Error::Damaged("source".into()))?;
+        let outbox = Outbox {
+            state: OutboxState::Frozen,
+            source_id,
+            source_bundle_id: self.next_source_bundle_id()?,
+            rows,
+            request_hash,
+            bundle_seq: 0,
+        };
+        self.set_outbox(&outbox)?;
+        let mut s = conn.prepare("SELECT DISTINCT t FROM main._sync_out")?;
+        let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        Meta::OutboxColumns.set(conn, self.columns_of(&tables))?;
+        Ok(outbox)
+    }
+
+    /// Freezes the rows of a subset: how many there are, their request hash, and those that cannot travel.
+    fn pass(&self, limits: &Limits, subset: &Subset) -> Result<(i64, Digest, Vec<Hold>), Error> {
+        self.conn.execute_batch("DELETE FROM temp._sync_deletes; DELETE FROM temp._sync_done")?;
         let mut f = Freezer {
             store: self,
-            schema_name,
+            subset,
+            schema_name: Meta::WireSchema.get(&self.conn)?.unwrap_or_else(|| "main".into()),
             hasher: RequestHasher::default(),
             ordinal: 0,
-            limit: most(limits.max_rows_per_bundle),
             max_row: most(limits.max_bytes_per_row),
             key: String::new(),
             payload: String::new(),
             holds: Vec::new(),
         };
-        tx.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS _sync_deletes (t, k, since, base, v); DELETE FROM temp._sync_deletes;",
-        )?;
         for position in self.schema().parents_first() {
             f.upserts(*position)?;
         }
         for position in self.schema().parents_first().iter().rev() {
             f.deletes(*position)?;
         }
-        let (rows, request_hash, full) = (f.ordinal, f.hasher.finish(), f.ordinal >= f.limit);
-        for (t, k, reason, message) in f.holds {
-            self.hold(t, &k, reason, &message)?;
+        Ok((f.ordinal, f.hasher.finish(), f.holds))
+    }
+
+    /// The part of a large dirty set that goes now, where it has to be parted.
+    fn part(&self, max_rows: i64) -> Result<Option<i64>, Error> {
+        let conn = &self.conn;
+        if ties::any(conn, "_sync_part")? {
+            let sql = "SELECT p.n FROM main._sync_part p CROSS JOIN main._sync_dirty d ON d.t = p.t AND d.k = p.k \
+                       WHERE p.n >= ? AND d.held IS NULL AND NOT EXISTS \
+                       (SELECT 1 FROM main._sync_suspect s WHERE s.t = p.t AND s.k = p.k AND s.kept) \
+                       ORDER BY p.n LIMIT 1";
+            let from = Meta::Part.integer(conn)?;
+            if let Some(n) = conn.prepare_cached(sql)?.query_row([from], |r| r.get(0)).optional()? {
+                Meta::Part.keep(conn, n)?;
+                return Ok(Some(n));
+            }
+            conn.execute_batch("DELETE FROM main._sync_part")?;
+            Meta::Part.clear(conn)?;
         }
-        forget_frozen(&tx, full)?;
-        if !self.any_dirty(true)? {
-            let through = if rows == 0 { Meta::SyncedThrough } else { Meta::OutboxThrough };
-            through.set(&tx, Meta::Noticed.integer(&tx)?)?;
+        if max_rows <= 0 {
+            return Ok(None);
         }
-        let outbox = if rows == 0 {
-            None
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM main._sync_dirty WHERE held IS NULL LIMIT ?)";
+        let pending: i64 = conn.prepare_cached(sql)?.query_row([max_rows.saturating_add(1)], |r| r.get(0))?;
+        if pending <= max_rows {
+            return Ok(None);
+        }
+        self.make_parts(max_rows)?;
+        if ties::any(conn, "_sync_part")? { self.part(max_rows) } else { Ok(None) }
+    }
+
+    /// Ends the intents that are frozen now, or that meant nothing. Those that were not looked at stay.
+    fn forget_frozen(&self, whole: bool) -> Result<(), Error> {
+        let conn = &self.conn;
+        if !whole {
+            conn.execute_batch(
+                "INSERT INTO temp._sync_done SELECT t, k FROM main._sync_out; \
+                 DELETE FROM main._sync_dirty WHERE (t, k) IN (SELECT t, k FROM temp._sync_done)",
+            )?;
+        } else if conn.prepare("SELECT 1 FROM main._sync_dirty WHERE held IS NOT NULL")?.exists([])? {
+            conn.execute("DELETE FROM main._sync_dirty WHERE held IS NULL", [])?;
         } else {
-            let source_id: String = Meta::SourceId.get(&tx)?.ok_or_else(|| Error::Damaged("source".into()))?;
-            let outbox = Outbox {
-                state: OutboxState::Frozen,
-                source_id,
-                source_bundle_id: self.next_source_bundle_id()?,
-                rows,
-                request_hash,
-                bundle_seq: 0,
-            };
-            self.set_outbox(&outbox)?;
-            let mut s = tx.prepare("SELECT DISTINCT t FROM main._sync_out")?;
-            let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            Meta::OutboxColumns.set(&tx, self.columns_of(&tables))?;
-            Some(outbox)
-        };
-        tx.commit()?;
-        Ok(outbox)
+            conn.execute("DELETE FROM main._sync_dirty", [])?;
+        }
+        Ok(())
     }
 }
 
-/// Ends the intents that are frozen now, or that meant nothing. When the bundle is full, those that
-/// did not fit stay.
-fn forget_frozen(conn: &Connection, full: bool) -> Result<(), Error> {
-    if full {
-        conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
-        conn.execute(
-            "DELETE FROM main._sync_dirty WHERE EXISTS \
-             (SELECT 1 FROM main._sync_out o WHERE o.t = _sync_dirty.t AND o.k = _sync_dirty.k)",
-            [],
-        )?;
-    } else if conn.prepare("SELECT 1 FROM main._sync_dirty WHERE held IS NOT NULL")?.exists([])? {
-        conn.execute("DELETE FROM main._sync_dirty WHERE held IS NULL", [])?;
-    } else {
-        conn.execute("DELETE FROM main._sync_dirty", [])?;
+/// A row that cannot travel: table, key, the reason in one word and for a person.
+type Hold = (i64, Vec<u8>, &'static str, String);
+
+/// Which of the pending rows are frozen.
+struct Subset {
+    part: Option<i64>,
+    take: Option<Take>,
+}
+
+impl Subset {
+    const fn is_whole(&self) -> bool {
+        self.part.is_none() && self.take.is_none()
     }
-    Ok(())
+
+    /// The pending rows of one table, by key.
+    fn sql(&self) -> String {
+        let from = match self.part {
+            Some(n) => {
+                format!("main._sync_part p CROSS JOIN main._sync_dirty d ON p.n = {n} AND d.t = p.t AND d.k = p.k")
+            }
+            None => "main._sync_dirty d".into(),
+        };
+        let take = self.take.map(|t| format!(" AND {}", Store::taken_by(t))).unwrap_or_default();
+        format!(
+            "SELECT d.k, d.since, d.base, r.v FROM {from} LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
+             WHERE d.t = ? AND d.held IS NULL{take} ORDER BY d.k"
+        )
+    }
 }
 
 /// A limit of 0 is none.
@@ -110,14 +212,14 @@ const fn most(limit: i64) -> i64 {
 
 struct Freezer<'a> {
     store: &'a Store,
+    subset: &'a Subset,
     schema_name: String,
     hasher: RequestHasher,
     ordinal: i64,
-    limit: i64,
     max_row: i64,
     key: String,
     payload: String,
-    holds: Vec<(i64, Vec<u8>, &'static str, String)>,
+    holds: Vec<Hold>,
 }
 
 impl Freezer<'_> {
@@ -125,18 +227,13 @@ impl Freezer<'_> {
         let store = self.store;
         let m = &store.managed[position];
         let table = store.table(position);
-        let mut pending = store.conn.prepare_cached(
-            "SELECT d.k, d.since, d.base, r.v FROM main._sync_dirty d \
-             LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k WHERE d.t = ? AND d.held IS NULL ORDER BY d.k",
-        )?;
+        let lacking = store.offered.lacking(table);
+        let mut pending = store.conn.prepare(&self.subset.sql())?;
         let mut deletes = store
             .conn
             .prepare_cached("INSERT INTO temp._sync_deletes (t, k, since, base, v) VALUES (?, ?, ?, ?, ?)")?;
         let mut rows = pending.query([m.id])?;
         while let Some(r) = rows.next()? {
-            if self.ordinal >= self.limit {
-                break;
-            }
             let k: Vec<u8> = r.get(0)?;
             let since: i64 = r.get(1)?;
             let base: Option<Vec<u8>> = r.get(2)?;
@@ -154,7 +251,7 @@ impl Freezer<'_> {
                     continue;
                 }
             };
-            if store.withheld.contains(&table.name) {
+            if store.offered.lacks(table) {
                 let message =
                     "the server does not have this table; add it to the server's schema (see `sync-client schema`)";
                 self.holds.push((m.id, k, "unknown_table", message.into()));
@@ -162,7 +259,13 @@ impl Freezer<'_> {
             }
             let base_record = base.as_deref().map(record::decode).transpose()?;
             match derive(live.as_deref(), known, base_record.as_ref()) {
-                Change::Nothing => {}
+                Change::Nothing if self.subset.is_whole() => {}
+                Change::Nothing => {
+                    store
+                        .conn
+                        .prepare_cached("INSERT INTO temp._sync_done (t, k) VALUES (?, ?)")?
+                        .execute((m.id, &k))?;
+                }
                 Change::Push(Op::Delete, v) => {
                     deletes.execute((m.id, &k, since, &base, v))?;
                 }
@@ -173,16 +276,27 @@ impl Freezer<'_> {
                         self.holds.push((m.id, k, "key_form", message.into()));
                         continue;
                     }
-                    let row = live.unwrap_or_default();
+                    let mut row: Record = live.unwrap_or_default().into_iter().map(Some).collect();
+                    // What says nothing need not wait until the server has the column too.
+                    let lacks = |i: &&usize| row.get(**i).is_some_and(|v| v.as_ref().is_some_and(|v| !v.is_null()));
+                    if let Some(i) = lacking.iter().find(lacks) {
+                        let message = format!(
+                            "the server's table has no column {} yet; the row is sent once it has",
+                            table.columns[*i].name
+                        );
+                        self.holds.push((m.id, k, "unknown_column", message));
+                        continue;
+                    }
+                    lacking.iter().for_each(|i| row[*i] = None);
                     self.payload.clear();
-                    push_payload(&mut self.payload, table, &m.order, &row, Form::Exact);
+                    push_partial_payload(&mut self.payload, table, &m.order, &row, Form::Exact);
                     if self.payload.len() as i64 > self.max_row {
                         let message =
                             format!("this row is larger than the {} bytes that the server takes", self.max_row);
                         self.holds.push((m.id, k, "too_large", message));
                         continue;
                     }
-                    self.put(position, &k, &key, op, v, Some(&record::encode(&row)), base.as_deref(), since)?;
+                    self.put(position, &k, &key, op, v, Some(&record::encode_partial(&row)), base.as_deref(), since)?;
                 }
             }
         }
@@ -197,9 +311,6 @@ impl Freezer<'_> {
             .prepare_cached("SELECT k, since, base, v FROM temp._sync_deletes WHERE t = ? ORDER BY k")?;
         let mut rows = s.query([m.id])?;
         while let Some(r) = rows.next()? {
-            if self.ordinal >= self.limit {
-                break;
-            }
             let k: Vec<u8> = r.get(0)?;
             let key = Key::from_stored(k.clone()).unpack()?;
             let base: Option<Vec<u8>> = r.get(2)?;
@@ -240,6 +351,8 @@ impl Freezer<'_> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rusqlite::Connection;
 
     use super::*;
     use crate::store::Selection;

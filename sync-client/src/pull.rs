@@ -2,10 +2,11 @@
 
 use sync_core::hash::{Algorithm, BundleHasher, Digest, HashRow};
 use sync_core::key::Key;
-use sync_core::protocol::Code;
 use sync_core::protocol::pull::{BundleHead, PullRequest};
 use sync_core::protocol::rows::{PullSink, ReadError, WireRow, read_pull};
+use sync_core::protocol::{Code, Op};
 use sync_core::record;
+use sync_core::value::Value;
 use sync_core::wire::{Form, push_key, push_payload};
 
 use crate::api::broken;
@@ -13,6 +14,7 @@ use crate::apply::Applier;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::release::Watch;
 use crate::report::{Event, PullReport};
 use crate::stage::{Intake, Stage, StagedBundle};
 use crate::store::{Meta, Outbox, OutboxState};
@@ -271,11 +273,13 @@ impl Engine {
             [b.seq],
         )?;
         // What was refused because of a row that is on the server now, may pass.
-        let mut s = tx.prepare_cached("SELECT DISTINCT t FROM main._sync_out")?;
-        let settled: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
-        drop(s);
-        for position in settled.into_iter().filter_map(|t| self.store.position(t)) {
-            self.store.release_held_around(position)?;
+        if let Some(mut watch) = Watch::new(&self.store)? {
+            let mut s = tx.prepare_cached("SELECT t, k, op FROM main._sync_out")?;
+            let mut rows = s.query([])?;
+            while let Some(r) = rows.next()? {
+                watch.touch(r.get(0)?, &r.get::<_, Vec<u8>>(1)?, Op::from_stored(r.get(2)?));
+            }
+            watch.release(&self.store)?;
         }
         self.confirm(b, true)?;
         tx.commit()?;
@@ -306,7 +310,8 @@ impl Engine {
                 push_key(&mut key, table, &Key::from_stored(r.k).unpack()?, form);
                 payload.clear();
                 if let Some(stored) = &r.row {
-                    let row = record::decode_full(stored)?;
+                    // A row that was sent in part comes back whole.
+                    let row: Vec<Value> = record::decode(stored)?.into_iter().map_while(|v| v).collect();
                     if row.len() != table.columns.len() {
                         return Ok(String::new());
                     }

@@ -1,8 +1,7 @@
 //! Pushing: the outbox becomes a committed bundle, exactly once (hop `push`; protocol §6, §7).
 
-use sync_core::key::Key;
 use sync_core::protocol::Code;
-use sync_core::protocol::error::{ConflictReply, RejectionReply};
+use sync_core::protocol::error::ConflictReply;
 use sync_core::protocol::push::{CommitReply, CreatePushReply, CreatePushRequest};
 
 use crate::api::CallError;
@@ -30,6 +29,8 @@ pub(crate) enum Pushed {
     Rebuild,
     /// This file got a fresh source; freeze again under it.
     FreshSource,
+    /// The server named no row; the rows are intents again, and less is sent next.
+    Narrowed,
     /// The outbox cannot be sent as it is (a limit, or the schema, changed): its rows are intents again.
     Thawed,
 }
@@ -177,14 +178,11 @@ impl Engine {
                     }
                     Ok(self.release_proven(&outbox, Some(push_id))?.unwrap_or(Pushed::Conflicts(conflicts)))
                 }
-                Some(Code::PushRejected) => {
+                Some(Code::PushRejected) if self.names_one_of_ours(&r.reply) => {
                     if let Some(end) = self.release_proven(&outbox, Some(push_id))? {
                         return Ok(end);
                     }
-                    self.hold_rejected(&r.reply.rejections)
-                }
-                Some(Code::PushCommitInvalid) => {
-                    Ok(self.release_proven(&outbox, Some(push_id))?.unwrap_or(Pushed::Thawed))
+                    self.hold_rejected(&r.reply)
                 }
                 Some(Code::SourceSequenceChanged | Code::SourceRetired) => {
                     self.fresh_source()?;
@@ -194,6 +192,11 @@ impl Engine {
                     Meta::InitializationId.clear(&self.store.conn)?;
                     Ok(Pushed::Reconnect)
                 }
+                // It took the upload and failed at the commit, without a word on which row.
+                Some(
+                    Code::PushRejected | Code::PushCommitInvalid | Code::PushSessionCommitFailed | Code::InternalError,
+                ) => self.unnamed(&outbox, push_id, CallError::Reply(r)),
+                None if matches!(r.status, 400 | 422 | 500) => self.unnamed(&outbox, push_id, CallError::Reply(r)),
                 // A session that is gone proves nothing: the next round creates again under the same tuple.
                 _ => Err(CallError::Reply(r).into()),
             },
@@ -208,7 +211,9 @@ impl Engine {
         let tx = self.store.begin()?;
         self.store.set_outbox(&outbox)?;
         Meta::InitializationId.clear(&tx)?;
+        let refused = self.store.search_committed()?;
         tx.commit()?;
+        self.tell_refused(&refused)?;
         self.tell(&Event::Committed { bundle_seq: reply.bundle_seq, rows: reply.row_count.unsigned_abs() });
         Ok(())
     }
@@ -227,6 +232,17 @@ impl Engine {
     /// Puts the outbox back among the intents once the server proved that it did not commit it. `Some`
     /// where it turned out that it had.
     pub(crate) fn release_proven(&self, outbox: &Outbox, push_id: Option<&str>) -> Result<Option<Pushed>, Error> {
+        if let Some(end) = self.prove_uncommitted(outbox, push_id)? {
+            return Ok(Some(end));
+        }
+        let tx = self.store.begin()?;
+        self.store.release_outbox()?;
+        tx.commit()?;
+        Ok(None)
+    }
+
+    /// Makes the server prove that it did not commit the outbox. `Some` where it turned out that it had.
+    pub(crate) fn prove_uncommitted(&self, outbox: &Outbox, push_id: Option<&str>) -> Result<Option<Pushed>, Error> {
         let gone = match push_id {
             Some(id) => self.api.delete_push(&outbox.source_id, id)?,
             None => false,
@@ -240,9 +256,6 @@ impl Engine {
                 Created::Ended(end) => return Ok(Some(end)),
             }
         }
-        let tx = self.store.begin()?;
-        self.store.release_outbox()?;
-        tx.commit()?;
         Ok(None)
     }
 
@@ -256,44 +269,6 @@ impl Engine {
         Meta::InitializationId.clear(&tx)?;
         tx.commit()?;
         Ok(())
-    }
-
-    /// Holds refused rows back with the server's reason.
-    pub(crate) fn hold_rejected(&self, rejections: &[RejectionReply]) -> Result<Pushed, Error> {
-        let tx = self.store.begin()?;
-        let mut held = 0;
-        let mut told = Vec::new();
-        for r in rejections {
-            let Some(position) = self.store.schema().position(&r.table) else { continue };
-            let table = self.store.table(position);
-            let Ok(key) = sync_core::wire::decode_key(table, &r.key) else { continue };
-            let Ok(k) = Key::pack(&key) else { continue };
-            let kind = if r.kind.is_empty() { "refused" } else { &r.kind };
-            self.store.hold(self.store.managed[position].id, k.as_bytes(), kind, &r.message)?;
-            held += 1;
-            told.push(Event::Inbox {
-                kind: "rejected".into(),
-                table: table.name.clone(),
-                key: crate::inbox::key_json(table, &key),
-                message: r.message.clone(),
-            });
-        }
-        tx.commit()?;
-        if held == 0 {
-            return Err(Error::refused(Code::PushRejected, "the server refused rows without naming one of ours"));
-        }
-        told.iter().for_each(|e| self.tell(e));
-        Ok(Pushed::Rejected(held))
-    }
-}
-
-impl Engine {
-    /// A row that no chunk can carry waits, and the rest goes on.
-    pub(crate) fn hold_too_large(&self, (t, k): &(i64, Vec<u8>)) -> Result<Pushed, Error> {
-        let tx = self.store.begin()?;
-        self.store.hold(*t, k, "too_large", "this row is larger than what the server takes")?;
-        tx.commit()?;
-        Ok(Pushed::Rejected(1))
     }
 }
 

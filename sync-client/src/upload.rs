@@ -82,8 +82,11 @@ impl Engine {
                     tries += 1;
                     chunk.rewind(ordinal);
                 }
-                CallError::Reply(r) if code == Some(Code::PushChunkInvalid) && !r.reply.rejections.is_empty() => {
-                    return self.set_apart(outbox, push_id, |e| e.hold_rejected(&r.reply.rejections));
+                CallError::Reply(r) if code == Some(Code::PushChunkInvalid) && self.names_one_of_ours(&r.reply) => {
+                    return self.set_apart(outbox, push_id, |e| e.hold_rejected(&r.reply));
+                }
+                e if code == Some(Code::PushChunkInvalid) => {
+                    return self.unnamed(outbox, push_id, e).map(Uploaded::Ended);
                 }
                 _ if matches!(code, Some(Code::InitializationExpired | Code::InitializationStale)) => {
                     Meta::InitializationId.clear(&self.store.conn)?;

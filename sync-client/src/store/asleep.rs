@@ -129,6 +129,7 @@ impl Store {
         self.clear_outbox()?;
         conn.execute_batch(
             "DELETE FROM main._sync_dirty; DELETE FROM main._sync_row; DELETE FROM main._sync_history;
+             DELETE FROM main._sync_refusal; DELETE FROM main._sync_part; DELETE FROM main._sync_suspect;
              UPDATE main._sync_table SET grown_from = NULL;",
         )?;
         for (position, m) in self.managed.iter().enumerate() {
@@ -146,6 +147,9 @@ impl Store {
             Meta::SetAside,
             Meta::SyncedThrough,
             Meta::RetryAfter,
+            Meta::Search,
+            Meta::Part,
+            Meta::ServerTables,
             Meta::Resume,
         ] {
             m.clear(conn)?;

@@ -15,6 +15,9 @@ use crate::error::Error;
 /// Entries of a log: about a tenth of a second.
 const MUCH: i64 = 20_000;
 
+/// Why a row is held that nobody refused: it needs one that was.
+pub(crate) const WAITS_FOR: &str = "waits_for";
+
 /// One key's intent.
 #[derive(Debug)]
 pub(crate) struct Dirty {
@@ -43,6 +46,7 @@ impl Store {
             if fold(&self.conn, &rows, now)? {
                 note_unnameable(&self.conn, &table.name, &format!("main.{log}"), &key, now)?;
             }
+            self.forget_trials(m.id, &key.join(", "), &log)?;
             self.conn.prepare_cached(&format!("DELETE FROM main.{log}"))?.execute([])?;
             noticed = true;
         }
@@ -97,8 +101,15 @@ impl Store {
 
     /// Ends an intent: confirmed, or discarded and recorded.
     pub(crate) fn drop_dirty(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
-        let n = self.conn.prepare_cached("DELETE FROM main._sync_dirty WHERE t = ? AND k = ?")?.execute((t, k))?;
-        Ok(n > 0)
+        let sql = "DELETE FROM main._sync_dirty WHERE t = ? AND k = ? RETURNING held";
+        let held: Option<Option<String>> = self.conn.prepare_cached(sql)?.query_row((t, k), |r| r.get(0)).optional()?;
+        // Whatever waited for this row is looked at again by the next freeze.
+        if held.as_ref().is_some_and(|h| h.as_deref().is_some_and(|h| h != WAITS_FOR)) {
+            self.conn
+                .prepare_cached("UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE held = ?")?
+                .execute([WAITS_FOR])?;
+        }
+        Ok(held.is_some())
     }
 
     /// Records an intent, or moves the base of one that exists. It is tried again if it was held.
@@ -131,27 +142,6 @@ impl Store {
     /// A person changed something, as an edit of the app would.
     pub(crate) fn notice(&self) -> Result<(), Error> {
         notice(&self.conn)
-    }
-
-    /// Lets the held intents of a table, and of those that refer to it, be tried again.
-    pub(crate) fn release_held_around(&self, position: usize) -> Result<(), Error> {
-        self.release_held(self.managed[position].id)?;
-        for (child, _) in self.schema().references_to(position) {
-            self.release_held(self.managed[child].id)?;
-        }
-        Ok(())
-    }
-
-    /// Lets the held intents of a table be tried again, but for those that only an edit of the row itself
-    /// can help.
-    fn release_held(&self, t: i64) -> Result<(), Error> {
-        self.conn
-            .prepare_cached(
-                "UPDATE main._sync_dirty INDEXED BY _sync_dirty_held SET held = NULL, message = NULL \
-                 WHERE t = ? AND held IS NOT NULL AND held NOT IN ('check', 'not_null', 'type', 'unknown_column', 'unknown_table', 'too_large', 'key_form', 'not_utf8')",
-            )?
-            .execute([t])?;
-        Ok(())
     }
 }
 

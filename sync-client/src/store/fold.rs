@@ -246,7 +246,7 @@ mod tests {
         absorb(&store);
         let old = vec![Some(Value::Text("k".into())), Some(Value::Text("old".into()))];
         assert_eq!(bases(&store).into_values().collect::<Vec<_>>(), [Some(old)]);
-        assert_eq!(crate::store::Meta::Format.integer(&store.conn).unwrap(), crate::store::FORMAT);
+        assert_eq!(crate::store::Meta::Format.integer(&store.conn).unwrap(), crate::store::migrate::FORMAT);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
 use super::fold::{Rows, fold};
-use super::{FORMAT, Managed, Meta, Store};
+use super::{Managed, Meta, Store, migrate};
 use crate::error::Error;
 use crate::verify::REPAIRED;
 
@@ -79,9 +79,8 @@ impl Store {
         // Readers and the app's writers do not block one another in WAL mode. Outside a transaction by rule.
         self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
         let tx = self.begin_unchecked()?;
-        tx.execute_batch(TABLES)?;
+        migrate::create(&tx)?;
         tx.execute_batch(REPAIRED)?;
-        Meta::Format.set(&tx, FORMAT)?;
         Meta::Server.set(&tx, server)?;
         Meta::WireSchema.set(&tx, "main")?;
         Meta::SourceId.set(&tx, source_id)?;
@@ -123,14 +122,7 @@ impl Store {
     }
 
     fn refresh_locked(&mut self, now: i64) -> Result<app_triggers::Plan, Error> {
-        let format = Meta::Format.integer(&self.conn)?;
-        if format > FORMAT {
-            return Err(Error::NewerFormat(format));
-        }
-        if format < FORMAT {
-            Meta::Format.set(&self.conn, FORMAT)?;
-        }
-        self.conn.execute_batch(HELD)?;
+        migrate::migrate(&self.conn)?;
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
         let found = look(&self.conn, &Selection::from_stored(&stored)?)?;
         let app = app_triggers::read(&mut self.conn)?;
@@ -322,26 +314,3 @@ pub(super) fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i6
     )?;
     super::dirty::notice(conn)
 }
-
-/// Held intents are few among many, and looked for after every pull. The index costs the others nothing.
-const HELD: &str = "CREATE INDEX IF NOT EXISTS main._sync_dirty_held ON _sync_dirty (t) WHERE held IS NOT NULL";
-
-/// Our tables. Keys and rows are stored forms of `sync_core::key` and `sync_core::record`; a
-/// version below zero is a tombstone's.
-const TABLES: &str = "
-CREATE TABLE _sync_meta (name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;
-CREATE TABLE _sync_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, columns TEXT NOT NULL,
-  grown_from INTEGER);
-CREATE TABLE _sync_dirty (t INTEGER NOT NULL, k BLOB NOT NULL, since INTEGER NOT NULL, base BLOB, held TEXT, message TEXT,
-  PRIMARY KEY (t, k)) WITHOUT ROWID;
-CREATE INDEX _sync_dirty_held ON _sync_dirty (t, k) WHERE held IS NOT NULL;
-CREATE TABLE _sync_row (t INTEGER NOT NULL, k BLOB NOT NULL, v INTEGER NOT NULL, PRIMARY KEY (t, k)) WITHOUT ROWID;
-CREATE TABLE _sync_outbox (state TEXT NOT NULL, source_id TEXT NOT NULL, source_bundle_id INTEGER NOT NULL,
-  rows INTEGER NOT NULL, request_hash BLOB NOT NULL, bundle_seq INTEGER NOT NULL);
-CREATE TABLE _sync_out (ordinal INTEGER PRIMARY KEY, t INTEGER NOT NULL, k BLOB NOT NULL, op INTEGER NOT NULL,
-  base_version INTEGER NOT NULL, row BLOB, base BLOB, since INTEGER NOT NULL);
-CREATE TABLE _sync_inbox (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, at INTEGER NOT NULL, tbl TEXT NOT NULL,
-  key TEXT NOT NULL, op TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, local_row TEXT, base_row TEXT,
-  server_row TEXT);
-CREATE TABLE _sync_history (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL);
-";

@@ -64,6 +64,12 @@ pub(crate) enum Meta {
     Imported,
     /// The columns of each table when the file was detached.
     KeptColumns,
+    /// Where the search for a row that the server does not name stands.
+    Search,
+    /// The part of a large dirty set that is pushed now.
+    Part,
+    /// What the server last said of its tables and limits.
+    ServerTables,
 }
 
 impl Meta {
@@ -105,6 +111,9 @@ impl Meta {
             Self::Switched => "switched",
             Self::Imported => "imported",
             Self::KeptColumns => "kept_columns",
+            Self::Search => "search",
+            Self::Part => "part",
+            Self::ServerTables => "server_tables",
         }
     }
 

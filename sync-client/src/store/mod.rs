@@ -5,10 +5,11 @@ mod dirty;
 mod fold;
 mod install;
 mod meta;
+mod migrate;
 mod outbox;
 mod versions;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,15 +19,13 @@ use sync_core::sqlite::connection::{self, Settings};
 use sync_core::sqlite::introspect::Found;
 use sync_core::sqlite::rows::RowSql;
 
-pub(crate) use dirty::Dirty;
+pub(crate) use dirty::{Dirty, WAITS_FOR};
 pub(crate) use install::Selection;
 pub(crate) use meta::Meta;
 pub(crate) use outbox::{Outbox, OutboxRow, OutboxState};
 
 use crate::error::Error;
-
-/// The version of the `_sync_*` tables. 2: entries of a log may lack the texts that an UPDATE left alone.
-pub(crate) const FORMAT: i64 = 2;
+use crate::offered::Offered;
 
 /// The app's file, opened for syncing: triggers off, foreign keys off, durable commits.
 pub(crate) struct Store {
@@ -36,8 +35,8 @@ pub(crate) struct Store {
     pub(crate) managed: Vec<Managed>,
     by_id: BTreeMap<i64, usize>,
     schema_version: i64,
-    /// Tables that the server does not have: their rows are held back.
-    pub(crate) withheld: BTreeSet<String>,
+    /// The server's tables, as it last told of them.
+    pub(crate) offered: Offered,
 }
 
 /// One synced table's number in this file, and its statements.
@@ -60,7 +59,7 @@ impl Store {
             managed: Vec::new(),
             by_id: BTreeMap::new(),
             schema_version: -1,
-            withheld: BTreeSet::new(),
+            offered: Offered::default(),
         })
     }
 

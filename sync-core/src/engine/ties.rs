@@ -236,24 +236,61 @@ impl Ties {
         row
     }
 
-    /// The rows that cannot go while these are stuck, each with the stuck row that it waits for.
+    /// The rows that cannot go while others are stuck, each with the stuck row that it waits for.
+    ///
+    /// `soft` are stuck too, but perhaps only for want of another: a foreign key or a UNIQUE value was what they
+    /// were refused for. Those that need a stuck row wait for it.
     #[must_use]
-    pub fn waiting(&self, stuck: &[u32]) -> BTreeMap<u32, u32> {
+    pub fn waiting(&self, hard: &[u32], soft: &[u32]) -> BTreeMap<u32, u32> {
         let needs = by_token(&self.needs);
         let mut out = BTreeMap::new();
-        let mut left: Vec<(u32, u32)> = stuck.iter().map(|s| (*s, *s)).collect();
-        let known: BTreeSet<u32> = stuck.iter().copied().collect();
-        while let Some((row, root)) = left.pop() {
-            for (_, token) in of_row(&self.gives, row) {
-                for (_, needer) in of_token(&needs, *token) {
-                    if !known.contains(needer) && !out.contains_key(needer) {
-                        out.insert(*needer, root);
-                        left.push((*needer, root));
+        let mut roots: BTreeSet<u32> = hard.iter().copied().collect();
+        for stuck in hard.iter().chain(soft) {
+            if out.contains_key(stuck) {
+                continue;
+            }
+            roots.insert(*stuck);
+            let mut left = vec![*stuck];
+            while let Some(row) = left.pop() {
+                for (_, token) in of_row(&self.gives, row) {
+                    for (_, needer) in of_token(&needs, *token) {
+                        if !roots.contains(needer) && !out.contains_key(needer) {
+                            out.insert(*needer, *stuck);
+                            left.push(*needer);
+                        }
                     }
                 }
             }
         }
         out
+    }
+
+    /// Of groups, some that need no others: as far as there are, such that no other needs either. One that
+    /// others need is always left.
+    #[must_use]
+    pub fn independent(&self, groups: &[Vec<u32>], wanted: usize) -> Vec<usize> {
+        let mut group_of = vec![0; self.rows as usize];
+        for (n, group) in groups.iter().enumerate() {
+            group.iter().for_each(|r| group_of[*r as usize] = n);
+        }
+        let givers = by_token(&self.gives);
+        let (mut needs, mut needed) = (vec![false; groups.len()], vec![false; groups.len()]);
+        for (row, token) in &self.needs {
+            for (_, giver) in of_token(&givers, *token) {
+                let (from, to) = (group_of[*row as usize], group_of[*giver as usize]);
+                if from != to {
+                    needs[from] = true;
+                    needed[to] = true;
+                }
+            }
+        }
+        let (first, alone): (Vec<usize>, Vec<usize>) =
+            (0..groups.len()).filter(|n| !needs[*n]).partition(|n| needed[*n]);
+        // From the middle on: what is wrong is more often among the oldest or the newest. What others need is
+        // taken only while another such group is left.
+        let from_middle = |list: Vec<usize>| [&list[list.len() / 2..], &list[..list.len() / 2]].concat();
+        let spare = first.len().saturating_sub(1);
+        from_middle(alone).into_iter().chain(from_middle(first).into_iter().take(spare)).take(wanted).collect()
     }
 
     /// The rows in groups that cannot be parted, each group after those that it needs. Rows in a cycle

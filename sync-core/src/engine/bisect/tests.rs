@@ -77,12 +77,12 @@ impl World {
                     for (n, r) in rows.iter().enumerate() {
                         self.rows[*r] = Some((first + n as i64, false));
                     }
-                    self.state.rest_failed(rows.len() as i64)
+                    self.state.rest_failed(rows.len() as i64, self.state.wanted_witnesses(rows.len() as i64))
                 } else {
                     self.state.failed(take)
                 };
                 for row in self.rows.iter_mut().flatten() {
-                    row.1 |= Some(row.0) == keep;
+                    row.1 |= keep.contains(&row.0);
                 }
                 if !go_on {
                     return false;
@@ -94,29 +94,24 @@ impl World {
 }
 
 fn bound(n: usize, bad: usize) -> usize {
-    2 * bad * (n.ilog2() as usize + 1) + 4
+    2 * bad * (n.ilog2() as usize + 1) + 6
 }
 
 #[test]
 fn one_bad_row_is_found_wherever_it_is() {
-    for n in [3usize, 4, 7, 100, 1000] {
+    for n in [4usize, 5, 7, 100, 1000] {
         for bad in 0..n {
             let mut w = World::new(n, &[bad]);
             let done = w.sync(&mut |_| false);
-            if bad == n - 1 {
-                // The witness itself: nothing is left to commit after it. The next write of the app proves it.
-                assert!(!done && w.refused.is_empty() && w.pending.len() == 1);
+            // A witness itself: nothing is left to commit after it. The next writes of the app prove it.
+            assert!(done || bad + 2 >= n, "{bad} of {n}");
+            for more in 0..3 {
                 w.rows.push(None);
-                w.pending.insert(n);
+                w.pending.insert(n + more);
                 w.sync(&mut |_| false);
-                w.rows.push(None);
-                w.pending.insert(n + 1);
-                w.sync(&mut |_| false);
-            } else {
-                assert!(done, "{bad} of {n}");
             }
             assert_eq!(w.refused, BTreeSet::from([bad]), "{bad} of {n}");
-            assert!(w.commits <= bound(n, 1) + 2, "{} commits for {bad} of {n}", w.commits);
+            assert!(w.commits <= bound(n, 1) + 3, "{} commits for {bad} of {n}", w.commits);
         }
     }
 }
@@ -151,7 +146,7 @@ proptest! {
         begins in 1usize..60,
         lasts in 0usize..40,
     ) {
-        let bad: Vec<usize> = bad.into_iter().filter(|b| *b + 1 < n).collect();
+        let bad: Vec<usize> = bad.into_iter().filter(|b| *b < n).collect();
         let mut w = World::new(n, &bad);
         let mut down = |c: usize| (begins..begins + lasts).contains(&c);
         // The app goes on writing, so that there is always something to commit.
@@ -171,11 +166,11 @@ proptest! {
     /// nothing is left to speak against. They wait for the next writes of the app.
     #[test]
     fn the_search_is_bounded(n in 8usize..400, bad in proptest::collection::btree_set(0usize..400, 1..8)) {
-        let bad: Vec<usize> = bad.into_iter().filter(|b| *b + 1 < n).collect();
+        let bad: Vec<usize> = bad.into_iter().filter(|b| *b < n).collect();
         let mut w = World::new(n, &bad);
         if !w.sync(&mut |_| false) {
-            prop_assert!(w.pending.len() <= 2, "{:?}", w.state);
-            for _ in 0..2 {
+            prop_assert!(w.pending.len() <= 3, "{:?}", w.state);
+            for _ in 0..3 {
                 w.rows.push(None);
                 w.pending.insert(w.rows.len() - 1);
                 w.sync(&mut |_| false);

@@ -68,7 +68,7 @@ fn ties(rows: &[(&str, Cells<'_>, Cells<'_>)]) -> Ties {
 }
 
 fn waits(rows: &[(&str, Cells<'_>, Cells<'_>)], stuck: &[u32]) -> Vec<(u32, u32)> {
-    ties(rows).waiting(stuck).into_iter().collect()
+    ties(rows).waiting(stuck, &[]).into_iter().collect()
 }
 
 #[test]
@@ -101,6 +101,21 @@ fn who_waits_for_whom() {
     assert_eq!(waits(&taken, &[1]), []);
     // NULL refers to nothing.
     assert_eq!(waits(&[row("tree", new("a", "")), row("tree", new("b", ""))], &[0]), []);
+}
+
+/// A server names the children of what it refuses too: they are not what has to be looked at.
+#[test]
+fn a_row_that_was_refused_for_want_of_another_waits_for_it() {
+    let tree = [("tree", None, Some(("a", ""))), ("tree", None, Some(("b", "a"))), ("tree", None, Some(("c", "b")))];
+    let t = ties(&tree);
+    assert_eq!(t.waiting(&[0], &[1, 2]), BTreeMap::from([(1, 0), (2, 0)]));
+    assert_eq!(t.waiting(&[], &[1, 2]), BTreeMap::from([(2, 1)]));
+    let cycle = [("tree", None, Some(("a", "b"))), ("tree", None, Some(("b", "a")))];
+    assert_eq!(ties(&cycle).waiting(&[], &[0, 1]), BTreeMap::from([(1, 0)]), "one of them has to be looked at");
+    assert_eq!(t.independent(&[vec![0], vec![1], vec![2]], 2), Vec::<usize>::new());
+    assert_eq!(t.independent(&[vec![0, 1], vec![2]], 2), Vec::<usize>::new());
+    let alone = [tree[0], tree[1], ("tree", None, Some(("x", ""))), ("tree", None, Some(("y", "c")))];
+    assert_eq!(ties(&alone).independent(&[vec![0], vec![1], vec![2], vec![3]], 3), [3, 2], "a parent elsewhere");
 }
 
 #[test]
@@ -165,7 +180,7 @@ proptest! {
                 expected.insert(i);
             }
         }
-        let waiting = t.waiting(&[number(stuck)]);
+        let waiting = t.waiting(&[number(stuck)], &[]);
         prop_assert_eq!(waiting.keys().copied().collect::<BTreeSet<_>>(), expected.iter().map(|i| number(*i)).collect());
         prop_assert!(waiting.values().all(|root| *root == number(stuck)));
         let groups = t.groups(1000);

@@ -1,0 +1,67 @@
+//! Rows that the server refused, or that cannot be sent, are held: they stay in their tables and wait.
+
+use sync_core::key::Key;
+use sync_core::protocol::error::{ErrorReply, RejectionReply};
+use sync_core::value::Value;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::push::Pushed;
+use crate::report::Event;
+use crate::store::WAITS_FOR;
+
+impl Engine {
+    /// The row of a rejection, where this file has its table.
+    fn rejected_row(&self, r: &RejectionReply) -> Option<(usize, Vec<Value>, Key)> {
+        let position = self.store.schema().position(&r.table)?;
+        let key = sync_core::wire::decode_key(self.store.table(position), &r.key).ok()?;
+        let k = Key::pack(&key).ok()?;
+        Some((position, key, k))
+    }
+
+    pub(crate) fn names_one_of_ours(&self, reply: &ErrorReply) -> bool {
+        reply.rejections.iter().any(|r| self.rejected_row(r).is_some())
+    }
+
+    /// Holds refused rows back with the server's reason. What needs them waits too, from the next freeze on.
+    pub(crate) fn hold_rejected(&self, reply: &ErrorReply) -> Result<Pushed, Error> {
+        let tx = self.store.begin()?;
+        let mut refused = Vec::new();
+        for r in &reply.rejections {
+            let Some((position, key, k)) = self.rejected_row(r) else { continue };
+            let kind = if r.kind.is_empty() { "refused" } else { &r.kind };
+            self.store.hold(self.store.managed[position].id, k.as_bytes(), kind, &r.message)?;
+            refused.push((position, key, k, &r.message));
+        }
+        self.store.settle_waiting()?;
+        let (mut held, mut told) = (0, Vec::new());
+        for (position, key, k, message) in refused {
+            let (table, t) = (self.store.table(position), self.store.managed[position].id);
+            let reason = self.store.dirty(t, k.as_bytes())?.and_then(|d| d.held);
+            if reason.is_none_or(|r| r == WAITS_FOR) {
+                continue;
+            }
+            self.store.note_refusal(t, k.as_bytes())?;
+            held += 1;
+            told.push(Event::Inbox {
+                kind: "rejected".into(),
+                table: table.name.clone(),
+                key: crate::inbox::key_json(table, &key),
+                message: message.clone(),
+            });
+        }
+        tx.commit()?;
+        told.iter().for_each(|e| self.tell(e));
+        Ok(Pushed::Rejected(held))
+    }
+}
+
+impl Engine {
+    /// A row that no chunk can carry waits, and the rest goes on.
+    pub(crate) fn hold_too_large(&self, (t, k): &(i64, Vec<u8>)) -> Result<Pushed, Error> {
+        let tx = self.store.begin()?;
+        self.store.hold(*t, k, "too_large", "this row is larger than what the server takes")?;
+        tx.commit()?;
+        Ok(Pushed::Rejected(1))
+    }
+}

@@ -1,0 +1,57 @@
+//! What the server says of its tables and limits: what this file has beyond that is held back, visibly, until the
+//! server has it too (protocol §10).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sync_core::protocol::capabilities::Capabilities;
+use sync_core::schema::Table;
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::store::Meta;
+
+/// The server's tables and columns, where it tells of them.
+#[derive(Debug, Default)]
+pub(crate) struct Offered {
+    tables: BTreeSet<String>,
+    columns: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Offered {
+    fn of(c: &Capabilities) -> Self {
+        let name = |r: &String| r.split_once('.').map_or(r.as_str(), |(_, n)| n).to_owned();
+        let specs = c.registered_table_specs.iter().filter(|s| !s.columns.is_empty());
+        Self {
+            tables: c.registered_tables.iter().map(name).collect(),
+            columns: specs.map(|s| (s.table.clone(), s.columns.iter().cloned().collect())).collect(),
+        }
+    }
+
+    /// Whether the server is known to lack a table.
+    pub(crate) fn lacks(&self, table: &Table) -> bool {
+        !self.tables.is_empty() && !self.tables.contains(&table.name)
+    }
+
+    /// Positions of the columns that the server is known to lack.
+    pub(crate) fn lacking(&self, table: &Table) -> Vec<usize> {
+        let Some(there) = self.columns.get(&table.name) else { return Vec::new() };
+        (0..table.columns.len()).filter(|i| !there.contains(&table.columns[*i].name)).collect()
+    }
+}
+
+impl Engine {
+    /// Takes note of the server's tables. Where they, or its limits, are others than the last time, rows that were
+    /// refused may pass now.
+    pub(crate) fn learn_tables(&mut self, c: &Capabilities) -> Result<(), Error> {
+        self.store.offered = Offered::of(c);
+        let said = (c.schema_version, &c.registered_tables, &c.registered_table_specs, &c.bundle_limits);
+        let said = serde_json::to_string(&said).map_err(|e| Error::Protocol(e.to_string()))?;
+        if Meta::ServerTables.get::<String>(&self.store.conn)?.as_ref() != Some(&said) {
+            let tx = self.store.begin_unchecked()?;
+            self.store.try_all_again()?;
+            Meta::ServerTables.set(&tx, said)?;
+            tx.commit()?;
+        }
+        Ok(())
+    }
+}
