@@ -210,7 +210,7 @@ impl Engine {
             return Ok(());
         }
         let theirs = row.server.as_ref().map(|(_, _, r)| full(r.clone()));
-        applier.record(&Entry {
+        let entry = Entry {
             kind: "discarded",
             at: self.env.now_ms(),
             table: self.store.table(f.position),
@@ -225,7 +225,9 @@ impl Engine {
             local: row.live.as_ref().and_then(|l| l.as_deref().ok()),
             base: None,
             server: theirs.as_deref(),
-        })
+        };
+        // Of very many entries not each is told: events are held in memory until the end.
+        if applier.outcome.events.len() < ENTRIES_TOLD { applier.record(&entry) } else { entry.store(&self.store.conn) }
     }
 
     /// What the file has, or lacks, becomes a change made here.
@@ -259,6 +261,9 @@ impl Engine {
         Ok(difference(store.table(f.position), mine.as_ref(), theirs.as_ref(), self.api.is_ours()).is_none())
     }
 }
+
+/// Entries of the inbox that are told one by one.
+const ENTRIES_TOLD: usize = 1000;
 
 /// What the comparison says of each row, as it turns out.
 struct Said<'a> {

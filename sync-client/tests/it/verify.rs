@@ -115,6 +115,10 @@ fn unseen_writes_are_named_and_taken_back_from_the_server() {
     assert_eq!(counts(&verify(&a, Repair::No)), (0, 0, 0));
     converge(&[&a, &b]);
     assert_eq!(b.text("SELECT name FROM people WHERE id = 'a'"), "Ann");
+    // And what was overwritten can be put back.
+    assert!(a.client().retry_entry(of("people").id).unwrap());
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT name FROM people WHERE id = 'a'"), "Eve");
 }
 
 #[test]
