@@ -81,6 +81,7 @@ impl Applier<'_> {
                     store.set_known(m.id, k, Known::Never)?;
                     if theirs.is_none() {
                         m.sql.delete(&store.conn, &key)?;
+                        self.changed(position, k, true);
                     }
                 }
             }

@@ -286,6 +286,7 @@ impl Applier<'_> {
             }
             Err(e) => return Err(e.into()),
         }
+        self.changed(i.position, &i.row.k, i.row.row.is_none());
         if let Some(imported) = &mut self.imported {
             imported.insert((m.id, i.row.k.clone()));
         }

@@ -2,6 +2,7 @@
 
 use sync_client::{Attach, Attached, Error};
 
+use crate::changed::told;
 use crate::world::{Device, World, converge, dump};
 
 const SHARED: &str = "INSERT INTO people (id, name, email) VALUES ('same', 'equal', NULL), ('both', 'theirs', 'x@x')";
@@ -29,7 +30,7 @@ fn two_sides(w: &World, mode: Attach) -> (Device, Device) {
 fn take_remote_replaces_this_files_rows_and_keeps_what_goes() {
     let w = World::new();
     let (a, b) = two_sides(&w, Attach::TakeRemote);
-    assert_eq!(b.client().attach().unwrap(), Attached::TookRemote);
+    told(&b, "the server's rows are taken", |b| assert_eq!(b.client().attach().unwrap(), Attached::TookRemote));
     assert_eq!(dump(&a.path), dump(&b.path));
     assert_eq!(b.client().status().unwrap().pending_rows, 0);
     let discarded = b.client().discarded().unwrap();

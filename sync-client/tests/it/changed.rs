@@ -32,7 +32,7 @@ fn rows(d: &Device) -> Rows {
 }
 
 /// Does something with a device, and checks what it was told. True stands for a row that is gone.
-fn told(d: &Device, what: &str, act: impl FnOnce(&Device)) -> BTreeMap<(String, String), bool> {
+pub(crate) fn told(d: &Device, what: &str, act: impl FnOnce(&Device)) -> BTreeMap<(String, String), bool> {
     let before = rows(d);
     d.events.lock().unwrap().clear();
     act(d);

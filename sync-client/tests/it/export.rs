@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 use sync_client::{Attached, Detach, Error, Policy};
 
+use crate::changed::told;
 use crate::world::{Device, SCHEMA, World, converge, dump};
 
 /// Moves what is pending on a device into a file.
@@ -161,7 +162,7 @@ fn imported_changes_are_settled() {
         c.sql("UPDATE people SET age = 9 WHERE id = 'changed'; DELETE FROM people WHERE id = 'gone'; UPDATE people SET name = 'same' WHERE id = 'same'");
         c.sync();
         b.sql("UPDATE people SET name = 'by b' WHERE id = 'own'");
-        b.client().import(&path).unwrap();
+        told(&b, "changes are imported", |b| assert!(!b.client().import(&path).unwrap().already));
         a.open();
         converge(&[&b, &c, &a]);
         let name = |id: &str| {
