@@ -299,6 +299,26 @@ fn a_migration_while_detached_loses_nothing() {
     assert_eq!(b.text("SELECT group_concat(title || due) FROM t"), "onemonday,editedtuesday");
 }
 
+/// A crash while the capture comes back: the next start goes on, and sees what was written in between.
+#[test]
+fn a_cut_return_is_taken_up_again() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql(ROWS);
+    converge(&[&a, &b]);
+    detach(&mut a, Detach::WhenClean);
+    a.sql("UPDATE people SET name = 'before' WHERE id = 'kept'");
+    // What the first of its two transactions leaves.
+    a.sql("DELETE FROM _sync_meta WHERE name = 'detached'; INSERT INTO _sync_meta VALUES ('resume', 1)");
+    a.sql("UPDATE people SET name = 'between' WHERE id = 'edited'; DELETE FROM people WHERE id = 'deleted'");
+    a.open();
+    assert_eq!(a.client().status().unwrap().pending_rows, 3);
+    assert_eq!(a.client().attach().unwrap(), Attached::Resumed);
+    converge(&[&a, &b]);
+    let names = "SELECT group_concat(id || name, ' ') FROM (SELECT * FROM people ORDER BY id)";
+    assert_eq!(b.text(names), "editedbetween gonex keptbefore");
+}
+
 /// Detached twice in a row, and forgotten: nothing of ours is left.
 #[test]
 fn a_detached_file_can_be_forgotten() {
