@@ -51,6 +51,21 @@ impl Entry<'_> {
     }
 }
 
+/// Adds to the newest entry the row that a merge made of both sides.
+pub(crate) fn add_merged(conn: &Connection, table: &Table, merged: &[Value]) -> Result<(), Error> {
+    conn.prepare_cached(
+        "UPDATE main._sync_inbox SET merged_row = ? WHERE id = (SELECT max(id) FROM main._sync_inbox)",
+    )?
+    .execute([row_json(table, merged)])?;
+    Ok(())
+}
+
+/// A file that was not opened since an earlier version has no merged rows.
+fn has_merged(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM pragma_table_info('_sync_inbox', 'main') WHERE name = 'merged_row'";
+    Ok(conn.prepare(sql)?.exists([])?)
+}
+
 /// A key object, as on the wire.
 pub(crate) fn key_json(table: &Table, key: &[Value]) -> String {
     let mut out = String::new();
@@ -75,10 +90,11 @@ fn record_json(table: &Table, row: &Record) -> String {
 
 /// Reads at most `limit` entries of a kind after an id, newest last.
 pub(crate) fn read(conn: &Connection, kind: &str, after: i64, limit: usize) -> Result<Vec<InboxRow>, Error> {
-    let mut s = conn.prepare(
-        "SELECT id, kind, at, tbl, key, op, reason, message, local_row, base_row, server_row \
+    let mut s = conn.prepare(&format!(
+        "SELECT id, kind, at, tbl, key, op, reason, message, local_row, base_row, server_row, {} \
          FROM main._sync_inbox WHERE kind = ? AND id > ? ORDER BY id LIMIT ?",
-    )?;
+        if has_merged(conn)? { "merged_row" } else { "NULL" }
+    ))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = s.query_map((kind, after, limit), |r| {
         Ok(InboxRow {
@@ -93,6 +109,7 @@ pub(crate) fn read(conn: &Connection, kind: &str, after: i64, limit: usize) -> R
             local_row: r.get(8)?,
             base_row: r.get(9)?,
             server_row: r.get(10)?,
+            merged_row: r.get(11)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -151,6 +151,7 @@ fn held(conn: &Connection, after: (i64, &[u8]), page: &mut Page) -> Result<(), E
                 local_row: live.map(|l| inbox::row_json(table, &l)),
                 base_row: None,
                 server_row: None,
+                merged_row: None,
             };
             page.add(Place::Held(t, k), row);
         }
@@ -192,6 +193,7 @@ fn keyless(conn: &Connection, after: usize, page: &mut Page) -> Result<(), Error
                 local_row: row.map(|r| inbox::row_json(table, &r)),
                 base_row: None,
                 server_row: None,
+                merged_row: None,
             };
             page.add(Place::Keyless(n), row);
         }

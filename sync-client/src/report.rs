@@ -187,6 +187,8 @@ pub struct InboxRow {
     pub base_row: Option<String>,
     /// The server's row, where there is one.
     pub server_row: Option<String>,
+    /// The row that was made of both sides, where they were merged: the one that was kept.
+    pub merged_row: Option<String>,
 }
 
 /// Some entries of the inbox.

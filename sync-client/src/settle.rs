@@ -13,7 +13,7 @@ use sync_core::value::Value;
 use crate::apply::{Applier, fit, is_constraint, is_unique, version_of};
 use crate::conflict::{Conflict, Policy, Resolution, RowValues};
 use crate::error::Error;
-use crate::inbox::{Entry, key_json};
+use crate::inbox::{Entry, add_merged, key_json};
 use crate::stage::StagedRow;
 use crate::store::Dirty;
 
@@ -109,7 +109,8 @@ impl Applier<'_> {
                 if merged.row == theirs {
                     return self.take(r, live.as_deref(), known, &e);
                 }
-                self.rebase(&r, dirty.since, remote.as_deref(), &e)
+                self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
+                add_merged(&store.conn, table, &merged.row)
             }
             Verdict::Ask => {
                 let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
@@ -150,7 +151,7 @@ impl Applier<'_> {
                         let e = entry("conflict", "resolver", "the app's own function merged both rows");
                         self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
                         debug_assert_eq!(written, 1, "the row is there or it is not");
-                        Ok(())
+                        add_merged(&store.conn, table, &merged)
                     }
                 }
             }

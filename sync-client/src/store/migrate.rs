@@ -68,4 +68,6 @@ CREATE INDEX IF NOT EXISTS main._sync_part_n ON _sync_part (n);
 CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NULL, g INTEGER NOT NULL, kept INTEGER NOT NULL,
   PRIMARY KEY (t, k)) WITHOUT ROWID;
 ",
+    // What a merge made of two rows.
+    "ALTER TABLE main._sync_inbox ADD COLUMN merged_row TEXT;",
 ];

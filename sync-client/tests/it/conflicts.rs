@@ -40,6 +40,24 @@ fn columns_that_one_side_changed_are_merged() {
     );
     assert!(entry.local_row.as_ref().unwrap().contains(r#""age":2"#));
     assert!(entry.server_row.as_ref().unwrap().contains("from a"));
+    let merged = entry.merged_row.as_ref().unwrap();
+    assert!(merged.contains("from a") && merged.contains(r#""age":2"#), "what was kept: {merged}");
+}
+
+/// The inbox of a file that an earlier version made has no merged rows.
+#[test]
+fn an_inbox_without_merged_rows_is_read_and_completed() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    a.sql(
+        "ALTER TABLE _sync_inbox DROP COLUMN merged_row; UPDATE _sync_meta SET value = 3 WHERE name = 'format';
+         INSERT INTO _sync_inbox (kind, at, tbl, key, op, reason, message) VALUES ('conflict', 0, 'people', '{}', 'UPDATE', 'x', 'y')",
+    );
+    assert_eq!(sync_client::read_inbox(&a.path, "conflict").unwrap()[0].merged_row, None);
+    a.open();
+    assert_eq!(a.client().conflicts().unwrap().len(), 1);
+    assert_eq!(a.count("SELECT count(merged_row) FROM _sync_inbox"), 0);
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub(crate) enum Command {
 }
 
 const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"table\", \"key\", \"op\", \"reason\", \
-    \"message\", \"local_row\", \"base_row\", \"server_row\"}], \"next\"}; rows are JSON text or null; \"next\": what to give \
+    \"message\", \"local_row\", \"base_row\", \"server_row\", \"merged_row\"}], \"next\"}; rows are JSON text or null; \"next\": what to give \
     to --after, or null";
 
 const VERIFY_JSON: &str = "Ends with 5 where rows differ that were not repaired.\n\

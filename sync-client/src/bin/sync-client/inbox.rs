@@ -38,7 +38,12 @@ fn entry(path: &Path, row: &InboxRow, now: Timestamp) -> String {
         format!("{} {name}  {}  {}{id}", row.table, row.op, when(&row.at, now)),
         format!("  {}: {}", row.reason, printable(&row.message)),
     ];
-    for (whose, content) in [("yours", &row.local_row), ("before", &row.base_row), ("server's", &row.server_row)] {
+    for (whose, content) in [
+        ("yours", &row.local_row),
+        ("before", &row.base_row),
+        ("server's", &row.server_row),
+        ("merged", &row.merged_row),
+    ] {
         if let Some(content) = content {
             lines.push(format!("  {whose:<8}  {}", printable(content)));
         }
