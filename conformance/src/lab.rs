@@ -160,6 +160,15 @@ impl<'s> Lab<'s> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// Begins the record anew.
+    pub(crate) fn forget(&self) {
+        self.restore(Vec::new());
+    }
+
+    pub(crate) fn restore(&self, exchanges: Vec<Exchange>) {
+        *self.exchanges.lock().expect("invariant: no panic while the record is held") = exchanges;
+    }
+
     fn record(&self, exchange: Exchange) {
         self.exchanges.lock().expect("invariant: no panic while the record is held").push(exchange);
     }

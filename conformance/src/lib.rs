@@ -18,6 +18,7 @@ pub mod init;
 pub mod json;
 pub mod lab;
 pub mod profile;
+mod property;
 pub mod report;
 mod rows;
 pub mod run;

@@ -45,9 +45,18 @@ struct Run {
     /// Part of the users' names; another run needs another. Chosen by the clock where absent.
     #[arg(long, value_name = "TEXT")]
     run_id: Option<String>,
+    /// Seed of what is chosen at random; chosen by the clock where absent.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the report as `JUnit` XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write the report as one HTML page.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Seconds to wait for a lease or a session to run out.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     patience: u64,
@@ -104,7 +113,8 @@ fn judge(options: &Run) -> Outcome {
     let begun = Instant::now();
     let now = jiff::Timestamp::now();
     let run_id = options.run_id.clone().unwrap_or_else(|| format!("{:x}", now.as_millisecond()));
-    let subject = Subject::open(&options.url, profile, &run_id, Duration::from_secs(options.patience))?;
+    let mut subject = Subject::open(&options.url, profile, &run_id, Duration::from_secs(options.patience))?;
+    subject.seed = options.seed.unwrap_or_else(|| now.as_millisecond().unsigned_abs());
     let chosen = Options { filter: options.filter.clone(), quick: options.quick, threads: options.threads };
     let total = chosen.choose().len();
     if total == 0 {
@@ -116,14 +126,22 @@ fn judge(options: &Run) -> Outcome {
     let heading = Heading {
         backend: subject.profile.name.clone(),
         url: subject.base.clone(),
-        at: now.to_string(),
+        at: jiff::Timestamp::from_second(now.as_second())?.to_string(),
         seconds: begun.elapsed().as_secs_f64(),
         users: subject.users(),
     };
     std::io::stdout().write_all(report::terminal::report(&heading, &findings).as_bytes())?;
-    if let Some(file) = &options.json {
-        std::fs::write(file, report::json::report(&heading, &findings))
-            .map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    type Write = fn(&Heading, &[Finding]) -> String;
+    let files: [(_, Write); 3] = [
+        (&options.json, report::json::report),
+        (&options.junit, report::junit::report),
+        (&options.html, report::html::report),
+    ];
+    for (file, write) in files {
+        if let Some(file) = file {
+            std::fs::write(file, write(&heading, &findings))
+                .map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+        }
     }
     Ok(if run::conforms(&findings, options.strict) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -21,6 +21,8 @@ pub struct Subject {
     pub profile: Profile,
     /// What the backend says of itself.
     pub capabilities: Json,
+    /// Of everything that is chosen at random.
+    pub seed: u64,
     /// Longest wait for a lease or session to run out.
     pub patience: Duration,
     pub(crate) agent: ureq::Agent,
@@ -63,6 +65,7 @@ impl Subject {
             base: base.trim().trim_end_matches('/').to_owned(),
             profile,
             capabilities: Json::Null,
+            seed: 0,
             patience,
             agent,
             run: run.to_owned(),

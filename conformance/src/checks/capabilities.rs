@@ -328,6 +328,33 @@ fn health() -> Vec<Check> {
             );
             Ok(())
         }),
+        Check::must("health.secrets", "health and status name no user", &["spec.2.secrets", "seed.auth.open"], |lab| {
+            let d = lab.ready()?;
+            let t = lab.plain()?;
+            d.push(1, &[t.insert(1, "a very private value")])?;
+            for name in ["health", "status"] {
+                let reply = open(lab, name)?;
+                let text = String::from_utf8_lossy(&reply.body).into_owned();
+                want!(
+                    !text.contains("very private") && !lab.users().iter().any(|u| text.contains(u.as_str())),
+                    "no users and no rows",
+                    "{}",
+                    reply.came()
+                );
+            }
+            Ok(())
+        }),
+        Check::may("health.aliases", "health and status are also at /syncx", &["spec.2.aliases"], |lab| {
+            let d = lab.user()?.without_token().without_source();
+            for name in ["health", "status"] {
+                let reply = d.get(&format!("/syncx/{name}"))?;
+                if reply.status == 404 {
+                    return crate::lab::not_offered(format!("/syncx/{name} is 404"));
+                }
+                reply.ok()?;
+            }
+            Ok(())
+        }),
         Check::must(
             "status.members",
             "status has lifecycle, tables, features, bundles, floors and counters",
@@ -390,33 +417,6 @@ fn health() -> Vec<Check> {
                 "less than 3"
             );
             want!(n("committed_bundle_count")? >= 3, "committed_bundle_count counts kept bundles", "less than 3");
-            Ok(())
-        }),
-        Check::must("health.secrets", "health and status name no user", &["spec.2.secrets", "seed.auth.open"], |lab| {
-            let d = lab.ready()?;
-            let t = lab.plain()?;
-            d.push(1, &[t.insert(1, "a very private value")])?;
-            for name in ["health", "status"] {
-                let reply = open(lab, name)?;
-                let text = String::from_utf8_lossy(&reply.body).into_owned();
-                want!(
-                    !text.contains("very private") && !lab.users().iter().any(|u| text.contains(u.as_str())),
-                    "no users and no rows",
-                    "{}",
-                    reply.came()
-                );
-            }
-            Ok(())
-        }),
-        Check::may("health.aliases", "health and status are also at /syncx", &["spec.2.aliases"], |lab| {
-            let d = lab.user()?.without_token().without_source();
-            for name in ["health", "status"] {
-                let reply = d.get(&format!("/syncx/{name}"))?;
-                if reply.status == 404 {
-                    return crate::lab::not_offered(format!("/syncx/{name} is 404"));
-                }
-                reply.ok()?;
-            }
             Ok(())
         }),
     ]

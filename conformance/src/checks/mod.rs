@@ -14,6 +14,7 @@ mod snapshot;
 mod value;
 mod watch;
 
+pub(crate) use self::snapshot::replace;
 use crate::check::Check;
 
 /// Every check, in the order of reports.
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Check> {
     all.extend(value::checks());
     all.extend(encoding::checks());
     all.extend(retention::checks());
+    all.extend(crate::property::checks());
     all
 }
 

@@ -790,7 +790,7 @@ fn replace_reply(d: &Device<'_>, previous: &str, new: &str, reason: &str) -> Che
 }
 
 /// Replaces the device's source.
-pub(super) fn replace(d: &Device<'_>, new: &str, reason: &str) -> Checked<crate::calls::Session> {
+pub(crate) fn replace(d: &Device<'_>, new: &str, reason: &str) -> Checked<crate::calls::Session> {
     let session = read_session(&replace_reply(d, d.source_id(), new, reason)?)?;
     d.snapshot_page(&session, "?max_rows=1")?;
     Ok(session)

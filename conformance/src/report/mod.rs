@@ -1,6 +1,8 @@
 //! What the suite says in the end: on a terminal, and for programs.
 
+pub mod html;
 pub mod json;
+pub mod junit;
 pub mod markdown;
 pub mod terminal;
 pub mod transcript;
@@ -18,6 +20,23 @@ pub struct Heading {
     pub seconds: f64,
     /// The users that were made up.
     pub users: Vec<String>,
+}
+
+/// Text as markup: nothing in it is an element, and nothing is a character that XML cannot have.
+fn markup(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// The suite's version.

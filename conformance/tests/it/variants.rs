@@ -83,6 +83,26 @@ fn caught(v: &Variant, server: SocketAddr) -> Result<(), String> {
     Err(format!("{} checks of {} passed", checks.len(), v.area))
 }
 
+/// What a property finds is shrunk to a few requests that show it.
+#[test]
+fn a_failing_property_is_shrunk() {
+    let ours = Ours::start();
+    let lost = request("shrink", "property", |q, _, _| {
+        each_row(q, |row| {
+            if row["op"] == "DELETE" {
+                row["key"] = json!({"id": "k0"});
+            }
+        });
+        None
+    });
+    let subject = subject(&proxy(ours.server.addr(), Arc::new(lost)), "shrink");
+    let check = sync_conformance::checks::all().into_iter().find(|c| c.id == "property.sources").unwrap();
+    let finding = run::one(&subject, &check);
+    assert!(matches!(finding.verdict, Verdict::Fail { .. }), "{:?}", finding.verdict);
+    // Connect, one push of a row, one push of its deletion, and a look at what came of it.
+    assert!(finding.exchanges.len() <= 14, "{} requests", finding.exchanges.len());
+}
+
 /// The proxy itself breaks nothing.
 #[test]
 fn the_proxy_alone_passes() {
@@ -127,6 +147,7 @@ fn variants() -> Vec<Variant> {
     all.extend(snapshot());
     all.extend(surface());
     all.extend(content());
+    all.extend(property());
     all
 }
 
@@ -822,6 +843,38 @@ fn content() -> Vec<Variant> {
                 }
             });
             None
+        }),
+    ]
+}
+
+fn property() -> Vec<Variant> {
+    vec![
+        reply("now-and-then-a-conflict-is-committed", "property.sources", |q, r, m| {
+            if q.is("POST", COMMIT) && r.code() == "push_conflict" && m.next() > 3 {
+                *r = committed();
+            }
+        }),
+        request("now-and-then-a-label-is-lost", "property.sources", |q, m, _| {
+            if m.next() > 40 {
+                each_row(q, |row| {
+                    if row["op"] == "UPDATE" {
+                        row["payload"]["title"] = json!("lost");
+                    }
+                });
+            }
+            None
+        }),
+        request("snapshots-of-everybody-at-random", "property.hostile", |q, m, server| {
+            // Whoever knows an id reads what it names.
+            if q.is("POST", "/sync/snapshot-sessions") {
+                return owner(q, m, server);
+            }
+            if q.is("GET", PAGE) { owner(q, m, server) } else { None }
+        }),
+        reply("a-fault-for-broken-json", "property.hostile", |q, r, _| {
+            if r.status == 400 && serde_json::from_slice::<Value>(&q.body).is_err() {
+                *r = error(500, "internal_error");
+            }
         }),
     ]
 }

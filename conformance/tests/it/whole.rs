@@ -25,4 +25,8 @@ fn our_server_passes() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["summary"]["pass"], passed);
     assert_eq!(json["checks"].as_array().unwrap().len(), findings.len());
+    let page = report::html::report(&heading, &findings);
+    assert!(page.contains("Conforms") && !page.contains("<script") && !page.contains("src="), "self-contained");
+    let xml = report::junit::report(&heading, &findings);
+    assert_eq!(xml.matches("<testcase ").count(), findings.len());
 }
