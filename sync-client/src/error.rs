@@ -86,6 +86,17 @@ pub enum Error {
         "trigger {0} writes both synced and unsynced tables; sync all tables that it writes, or split it into two triggers"
     )]
     MixedTrigger(String),
+    /// The app removed a column that other devices have.
+    #[error(
+        "column {column} of table {table} was removed, but the server and other devices still have it: add it again \
+         (ALTER TABLE {table} ADD COLUMN {column} …) and leave it unused; nothing was sent"
+    )]
+    RemovedColumn {
+        /// As in the schema.
+        table: String,
+        /// As it was in the schema.
+        column: String,
+    },
     /// Detaching would lose work.
     #[error("{0} changed rows are not on the server yet; sync first, or say what becomes of them")]
     PendingWork(u64),

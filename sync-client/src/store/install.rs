@@ -242,6 +242,10 @@ fn capture(conn: &Connection, table: &Table, early: bool, now: i64) -> Result<(i
         return Ok((id, Seen::Whole));
     }
     let old: Vec<String> = serde_json::from_str(&old_columns).map_err(|_| Error::Damaged("columns".into()))?;
+    let gone = old.iter().find(|o| !table.columns.iter().any(|c| c.sql_name.eq_ignore_ascii_case(o)));
+    if let Some(column) = gone.filter(|_| old.len() != table.columns.len()) {
+        return Err(Error::RemovedColumn { table: table.sql_name.clone(), column: column.clone() });
+    }
     let log = quote(&log_name(id));
     conn.execute_batch(&create_log(id, old.len()))?;
     if old != table.columns.iter().map(|c| c.sql_name.clone()).collect::<Vec<_>>() {

@@ -12,6 +12,7 @@ mod faults;
 mod hard;
 mod inbox;
 mod keep;
+mod migration;
 mod nameless;
 mod numbers;
 mod poison;
