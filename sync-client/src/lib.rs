@@ -18,6 +18,7 @@
 //! |---|---|
 //! | [`Client`] | one file's syncing: the verbs |
 //! | [`Policy`] | what happens when a remote row meets a local edit |
+//! | [`Repair`] | whose row is right where a file differs from its server ([`Client::verify`]) |
 //! | [`report`] | what the verbs say |
 //! | [`transport`] | the port to the network |
 //! | [`context`] | time, ids and fault points, as inputs |

@@ -124,6 +124,11 @@ const QUERIES: &[&str] = &[
     "max_rows",
     "max_inline_rows",
     "after_history_hash",
+    "snapshot_id",
+    "table",
+    "columns",
+    "until_row_ordinal",
+    "max_ranges",
 ];
 const TOKENS: &[(&str, &str)] = &[
     ("1", "-1"),
@@ -204,6 +209,9 @@ fn mutation() -> impl Strategy<Value = Mutation> {
 fn templates(push_id: &str, snapshot_id: &str) -> Vec<Request> {
     let row_of_post = row("posts", "p1", "INSERT", 0, r#"{"id":"p1","author":"u1","title":"n","stars":1}"#);
     let rows = chunk(0, &[user("u9", "n"), row_of_post]);
+    let digest = format!(
+        "snapshot_id={snapshot_id}&table=users&columns=%5b%22id%22%5d&after_row_ordinal=0&until_row_ordinal=2&max_ranges=1"
+    );
     let endpoints = [
         ("POST", "/sync/connect".to_owned(), "", r#"{"has_local_pending_rows":false}"#.to_owned()),
         ("POST", "/sync/push-sessions".to_owned(), "", r#"{"source_bundle_id":1,"planned_row_count":1000}"#.to_owned()),
@@ -221,6 +229,7 @@ fn templates(push_id: &str, snapshot_id: &str) -> Vec<Request> {
         ),
         ("GET", format!("/sync/snapshot-sessions/{snapshot_id}"), "after_row_ordinal=0&max_rows=1", String::new()),
         ("DELETE", "/sync/snapshot-sessions/00000000-0000-4000-8000-00000000ffff".to_owned(), "", String::new()),
+        ("GET", "/sync/digest".to_owned(), digest.as_str(), String::new()),
         ("GET", "/sync/capabilities".to_owned(), "", String::new()),
         ("GET", "/sync/schema".to_owned(), "", String::new()),
         ("GET", "/status".to_owned(), "", String::new()),
