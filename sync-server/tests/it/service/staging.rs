@@ -168,6 +168,17 @@ fn the_request_hash_is_checked_and_kept() {
     a.chunk(&push, 0, &rows).unwrap();
     assert_eq!(a.commit(&push).unwrap().request_hash.as_deref(), Some(hash.as_str()));
     assert_eq!(a.create(1, 2, None).unwrap().committed.unwrap().request_hash, Some(hash));
+    // A column that the server lacks is named, also where the hash covers it.
+    let row = insert("notes", json!({"id": "n", "colour": "red"}));
+    let request = CreatePushRequest {
+        source_bundle_id: 2,
+        planned_row_count: 1,
+        initialization_id: None,
+        request_hash: Some("0".repeat(64)),
+    };
+    let push = w.service().create_push(&a.caller, request).unwrap().push_id.unwrap();
+    a.chunk(&push, 0, &[row]).unwrap();
+    assert_eq!(code(a.commit(&push)), "push_rejected");
 }
 
 #[test]
