@@ -88,6 +88,7 @@ impl From<CallError> for Error {
         match (r.status, r.reply.error.as_str()) {
             (401 | 403, "" | "authentication_failed") => Self::Auth(message),
             (429 | 500..=599, _) => Self::Offline { message, retry_after: r.retry_after, lost: false },
+            (_, "scope_initializing") => Self::RetryLater { seconds: r.retry_after.unwrap_or(SEEDING_S) },
             (_, code) => match Code::parse(code).map(Code::retry) {
                 Some(Retry::Later) => Self::Offline { message, retry_after: r.retry_after, lost: false },
                 _ if code.is_empty() => Self::Refused { code: format!("status {}", r.status), message },
@@ -328,4 +329,6 @@ pub(crate) fn broken(e: std::io::Error) -> Error {
     }
 }
 
+/// How long to wait for another device that fills the account, where the server does not say.
+const SEEDING_S: u64 = 10;
 const MAX_SMALL_REPLY: u64 = 16 * 1024 * 1024;

@@ -99,7 +99,11 @@ impl<'a> Applier<'a> {
         self.changes.begin(source_id);
         self.own = own;
         if own {
-            self.store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
+            // Not an index on the outbox: a schema of ours that changed would have to be read again.
+            self.store.conn.execute_batch(
+                "CREATE TEMP TABLE IF NOT EXISTS _sync_came (t INTEGER, k BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
+                 DELETE FROM temp._sync_came;",
+            )?;
         }
         Ok(())
     }
@@ -126,7 +130,7 @@ impl<'a> Applier<'a> {
     fn own_row(&mut self, r: StagedRow, t: i64) -> Result<(), Error> {
         self.store
             .conn
-            .prepare_cached("UPDATE main._sync_out SET since = -1 WHERE t = ? AND k = ?")?
+            .prepare_cached("INSERT OR IGNORE INTO temp._sync_came (t, k) VALUES (?, ?)")?
             .execute((t, &r.k))?;
         let known = self.store.known(t, &r.k)?;
         if let Some(dirty) = self.store.dirty(t, &r.k)? {
@@ -158,7 +162,8 @@ impl<'a> Applier<'a> {
 
     /// P9: a frozen row that the committed bundle does not contain was removed by the server.
     fn own_rows_gone(&mut self) -> Result<(), Error> {
-        let sql = "SELECT t, k, op, row FROM main._sync_out WHERE since <> -1";
+        let sql = "SELECT t, k, op, row FROM main._sync_out o \
+                   WHERE NOT EXISTS (SELECT 1 FROM temp._sync_came c WHERE c.t = o.t AND c.k = o.k)";
         let mut s = self.store.conn.prepare_cached(sql)?;
         let mut rows = s.query([])?;
         while let Some(row) = rows.next()? {

@@ -111,7 +111,12 @@ impl Engine {
                 Meta::Rebuild.set(conn, "this file joins an existing scope")?;
                 match self.rebuild_once(report)? {
                     Pulled::Stable => self.joined(None)?,
-                    _ => return Err(Error::Protocol("the scope went away while it was joined".into())),
+                    _ => {
+                        return Err(Error::Refused {
+                            code: Code::ScopeUninitialized.as_str().to_owned(),
+                            message: "the account went away while it was joined".into(),
+                        });
+                    }
                 }
                 Ok(if mode == Some(Attach::TakeRemote) { Attached::TookRemote } else { Attached::Merged })
             }

@@ -154,6 +154,7 @@ impl Builder {
             Http::new(server)?;
         }
         let mut store = Store::open(&self.path)?;
+        self.env.opened(&store.conn);
         let now = self.env.now_ms();
         let asleep = store.asleep()?;
         if store.installed()? && !asleep {

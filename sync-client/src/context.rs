@@ -12,6 +12,11 @@ pub trait Environment: Send + Sync {
     fn new_id(&self) -> String;
     /// 64 random bits.
     fn random(&self) -> u64;
+    /// A connection that writes to the app's file was opened. Does nothing; a test limits its patience or its
+    /// room here.
+    fn opened(&self, conn: &rusqlite::Connection) {
+        let _ = conn;
+    }
     /// Reached a place where a crash matters. Does nothing, unless a crash is being tested.
     fn fault(&self, point: FaultPoint) {
         let _ = point;

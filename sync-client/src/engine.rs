@@ -164,12 +164,14 @@ impl Engine {
         outcome
     }
 
-    /// Does something that ends at the network once more where a reply was lost on the way: every step can
-    /// be taken again, and often that settles it. A server that cannot be reached is not asked again.
+    /// Does something that ends at the network once more where a reply was lost on the way, or where the server
+    /// forgot what had begun: every step can be taken again, and often that settles it. A server that cannot be
+    /// reached is not asked again.
     pub(crate) fn again<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         for _ in 0..LOST_REPLIES {
             match f(self) {
                 Err(Error::Offline { lost: true, .. }) => self.check_stopped()?,
+                Err(e) if e.begins_anew() => self.check_stopped()?,
                 other => return other,
             }
         }
@@ -213,11 +215,13 @@ impl Engine {
 
     /// Pushes what is pending, once around: conflicts wait for the pull that settles them.
     pub(crate) fn push_part(&mut self, report: &mut PushReport, pull: &mut PullReport) -> Result<(), Error> {
-        if Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
-            return Ok(());
-        }
         for _ in 0..MAX_PUSHES {
             self.check_stopped()?;
+            // Before a rebuild nothing is pushed but what is in doubt: a snapshot cannot tell whose a row is.
+            let doubt = self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Sent);
+            if !doubt && Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
+                return Ok(());
+            }
             match self.push_once()? {
                 Pushed::Nothing => return self.give_up_lease(pull),
                 Pushed::Rebuild | Pushed::FreshSource => return Ok(()),
@@ -269,13 +273,21 @@ impl Engine {
                     if Meta::PullFirst.integer(&self.store.conn)? != 0 {
                         Meta::PullFirst.clear(&self.store.conn)?;
                     }
-                    return Ok(());
+                    return self.give_up_lost_commit();
                 }
                 Pulled::Stable | Pulled::Rebuild => {}
                 Pulled::Reconnect => self.reconnect(report)?,
             }
         }
         Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
+    }
+
+    /// A push that the server confirmed, and that its history does not hold: the server was restored or wiped
+    /// since, and what was in it is local work again.
+    fn give_up_lost_commit(&self) -> Result<(), Error> {
+        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
+        let lost = |o: &crate::store::Outbox| o.state == OutboxState::Committed && o.bundle_seq <= checkpoint;
+        if self.store.outbox()?.is_some_and(|o| lost(&o)) { self.fresh_source() } else { Ok(()) }
     }
 
     /// An outbox of which nothing was sent goes back among the intents before remote rows are applied:

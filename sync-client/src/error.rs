@@ -1,6 +1,7 @@
 //! What can go wrong, in the words of the person whom it stops.
 
 use sync_core::protocol::Code;
+use sync_core::protocol::code::Retry;
 use sync_core::sqlite::introspect::Refusal;
 
 use crate::report::ErrorClass;
@@ -123,9 +124,10 @@ pub enum Error {
 impl Error {
     /// The class, for status and exit codes.
     #[must_use]
-    pub const fn class(&self) -> ErrorClass {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Offline { .. } | Self::Stopped | Self::RetryLater { .. } => ErrorClass::Offline,
+            _ if self.begins_anew() => ErrorClass::Offline,
             Self::Auth(_) => ErrorClass::Auth,
             Self::Refused { .. } | Self::WrongScope | Self::OtherAccount { .. } => ErrorClass::Refused,
             Self::Protocol(_) => ErrorClass::Protocol,
@@ -134,6 +136,12 @@ impl Error {
     }
 
     /// Whether the server refused with this code.
+    /// Whether the server forgot a step that had begun, a session that expired or that it lost: the step can
+    /// be taken again from its beginning.
+    pub(crate) fn begins_anew(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if Code::parse(code).is_some_and(|c| c.retry() == Retry::Recover))
+    }
+
     pub(crate) fn is_code(&self, c: Code) -> bool {
         matches!(self, Self::Refused { code, .. } if code == c.as_str())
     }

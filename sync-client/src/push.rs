@@ -117,7 +117,7 @@ impl Engine {
                 }
                 Err(e) => e,
             };
-            let sent = outbox.state == OutboxState::Sent;
+            let sent = outbox.state != OutboxState::Frozen;
             return match error.code() {
                 // P10: the lease is gone, or the scope was initialized meanwhile: once without it.
                 Some(Code::PushSessionInvalid | Code::InitializationStale | Code::InitializationExpired)
@@ -133,11 +133,11 @@ impl Engine {
                     | Code::InitializationExpired
                     | Code::PushSessionInvalid,
                 ) => Ok(Created::Ended(Pushed::Reconnect)),
-                // It had committed, and its bundle is no longer kept: the rebuild recognises equal rows.
+                // It had committed, and its bundle is no longer kept: the rebuild settles its rows.
                 Some(Code::HistoryPruned) if sent => {
                     let tx = self.store.begin()?;
-                    self.store.release_outbox()?;
-                    Meta::NextSourceBundleId.set(&tx, outbox.source_bundle_id + 1)?;
+                    let committed = Outbox { state: OutboxState::Committed, bundle_seq: 0, ..outbox.clone() };
+                    self.store.set_outbox(&committed)?;
                     Meta::Rebuild.set(&tx, "the history of an own push is no longer kept")?;
                     tx.commit()?;
                     Ok(Created::Ended(Pushed::Rebuild))
@@ -218,6 +218,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the history of today has the outbox's bundle: its number, 0 where it is no longer kept. A server
+    /// that was restored or wiped may have forgotten what it had confirmed.
+    pub(crate) fn confirm_committed(&self) -> Result<Option<i64>, Error> {
+        let Some(outbox) = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen) else { return Ok(None) };
+        match self.create(&outbox)? {
+            Created::Committed(reply) => {
+                let ours = reply.request_hash.as_ref().is_none_or(|h| *h == outbox.request_hash.hex());
+                Ok(ours.then_some(reply.bundle_seq))
+            }
+            Created::Session(id) => {
+                self.api.delete_push(&outbox.source_id, &id)?;
+                Ok(None)
+            }
+            Created::Ended(Pushed::Rebuild) => Ok(Some(0)),
+            Created::Ended(_) => Ok(None),
+        }
+    }
+
     /// P3: another request hash under our tuple means another file writes under our source.
     fn already_committed(&self, outbox: Outbox, reply: &CommitReply) -> Result<Pushed, Error> {
         let ours = outbox.request_hash.hex();
@@ -261,7 +279,7 @@ impl Engine {
 
     /// A source of its own for this file. Every intent is kept; what is in doubt under the old source
     /// comes back by pull as rows equal to ours.
-    fn fresh_source(&self) -> Result<(), Error> {
+    pub(crate) fn fresh_source(&self) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.release_outbox()?;
         Meta::SourceId.set(&tx, self.env.new_id())?;

@@ -8,7 +8,7 @@ use sync_core::hash::Digest;
 use sync_core::key::Key;
 use sync_core::protocol::pull::PullRequest;
 use sync_core::protocol::{Code, Op};
-use sync_core::record;
+use sync_core::record::{self, Record};
 use sync_core::value::Value;
 
 use crate::api::CallError;
@@ -31,6 +31,12 @@ impl Engine {
         let downloaded = self.download_snapshot(&stage, &source);
         let session = match downloaded {
             Ok(Some(session)) => session,
+            // This device seeds the scope: there is nothing yet that a rebuild could bring.
+            Err(Error::RetryLater { .. }) if Meta::InitializationId.get::<String>(&self.store.conn)?.is_some() => {
+                self.stage = Some(stage);
+                Meta::Rebuild.clear(&self.store.conn)?;
+                return Ok(Pulled::Stable);
+            }
             other => {
                 self.stage = Some(stage);
                 return other.map(|_| Pulled::Reconnect);
@@ -40,7 +46,16 @@ impl Engine {
         if session.snapshot_bundle_seq < checkpoint && Meta::Fork.get::<i64>(&self.store.conn)?.is_none() {
             Meta::Fork.set(&self.store.conn, session.snapshot_bundle_seq)?;
         }
-        let outcome = self.apply_snapshot(&stage, session.snapshot_bundle_seq, session.history_hash.as_deref());
+        // Asked after the snapshot was made: what it shows is judged by the same history.
+        let committed = match self.confirm_committed() {
+            Ok(committed) => committed,
+            Err(e) => {
+                self.stage = Some(stage);
+                return Err(e);
+            }
+        };
+        let outcome =
+            self.apply_snapshot(&stage, session.snapshot_bundle_seq, session.history_hash.as_deref(), committed);
         stage.clear()?;
         self.stage = Some(stage);
         let outcome = outcome?;
@@ -77,7 +92,13 @@ impl Engine {
         }
     }
 
-    fn apply_snapshot(&self, stage: &Stage, seq: i64, history: Option<&str>) -> Result<crate::apply::Outcome, Error> {
+    fn apply_snapshot(
+        &self,
+        stage: &Stage,
+        seq: i64,
+        history: Option<&str>,
+        committed: Option<i64>,
+    ) -> Result<crate::apply::Outcome, Error> {
         let fork = Meta::Fork.get::<i64>(&self.store.conn)?;
         let tx = self.store.begin()?;
         // First: what happens below may ask for another one.
@@ -89,10 +110,10 @@ impl Engine {
         }
         if let Some(outbox) = self.store.outbox()? {
             if outbox.state != OutboxState::Frozen {
-                self.store.settle_by_snapshot(stage)?;
+                self.store.settle_by_snapshot(stage, committed.filter(|seq_of_it| *seq_of_it <= seq))?;
             }
             self.store.release_outbox()?;
-            if outbox.state == OutboxState::Committed {
+            if committed.is_some() {
                 Meta::NextSourceBundleId.set(&tx, outbox.source_bundle_id + 1)?;
             }
         }
@@ -134,24 +155,33 @@ impl Store {
         Ok(rows.into_iter().filter_map(|(id, n)| Some((self.position(id)?, usize::try_from(n).ok()?))).collect())
     }
 
-    /// A frozen row that is in the snapshot as it was sent had committed: it is settled, and a newer edit
-    /// of it stands on it.
-    fn settle_by_snapshot(&self, stage: &Stage) -> Result<(), Error> {
+    /// What a snapshot says of the outbox. `committed` is its bundle, 0 where only that it committed is known:
+    /// then every frozen row is settled, a newer edit of it stands on it, and what others did since is seen
+    /// against it. Otherwise a row that is in the snapshot as it was sent had committed.
+    fn settle_by_snapshot(&self, stage: &Stage, committed: Option<i64>) -> Result<(), Error> {
         let mut s = self.conn.prepare("SELECT ordinal, t, k, row FROM main._sync_out")?;
         let mut rows = s.query([])?;
         let mut settled = Vec::new();
         while let Some(r) = rows.next()? {
             let (t, k, row): (i64, Vec<u8>, Option<Vec<u8>>) = (r.get(1)?, r.get(2)?, r.get(3)?);
             let Some(position) = self.position(t) else { continue };
-            let known = match (stage.snapshot_row(position, &k)?, &row) {
-                (None, None) => Known::Never,
-                (Some((v, there)), Some(sent)) if there == *sent => Known::Live(v),
+            let sent = row.as_deref().map(record::decode).transpose()?;
+            let there = stage.snapshot_row(position, &k)?;
+            let there = there.map(|(v, row)| Ok::<_, Error>((v, record::decode(&row)?))).transpose()?;
+            let known = match (&there, &sent, committed) {
+                (None, None, _) => Known::Never,
+                (Some((v, there)), Some(sent), _) if same(there, sent) => Known::Live(*v),
+                (_, Some(_), Some(b)) if b > 0 => Known::Live(b),
+                (_, None, Some(b)) if b > 0 => Known::Gone(b),
+                // Changed by others since, in a version before the one that it has now.
+                (Some((v, _)), Some(_), Some(_)) if *v > 1 => Known::Live(v - 1),
+                (Some((v, _)), None, Some(_)) if *v > 1 => Known::Gone(v - 1),
+                (None, Some(_), Some(_)) => Known::Live(1),
                 _ => continue,
             };
             self.set_known(t, &k, known)?;
             if let Some(newer) = self.dirty(t, &k)? {
-                let base = row.as_deref().map(record::decode).transpose()?;
-                self.put_dirty(t, &k, newer.since, base.as_ref())?;
+                self.put_dirty(t, &k, newer.since, sent.as_ref())?;
             }
             settled.push(r.get::<_, i64>(0)?);
         }
@@ -172,6 +202,11 @@ impl Store {
     }
 }
 
+/// Whether two records say the same of every column that both mention.
+fn same(a: &Record, b: &Record) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.is_none() || b.is_none() || a == b)
+}
+
 impl Applier<'_> {
     /// A row of the snapshot. Where it has the version that this file knows, there is no conflict: an
     /// intent for it stays, on this row as its base.
@@ -190,8 +225,17 @@ impl Applier<'_> {
             }
             return self.write_or_defer(r, known);
         };
-        // With a rewritten history, only what this file has above the fork is put on top of the server's.
-        if known.version() != r.version && fork.is_none_or(|f| known.version() <= f) {
+        // With a rewritten history, what this file has above the fork is put on top of what both share. Where the
+        // server's row changed above the fork as well, it is a conflict like any other.
+        let met = match fork {
+            None => known.version() != r.version,
+            Some(f) => r.version > f || known.version() <= f && known.version() != r.version,
+        };
+        if met {
+            let known = match known {
+                Known::Gone(v) if fork.is_some() => Known::Live(v),
+                other => other,
+            };
             return self.meet(r, known, &dirty);
         }
         let key = Key::from_stored(r.k.clone()).unpack()?;

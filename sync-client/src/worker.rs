@@ -162,7 +162,7 @@ impl Signal {
 }
 
 /// What kind of failure an error is, and what the server asked for.
-const fn kind_of(e: &Error) -> (Failure, Option<u64>) {
+fn kind_of(e: &Error) -> (Failure, Option<u64>) {
     match e {
         Error::Offline { retry_after, .. } => (Failure::Passing, *retry_after),
         Error::RetryLater { seconds } => (Failure::Seeding, Some(*seconds)),

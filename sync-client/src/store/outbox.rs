@@ -149,9 +149,7 @@ impl Store {
 
     /// Removes the outbox.
     pub(crate) fn clear_outbox(&self) -> Result<(), Error> {
-        self.conn.execute_batch(
-            "DROP INDEX IF EXISTS main._sync_out_key; DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;",
-        )?;
+        self.conn.execute_batch("DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;")?;
         Meta::PushSession.clear(&self.conn)?;
         Meta::OutboxThrough.clear(&self.conn)
     }
