@@ -1,0 +1,265 @@
+//! The invariants: after each verb those of one file, and at the end those of the whole world.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use crate::app::tokens;
+use crate::device::{Device, Seen, lock, rows, seen};
+use crate::ledger::all_tokens;
+use crate::model::{Id, State, UserModel, Val, table};
+use crate::world::{Violation, World};
+
+impl World {
+    /// One file between two verbs: constraints hold, search is right, and what is not local work is a state
+    /// of the server's history.
+    pub(crate) fn check_device(&self, d: &Device) {
+        if let Err(e) = self.checked(d) {
+            self.fail(Violation::new("a file can be read", format!("device {}: {e}", d.index)));
+        }
+    }
+
+    fn checked(&self, d: &Device) -> rusqlite::Result<()> {
+        let app = lock(&d.app);
+        let Some(conn) = app.as_ref() else { return Ok(()) };
+        if d.setup.foreign_keys {
+            let mut s = conn.prepare_cached("SELECT \"table\" || ' -> ' || parent FROM pragma_foreign_key_check")?;
+            let broken: Vec<String> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            if !broken.is_empty() {
+                self.fail(Violation::new("foreign keys hold", format!("device {}: {broken:?}", d.index)));
+            }
+        }
+        if let Err(e) = conn.execute_batch("INSERT INTO search(search, rank) VALUES ('integrity-check', 1)") {
+            self.fail(Violation::new("search is right", format!("device {}: {e}", d.index)));
+        }
+        // After the index's own check, which also makes this connection read it anew.
+        let sound: String = conn.query_row("PRAGMA quick_check", [], |r| r.get(0))?;
+        if sound != "ok" {
+            self.fail(Violation::new("the file is sound", format!("device {}: {sound}", d.index)));
+        }
+        let (notes, tally): (i64, i64) =
+            conn.query_row("SELECT (SELECT count(*) FROM notes), n FROM tally", [], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        if notes != tally {
+            self.fail(Violation::new("counters are right", format!("device {}: {tally} for {notes}", d.index)));
+        }
+        let Some(seen) = seen(conn)? else { return Ok(()) };
+        self.covered("outbox", &seen.outbox);
+        if seen.settled && !d.unseen.load(Ordering::Relaxed) {
+            let rows = rows(conn)?;
+            let models = lock(&self.models);
+            let Some(model) = models.get(lock(&d.user).as_str()) else { return Ok(()) };
+            if let Some(wrong) = prefix(model, &seen, &rows) {
+                drop(models);
+                let message = format!("device {} at {}: {wrong}", d.index, seen.checkpoint);
+                self.fail(Violation::new("reads are a prefix of history", message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults stop: every queue drains, every file is the same, and everything written is accounted for.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub(crate) fn settle(&self) -> Result<(), Violation> {
+        self.tell(|| "settle".into());
+        lock(&self.run).late.clear();
+        let mut calm = 0;
+        for round in 0.. {
+            let before = self.picture();
+            for n in 0..self.devices() {
+                self.clock.fetch_add(61_000, Ordering::Relaxed);
+                self.plain_sync(n);
+                self.check_device(&self.device(n));
+            }
+            if let Some(v) = lock(&self.violation).clone() {
+                return Err(v);
+            }
+            calm = if self.picture() == before { calm + 1 } else { 0 };
+            if calm == 2 {
+                break;
+            }
+            if round == MOST_ROUNDS {
+                return Err(Violation::new("every queue drains", self.restless()));
+            }
+        }
+        self.finished()?;
+        lock(&self.violation).clone().map_or(Ok(()), Err)
+    }
+
+    /// What has to stand still for the world to be at rest.
+    fn picture(&self) -> Vec<(i64, String, usize, usize, State)> {
+        (0..self.devices())
+            .map(|n| {
+                let d = self.device(n);
+                let app = lock(&d.app);
+                let conn = app.as_ref().expect("invariant: the app runs");
+                let seen = seen(conn).ok().flatten().unwrap_or_default();
+                let rows = rows(conn).unwrap_or_default();
+                (seen.checkpoint, seen.outbox, seen.intents.len(), seen.held.len(), rows)
+            })
+            .collect()
+    }
+
+    fn restless(&self) -> String {
+        let pending: Vec<String> = (0..self.devices())
+            .map(|n| {
+                let d = self.device(n);
+                let waits = lock(&d.client).as_ref().map(|c| c.pending().map_err(|e| e.to_string()));
+                format!("device {n}: {waits:?}")
+            })
+            .collect();
+        format!("the devices never come to rest: {}", pending.join("; "))
+    }
+
+    fn finished(&self) -> Result<(), Violation> {
+        let mut found = BTreeSet::new();
+        let mut inboxes = String::new();
+        let mut there = BTreeSet::new();
+        for n in 0..self.devices() {
+            let d = self.device(n);
+            let app = lock(&d.app);
+            let conn = app.as_ref().expect("invariant: the app runs");
+            let wrong = |e: rusqlite::Error| Violation::new("a file can be read", e.to_string());
+            let (seen, rows) = (seen(conn).map_err(wrong)?.unwrap_or_default(), rows(conn).map_err(wrong)?);
+            let waiting: Vec<&Id> = seen.intents.difference(&seen.held).collect();
+            if !waiting.is_empty() || seen.outbox != "none" || !seen.settled {
+                let text = format!(
+                    "device {n}: {waiting:?} wait, the outbox is {}, settled: {}; {}",
+                    seen.outbox,
+                    seen.settled,
+                    self.restless()
+                );
+                return Err(Violation::new("every queue drains", text));
+            }
+            let user = lock(&d.user).clone();
+            let models = lock(&self.models);
+            let empty = UserModel::default();
+            let model = models.get(&user).unwrap_or(&empty);
+            if seen.checkpoint != model.latest() {
+                let text = format!("device {n} rests at {} of {}", seen.checkpoint, model.latest());
+                return Err(Violation::new("every device arrives", text));
+            }
+            if let Some(wrong) = differs(model.now(), &seen, &rows) {
+                return Err(Violation::new("all replicas converge", format!("device {n}: {wrong}")));
+            }
+            found.extend(&model.cascaded);
+            found.extend(all_tokens(model.now()));
+            for (id, row) in model.now().iter() {
+                there.extend(row.values().flat_map(crate::model::tokens_of).map(|t| (id.clone(), t)));
+            }
+            // What a refusal holds back is still in its table.
+            found.extend(all_tokens(&rows.into_iter().filter(|(id, _)| seen.held.contains(id)).collect()));
+            for entry in seen.inbox {
+                found.extend(tokens_of_entry(&entry));
+                inboxes.push_str(&entry);
+                inboxes.push('\n');
+            }
+        }
+        self.server_agrees()?;
+        let ledger = lock(&self.ledger);
+        let missing = ledger.missing(&found);
+        if !missing.is_empty() {
+            return Err(Violation::new("no write is lost", format!("token (hash) and device: {missing:?}")));
+        }
+        // A delete that came between the loss of the server's history and the merge of the devices that have the
+        // row still is nobody's to know.
+        // Nor what a copy of a file, or its older self, still means to insert.
+        let rewritten = lock(&self.models).values().any(UserModel::was_rewritten)
+            || lock(&self.cover).count("history", "device copied") > 0
+            || lock(&self.cover).count("history", "device restored") > 0;
+        for (table, key) in ledger.resurrected(&there).into_iter().filter(|_| !rewritten) {
+            let named = key.iter().all(|v| match v {
+                Val::Text(s) => inboxes.contains(s.as_str()),
+                Val::Int(i) => inboxes.contains(&format!("\"{i}\"")),
+                _ => true,
+            });
+            if !named {
+                let text = format!("{table} {key:?} was deleted, is there again, and no inbox knows why");
+                return Err(Violation::new("no delete is undone in silence", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// The server's own snapshot is the model's state.
+    fn server_agrees(&self) -> Result<(), Violation> {
+        for (user, model) in lock(&self.models).iter() {
+            if model.latest() == 0 {
+                continue;
+            }
+            let rows = self.snapshot(user).map_err(|e| Violation::new("the server can be read", e))?;
+            if let Some(wrong) = differs(model.now(), &Seen::default(), &rows) {
+                return Err(Violation::new("the server has what was committed", wrong));
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, user: &str) -> Result<State, String> {
+        let service = self.server.service();
+        let caller = crate::server::caller(user, "observer", true);
+        let session = service.create_snapshot(&caller, Default::default()).map_err(|e| e.to_string())?;
+        let mut out = State::new();
+        let mut after = 0;
+        loop {
+            let request = sync_server::service::SnapshotPageRequest { after_row_ordinal: after, max_rows: None };
+            let body = service.snapshot_page(&caller, &session.snapshot_id, request).map_err(|e| e.to_string())?;
+            let text: Vec<u8> = body.flatten().flatten().collect();
+            let page: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+            for row in page["rows"].as_array().ok_or("rows")? {
+                let def = table(row["table"].as_str().unwrap_or_default()).ok_or("table")?;
+                let id = (def.name, crate::model::read_key(def, &row["key"])?);
+                out.insert(id, crate::model::read_row(def, &row["payload"])?);
+            }
+            after = page["next_row_ordinal"].as_i64().unwrap_or_default();
+            if page["has_more"] != true {
+                break;
+            }
+        }
+        service.delete_snapshot(&caller, &session.snapshot_id).map_err(|e| e.to_string())?;
+        Ok(out)
+    }
+}
+
+/// The tokens in an inbox entry, in texts and in blobs.
+fn tokens_of_entry(entry: &str) -> Vec<u64> {
+    use base64::Engine as _;
+    let blobs = entry
+        .split("{\"$blob\":\"")
+        .skip(1)
+        .filter_map(|rest| base64::engine::general_purpose::STANDARD.decode(rest.split('"').next()?).ok())
+        .flat_map(|bytes| tokens(&String::from_utf8_lossy(&bytes)).collect::<Vec<_>>());
+    tokens(entry).chain(blobs).collect()
+}
+
+/// Whether the rows that are no local work are a state of the history; what is wrong otherwise.
+fn prefix(model: &UserModel, seen: &Seen, rows: &State) -> Option<String> {
+    let mut first = None;
+    for state in model.at(seen.checkpoint) {
+        let wrong = differs(state, seen, rows)?;
+        first.get_or_insert(wrong);
+    }
+    Some(first.unwrap_or_else(|| "no history has this bundle".into()))
+}
+
+/// The first row that is another here than there, local work aside.
+fn differs(state: &State, seen: &Seen, rows: &State) -> Option<String> {
+    let skip = |id: &Id| seen.intents.contains(id) || seen.aside.contains(id);
+    for (id, row) in rows.iter().filter(|(id, _)| !skip(id)) {
+        let Some(there) = state.get(id) else { return Some(format!("{id:?} is {row:?}, it should not be")) };
+        for (column, v) in row {
+            let other = there.get(column).unwrap_or(&Val::Null);
+            if v != other {
+                return Some(format!("{id:?}: {column} is {v:?}, it should be {other:?}"));
+            }
+        }
+    }
+    let known: BTreeSet<&str> = rows.keys().map(|(t, _)| *t).collect();
+    state
+        .iter()
+        .find(|(id, _)| !skip(id) && !rows.contains_key(*id) && (id.0 != "extras" || known.contains("extras")))
+        .map(|(id, row)| format!("{id:?} is missing, it should be {row:?}"))
+}
+
+/// Rounds of all devices in which the world has to come to rest once faults have stopped.
+const MOST_ROUNDS: u32 = 14;

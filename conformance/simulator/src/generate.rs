@@ -1,0 +1,156 @@
+//! Makes a plan from a seed. Each seed has a character: calm or stormy, many crashes or many restores, so
+//! that rare things also happen together.
+
+use crate::app::{Kind, Sql};
+use crate::dice::Dice;
+use crate::plan::{AppStep, DeviceSetup, Fault, Leave, Migration, Plan, Planned, Setup, Step, Verb, VerbStep, Wins};
+
+/// The character of a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Calm,
+    Network,
+    Crashes,
+    Histories,
+    Migrations,
+    Everything,
+}
+
+/// The plan of a seed.
+#[must_use]
+pub fn plan(seed: u64) -> Plan {
+    let mut dice = Dice::new(seed);
+    let d = &mut dice;
+    let mood = d.pick(&[
+        Mood::Calm,
+        Mood::Network,
+        Mood::Network,
+        Mood::Crashes,
+        Mood::Crashes,
+        Mood::Histories,
+        Mood::Migrations,
+        Mood::Everything,
+    ]);
+    let devices = 2 + d.below(2) as usize;
+    let setup = Setup {
+        devices: (0..devices)
+            .map(|_| DeviceSetup {
+                policy: d.pick(&[Wins::Server, Wins::Server, Wins::Client, Wins::Custom]),
+                foreign_keys: !d.chance(1, 6),
+                durable: d.chance(1, 2),
+            })
+            .collect(),
+        retained: d.pick(&[3, 3, 10, 10_000]),
+        page_rows: d.pick(&[2, 5, 20, 1000]),
+        bundle_rows: d.pick(&[0, 0, 0, 6]),
+    };
+    let steps = (0..30 + d.below(50)).map(|_| step(d, devices, mood)).collect();
+    Plan { seed, setup, steps }
+}
+
+fn step(d: &mut Dice, devices: usize, mood: Mood) -> Step {
+    let device = d.below(devices as u64) as usize;
+    let rare = d.below(100);
+    match mood {
+        Mood::Histories | Mood::Everything if rare < 4 => return Step::Backup,
+        Mood::Histories | Mood::Everything if rare < 8 => return Step::Restore,
+        Mood::Histories | Mood::Everything if rare < 9 => return Step::Wipe,
+        Mood::Histories | Mood::Everything if rare < 12 => return Step::BackupDevice(device),
+        Mood::Histories | Mood::Everything if rare < 15 => return Step::RestoreDevice(device),
+        Mood::Histories | Mood::Everything if rare < 16 => return Step::CopyDevice(device),
+        Mood::Migrations | Mood::Everything if (16..24).contains(&rare) => {
+            return Step::Migrate(device, migration(d));
+        }
+        Mood::Migrations | Mood::Everything if (24..27).contains(&rare) => return Step::MigrateServer,
+        _ => {}
+    }
+    match rare {
+        30..33 => Step::Wait(d.pick(&[1_000, 60_000, 400_000, 1_000_000, 90_000_000])),
+        33..35 => Step::Reopen(device),
+        35..36 => Step::RestartServer,
+        36..37 => Step::Detach(device, d.pick(&[Leave::Clean, Leave::Keep, Leave::Discard])),
+        37..39 => Step::Inbox(device, d.chance(2, 3)),
+        39..72 => {
+            let verb = d.pick(&[Verb::Sync, Verb::Sync, Verb::Sync, Verb::Sync, Verb::Push, Verb::Pull, Verb::Rebuild]);
+            let n = match mood {
+                Mood::Calm => d.pick(&[0, 0, 0, 1]),
+                _ => d.pick(&[0, 1, 1, 2, 3]),
+            };
+            let faults = (0..n).map(|_| planned(d, devices, mood)).collect();
+            Step::Verb(VerbStep { device, verb, faults })
+        }
+        _ => Step::App(app(d, device)),
+    }
+}
+
+fn migration(d: &mut Dice) -> Migration {
+    d.pick(&[Migration::AddColumn, Migration::AddTable, Migration::AddIndex, Migration::RebuildTable])
+}
+
+fn app(d: &mut Dice, device: usize) -> AppStep {
+    let n = 1 + d.below(6);
+    let sql = (0..n).map(|_| sql(d)).collect();
+    let together = d.chance(1, 2);
+    AppStep { device, sql, together, undone: together && d.chance(1, 6) }
+}
+
+fn sql(d: &mut Dice) -> Sql {
+    let kind = d.pick(Kind::ALL);
+    // Bulk writes are as many rows as all others together.
+    let kind = if kind == Kind::PeopleInsert && d.chance(2, 3) { Kind::PersonInsert } else { kind };
+    Sql(kind, d.below(7) as u8, d.below(7) as u8, d.below(1000) as u16)
+}
+
+fn planned(d: &mut Dice, devices: usize, mood: Mood) -> Planned {
+    let at = match d.below(4) {
+        0 => d.below(3),
+        1 => d.below(40),
+        _ => d.below(14),
+    } as u32;
+    Planned { at, what: fault(d, devices, mood) }
+}
+
+fn fault(d: &mut Dice, devices: usize, mood: Mood) -> Fault {
+    let other = d.below(devices as u64) as usize;
+    let n = d.below(64) as u32;
+    let weight = |m: Mood, is: u64, otherwise: u64| if mood == m || mood == Mood::Everything { is } else { otherwise };
+    let (network, crashes, history) =
+        (weight(Mood::Network, 12, 4), weight(Mood::Crashes, 10, 3), weight(Mood::Histories, 2, 0));
+    let migrations = weight(Mood::Migrations, 4, 0);
+    let total = network + crashes + history + migrations + 8;
+    let mut roll = d.below(total);
+    if roll < network {
+        return match d.below(7) {
+            0 => Fault::RequestLost,
+            1 | 2 => Fault::ReplyLost,
+            3 => Fault::Duplicated,
+            4 => Fault::Late(n),
+            5 => Fault::Cut(d.below(600) as u32),
+            _ => Fault::Status(d.pick(&[500, 502, 503, 429])),
+        };
+    }
+    roll -= network;
+    if roll < crashes {
+        return match d.below(8) {
+            0..3 => Fault::CrashClient,
+            3 | 4 => Fault::PowerCut(n),
+            _ => Fault::CrashServer(n as usize),
+        };
+    }
+    roll -= crashes;
+    if roll < history {
+        return if d.chance(4, 5) { Fault::Restore } else { Fault::Wipe };
+    }
+    roll -= history;
+    if roll < migrations {
+        return Fault::Migrate(migration(d));
+    }
+    match d.below(9) {
+        0..4 => Fault::App(app(d, other)),
+        4 | 5 => Fault::Sync(other),
+        6 => Fault::Busy(n),
+        7 => Fault::Clock(d.pick(&[-5_000, 20_000, 1_000_000, 90_000_000])),
+        _ if d.chance(1, 2) => Fault::DiskFull(n),
+        _ => Fault::RestartServer,
+    }
+}

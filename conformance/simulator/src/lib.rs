@@ -1,0 +1,21 @@
+//! Finds what loses, wedges or diverges: real clients, the real service, real SQLite files, in one thread
+//! on a virtual clock and a seeded, faulty network (ARCHITECTURE.md, "The simulator").
+//!
+//! A seed makes a plan, a plan makes a run, and a run that breaks an invariant is shrunk to a plan that a
+//! person can read and replay.
+
+pub mod app;
+mod check;
+pub mod cover;
+mod device;
+pub mod dice;
+pub mod generate;
+mod hooks;
+mod ledger;
+mod model;
+pub mod plan;
+pub mod run;
+mod server;
+mod world;
+
+pub use world::Violation;

@@ -1,0 +1,143 @@
+//! `sync-simulator`: runs seeds, replays plans.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use sync_simulator::cover::Cover;
+use sync_simulator::generate;
+use sync_simulator::plan::Plan;
+use sync_simulator::run::{operations, run, shrink};
+
+/// Real clients and a real server on a virtual clock and a faulty network.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs so many seeds, or for so many minutes.
+    Run {
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// How many.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// Stop after so many minutes.
+        #[arg(long)]
+        minutes: Option<u64>,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        threads: u64,
+        /// Go on after a failure.
+        #[arg(long)]
+        keep_going: bool,
+        /// Do not shrink.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Runs one seed or one plan again and prints everything that happens.
+    Replay {
+        /// The seed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// A file with a plan.
+        plan: Option<PathBuf>,
+        /// Shrink it first.
+        #[arg(long)]
+        shrink: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    // What unwinds here is planned; a real panic is reported as a violation.
+    std::panic::set_hook(Box::new(|info| {
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            eprintln!("{info}\n{}", std::backtrace::Backtrace::force_capture());
+        }
+    }));
+    match Args::parse().command {
+        Command::Run { from, seeds, minutes, threads, keep_going, raw } => {
+            many(from, seeds, minutes, threads, keep_going, raw)
+        }
+        Command::Replay { seed, plan, shrink: smaller } => {
+            let plan: Plan = match (seed, plan) {
+                (Some(seed), _) => generate::plan(seed),
+                (None, Some(file)) => {
+                    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+                    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+                }
+                (None, None) => return ExitCode::from(2),
+            };
+            let broken = if smaller { run(&plan, false).violation } else { None };
+            let plan = broken.map_or_else(|| plan.clone(), |v| shrink(&plan, v.invariant, TRIES));
+            match run(&plan, true).violation {
+                None => ExitCode::SUCCESS,
+                Some(v) => {
+                    println!("{}: {}\n{}", v.invariant, v.message, serde_json::to_string(&plan).unwrap_or_default());
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, keep_going: bool, raw: bool) -> ExitCode {
+    let begun = Instant::now();
+    let next = AtomicU64::new(from);
+    let end = if minutes.is_some() { u64::MAX } else { from + seeds };
+    let failed = AtomicU64::new(0);
+    let done = AtomicU64::new(0);
+    let cover = Mutex::new(Cover::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let late = minutes.is_some_and(|m| begun.elapsed() > Duration::from_secs(m * 60));
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || late || (failed.load(Ordering::Relaxed) > 0 && !keep_going) {
+                        return;
+                    }
+                    let plan = generate::plan(seed);
+                    let outcome = run(&plan, false);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    cover.lock().expect("counts").add(&outcome.cover);
+                    let Some(v) = outcome.violation else { continue };
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    if raw {
+                        println!("seed {seed}: {}: {}", v.invariant, v.message);
+                        continue;
+                    }
+                    let small = shrink(&plan, v.invariant, TRIES);
+                    let again = run(&small, false).violation.unwrap_or(v);
+                    println!(
+                        "seed {seed}: {}: {}\n  {} steps: {}\n  sync-simulator replay --seed {seed} --shrink",
+                        again.invariant,
+                        again.message,
+                        small.steps.len(),
+                        serde_json::to_string(&small).unwrap_or_default()
+                    );
+                }
+            });
+        }
+    });
+    let cover = cover.into_inner().expect("counts");
+    print!("{}", cover.table());
+    let (done, failed) = (done.into_inner(), failed.into_inner());
+    println!(
+        "{done} runs, {} operations, {failed} failed, {:.1} runs a second",
+        operations(&cover),
+        done as f64 / begun.elapsed().as_secs_f64()
+    );
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs that shrinking may cost.
+const TRIES: u32 = 1500;

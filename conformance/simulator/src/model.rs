@@ -1,0 +1,511 @@
+//! An independent model of the server: what each commit makes of a user's rows, from nothing but the
+//! requests and replies that pass by. It shares no decision with the engine: maps, versions, cascades.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value as Json;
+
+/// A value of SQLite. Reals by their bits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Val {
+    Null,
+    Int(i64),
+    Real(u64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+/// A table and a key.
+pub(crate) type Id = (&'static str, Vec<Val>);
+/// Columns by name.
+pub(crate) type Row = BTreeMap<String, Val>;
+/// Every row of a user.
+pub(crate) type State = BTreeMap<Id, Row>;
+
+/// What the model knows of a table.
+#[derive(Debug)]
+pub(crate) struct TableDef {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The key's columns.
+    pub(crate) key: &'static [&'static str],
+    /// Columns that are declared REAL: integers become reals there.
+    pub(crate) reals: &'static [&'static str],
+    /// Columns that are declared BLOB: strings on the wire are base64 there, or UUIDs.
+    pub(crate) blobs: &'static [&'static str],
+    /// Column, parent table, whether a delete of the parent cascades, sets NULL, or is refused.
+    pub(crate) parents: &'static [(&'static str, &'static str, OnDelete)],
+}
+
+/// What a deleted parent does to its children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDelete {
+    /// They go, too.
+    Cascade,
+    /// They refer to nothing.
+    SetNull,
+    /// It may not be.
+    Refuse,
+}
+
+/// The tables of [`crate::app::SCHEMA`] and [`crate::app::ADDED`].
+pub(crate) const TABLES: &[TableDef] = &[
+    TableDef { name: "people", key: &["id"], reals: &["score"], blobs: &["photo"], parents: &[] },
+    TableDef {
+        name: "notes",
+        key: &["id"],
+        reals: &[],
+        blobs: &[],
+        parents: &[("person", "people", OnDelete::Cascade)],
+    },
+    TableDef {
+        name: "tags",
+        key: &["note", "tag"],
+        reals: &[],
+        blobs: &[],
+        parents: &[("note", "notes", OnDelete::Cascade)],
+    },
+    TableDef {
+        name: "counters",
+        key: &["id"],
+        reals: &[],
+        blobs: &[],
+        parents: &[("parent", "counters", OnDelete::SetNull)],
+    },
+    TableDef {
+        name: "marks",
+        key: &["id"],
+        reals: &[],
+        blobs: &["id"],
+        parents: &[("counter", "counters", OnDelete::Refuse)],
+    },
+    TableDef { name: "settings", key: &["name"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "extras", key: &["id"], reals: &[], blobs: &[], parents: &[("note", "notes", OnDelete::SetNull)] },
+];
+
+/// The table of this name.
+#[must_use]
+pub(crate) fn table(name: &str) -> Option<&'static TableDef> {
+    TABLES.iter().find(|t| t.name == name)
+}
+
+/// Something that the protocol does not allow, or that the model cannot follow.
+pub(crate) type Wrong = String;
+
+/// One row of a push.
+#[derive(Debug, Clone)]
+struct PushRow {
+    id: Id,
+    op: String,
+    base: i64,
+    payload: Option<Row>,
+}
+
+#[derive(Debug, Clone)]
+struct Staged {
+    source: String,
+    source_bundle_id: i64,
+    planned: i64,
+    rows: Vec<PushRow>,
+}
+
+/// What a rewind needs: the newest bundle, versions and tuples then.
+pub(crate) type Mark = (i64, BTreeMap<Id, i64>, BTreeMap<(String, i64), i64>);
+
+/// One user's history as the model knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct UserModel {
+    /// The state after each bundle; the first is empty.
+    states: Vec<Arc<State>>,
+    /// Versions of rows and tombstones.
+    versions: BTreeMap<Id, i64>,
+    /// Which tuples committed, and as which bundle.
+    tuples: BTreeMap<(String, i64), i64>,
+    staged: BTreeMap<String, Staged>,
+    /// A chunk whose reply the server's death swallowed.
+    unheard: Option<(String, Json)>,
+    /// The server went back: it may have forgotten chunks.
+    forgetful: bool,
+    /// A commit whose reply the server's death swallowed.
+    in_doubt: Option<String>,
+    /// States of histories that a restore or a loss ended.
+    former: Vec<Vec<Arc<State>>>,
+    /// Tokens that were committed at any time.
+    pub(crate) committed: BTreeSet<u64>,
+    /// Tokens of rows that a cascade took on the server.
+    pub(crate) cascaded: BTreeSet<u64>,
+}
+
+impl Default for UserModel {
+    /// A user of whom nobody has heard.
+    fn default() -> Self {
+        Self {
+            states: vec![Arc::default()],
+            versions: BTreeMap::new(),
+            tuples: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            unheard: None,
+            forgetful: false,
+            in_doubt: None,
+            former: Vec::new(),
+            committed: BTreeSet::new(),
+            cascaded: BTreeSet::new(),
+        }
+    }
+}
+
+impl UserModel {
+    /// The newest bundle.
+    #[must_use]
+    pub(crate) const fn latest(&self) -> i64 {
+        self.states.len() as i64 - 1
+    }
+
+    /// Every row now.
+    #[must_use]
+    pub(crate) fn now(&self) -> &Arc<State> {
+        self.states.last().expect("invariant: never empty")
+    }
+
+    /// The states that a device at this checkpoint may show: that of the history of today first.
+    pub(crate) fn at(&self, checkpoint: i64) -> impl Iterator<Item = &Arc<State>> {
+        std::iter::once(&self.states)
+            .chain(self.former.iter().rev())
+            .filter_map(move |h| h.get(usize::try_from(checkpoint).ok()?))
+    }
+
+    /// The server went back to this bundle.
+    pub(crate) fn rewind(&mut self, (latest, versions, tuples): Mark) {
+        self.former.push(self.states.clone());
+        self.states.truncate(usize::try_from(latest).unwrap_or_default() + 1);
+        self.versions = versions;
+        self.tuples = tuples;
+        self.in_doubt = None;
+        self.forgetful = true;
+    }
+
+    /// Whether the server went back at any time.
+    pub(crate) const fn was_rewritten(&self) -> bool {
+        self.forgetful
+    }
+
+    /// What a rewind needs later.
+    #[must_use]
+    pub(crate) fn mark(&self) -> Mark {
+        (self.latest(), self.versions.clone(), self.tuples.clone())
+    }
+
+    /// A session was made.
+    ///
+    /// # Errors
+    /// Where a tuple that is history is staged again.
+    pub(crate) fn created(&mut self, source: &str, request: &Json, reply: &Json) -> Result<(), Wrong> {
+        let tuple = (source.to_owned(), request["source_bundle_id"].as_i64().unwrap_or_default());
+        let known = self.tuples.get(&tuple).copied();
+        if reply["status"] == "already_committed" {
+            return if known == reply["bundle_seq"].as_i64() {
+                Ok(())
+            } else {
+                Err(format!("{tuple:?} is answered as bundle {}, it is {known:?}", reply["bundle_seq"]))
+            };
+        }
+        if let Some(seq) = known {
+            return Err(format!("{tuple:?} is staged again, though it is bundle {seq}"));
+        }
+        let id = reply["push_id"].as_str().unwrap_or_default().to_owned();
+        let planned = request["planned_row_count"].as_i64().unwrap_or_default();
+        self.staged.insert(id, Staged { source: tuple.0, source_bundle_id: tuple.1, planned, rows: Vec::new() });
+        Ok(())
+    }
+
+    /// A chunk was taken.
+    ///
+    /// # Errors
+    /// Where its ordinals do not follow, or a row cannot be read.
+    pub(crate) fn uploaded(&mut self, push_id: &str, body: &Json) -> Result<(), Wrong> {
+        let staged = self.staged.get_mut(push_id).ok_or("a chunk of a session that nobody made")?;
+        let start = body["start_row_ordinal"].as_i64().unwrap_or(-1);
+        if start > staged.rows.len() as i64
+            && let Some((id, unheard)) = self.unheard.take()
+            && id == push_id
+        {
+            self.uploaded(push_id, &unheard)?;
+            return self.uploaded(push_id, body);
+        }
+        if self.forgetful {
+            staged.rows.truncate(usize::try_from(start).unwrap_or_default());
+        }
+        if start != staged.rows.len() as i64 {
+            return Err(format!("a chunk from {start} on was taken where {} was due", staged.rows.len()));
+        }
+        for row in body["rows"].as_array().ok_or("rows")? {
+            let def = table(row["table"].as_str().unwrap_or_default()).ok_or("a table that nobody has")?;
+            let id = (def.name, read_key(def, &row["key"])?);
+            let payload = row.get("payload").filter(|p| !p.is_null()).map(|p| read_row(def, p)).transpose()?;
+            staged.rows.push(PushRow {
+                id,
+                op: row["op"].as_str().unwrap_or_default().to_owned(),
+                base: row["base_row_version"].as_i64().unwrap_or_default(),
+                payload,
+            });
+        }
+        Ok(())
+    }
+
+    /// The server died over a chunk: it may have it or not.
+    pub(crate) fn unheard(&mut self, push_id: &str, body: Json) {
+        self.unheard = Some((push_id.to_owned(), body));
+    }
+
+    /// A commit is sent: should the server die now, the model asks it later.
+    pub(crate) fn committing(&mut self, push_id: &str) {
+        self.in_doubt = Some(push_id.to_owned());
+    }
+
+    /// A commit was answered with an error: nothing happened.
+    pub(crate) fn refused(&mut self) {
+        self.in_doubt = None;
+    }
+
+    /// A commit was answered.
+    ///
+    /// # Errors
+    /// Where the bundle could not be.
+    pub(crate) fn committed(&mut self, push_id: &str, seq: i64) -> Result<(), Wrong> {
+        self.in_doubt = None;
+        if let Some((id, body)) = self.unheard.take_if(|(id, _)| id == push_id)
+            && self.staged.get(&id).is_some_and(|s| (s.rows.len() as i64) < s.planned)
+        {
+            self.uploaded(&id, &body)?;
+        }
+        let staged = self.staged.remove(push_id).ok_or("a session committed twice")?;
+        if seq != self.latest() + 1 {
+            return Err(format!("bundle {seq} came where {} was due", self.latest() + 1));
+        }
+        if staged.rows.len() as i64 != staged.planned {
+            return Err(format!("bundle {seq} committed with {} of {} rows", staged.rows.len(), staged.planned));
+        }
+        if let Some(old) = self.tuples.insert((staged.source.clone(), staged.source_bundle_id), seq) {
+            return Err(format!("{} {} committed as {old} and as {seq}", staged.source, staged.source_bundle_id));
+        }
+        let mut state = State::clone(self.now());
+        let mut changed = BTreeSet::new();
+        for row in staged.rows {
+            self.check_version(&row, &state, seq)?;
+            changed.insert(row.id.clone());
+            match (row.op.as_str(), row.payload) {
+                ("DELETE", _) => {
+                    state.remove(&row.id);
+                    self.cascade(&mut state, &row.id, &mut changed);
+                }
+                (_, Some(payload)) => {
+                    for v in payload.values() {
+                        self.committed.extend(tokens_of(v));
+                    }
+                    state.entry(row.id).or_default().extend(payload);
+                }
+                (op, None) => return Err(format!("{op} without a payload was committed")),
+            }
+        }
+        for (id, row) in &state {
+            for (column, parent, _) in table(id.0).map_or(&[][..], |t| t.parents) {
+                let value = row.get(*column).unwrap_or(&Val::Null);
+                if *value != Val::Null && !state.contains_key(&(*parent, vec![value.clone()])) {
+                    return Err(format!("bundle {seq} leaves {id:?} without its parent in {parent}"));
+                }
+            }
+        }
+        for id in changed {
+            self.versions.insert(id, seq);
+        }
+        self.states.push(Arc::new(state));
+        Ok(())
+    }
+
+    /// After the server's death: which commit it was about to make, if any.
+    #[must_use]
+    pub(crate) fn doubt(&self) -> Option<(String, String, i64)> {
+        let id = self.in_doubt.as_ref()?;
+        let s = self.staged.get(id)?;
+        Some((id.clone(), s.source.clone(), s.source_bundle_id))
+    }
+
+    /// A row may be committed only on the version that the server has.
+    fn check_version(&self, row: &PushRow, state: &State, seq: i64) -> Result<(), Wrong> {
+        let known = self.versions.get(&row.id).copied().unwrap_or(0);
+        let live = state.contains_key(&row.id) || self.now().contains_key(&row.id);
+        let fits = match row.op.as_str() {
+            "INSERT" => row.base == known && !self.now().contains_key(&row.id),
+            _ => row.base == known && live,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(format!("bundle {seq}: {} of {:?} on version {} was committed over {known}", row.op, row.id, row.base))
+    }
+
+    fn cascade(&mut self, state: &mut State, gone: &Id, changed: &mut BTreeSet<Id>) {
+        let [key] = gone.1.as_slice() else { return };
+        for def in TABLES {
+            for (column, _, action) in def.parents.iter().filter(|p| p.1 == gone.0) {
+                let children: Vec<Id> = state
+                    .iter()
+                    .filter(|(id, row)| id.0 == def.name && row.get(*column) == Some(key))
+                    .map(|(id, _)| id.clone())
+                    .collect();
+                for child in children {
+                    match action {
+                        OnDelete::Cascade => {
+                            if let Some(row) = state.remove(&child) {
+                                self.cascaded.extend(row.values().flat_map(tokens_of));
+                            }
+                            changed.insert(child.clone());
+                            self.cascade(state, &child, changed);
+                        }
+                        OnDelete::SetNull => {
+                            if let Some(row) = state.get_mut(&child) {
+                                row.insert((*column).to_owned(), Val::Null);
+                            }
+                            changed.insert(child);
+                        }
+                        OnDelete::Refuse => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The tokens in a value.
+pub(crate) fn tokens_of(v: &Val) -> Vec<u64> {
+    match v {
+        Val::Text(s) => crate::app::tokens(s).collect(),
+        Val::Blob(b) => std::str::from_utf8(b).map(|s| crate::app::tokens(s).collect()).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// Reads a key object.
+///
+/// # Errors
+/// Where a member is missing or has another form.
+pub(crate) fn read_key(def: &TableDef, key: &Json) -> Result<Vec<Val>, Wrong> {
+    def.key
+        .iter()
+        .map(|c| {
+            let text = key[*c].as_str().ok_or_else(|| format!("key of {}: {key}", def.name))?;
+            Ok(match (def.name, def.blobs.contains(c)) {
+                ("counters", _) => Val::Int(text.parse().map_err(|_| format!("key of counters: {text}"))?),
+                (_, true) => Val::Blob(uuid(text).ok_or_else(|| format!("key of {}: {text}", def.name))?),
+                _ => Val::Text(text.to_owned()),
+            })
+        })
+        .collect()
+}
+
+/// Reads a payload, in either view.
+///
+/// # Errors
+/// Where a value has no meaning.
+pub(crate) fn read_row(def: &TableDef, payload: &Json) -> Result<Row, Wrong> {
+    let members = payload.as_object().ok_or("a payload that is no object")?;
+    members.iter().map(|(name, v)| Ok((name.clone(), read_value(def, name, v)?))).collect()
+}
+
+fn read_value(def: &TableDef, column: &str, v: &Json) -> Result<Val, Wrong> {
+    let (real, blob) = (def.reals.contains(&column), def.blobs.contains(&column));
+    Ok(match v {
+        Json::Null => Val::Null,
+        Json::Bool(b) => Val::Int(i64::from(*b)),
+        Json::Number(n) => match n.as_i64() {
+            Some(i) if real => Val::Real((i as f64).to_bits()),
+            Some(i) => Val::Int(i),
+            None => Val::Real(n.as_f64().ok_or("a number")?.to_bits()),
+        },
+        Json::String(s) if real && s == "Infinity" => Val::Real(f64::INFINITY.to_bits()),
+        Json::String(s) if real && s == "-Infinity" => Val::Real(f64::NEG_INFINITY.to_bits()),
+        Json::String(s) if blob => Val::Blob(
+            uuid(s)
+                .filter(|_| def.key.contains(&column))
+                .map_or_else(|| STANDARD.decode(s).map_err(|e| format!("{column}: {e}")), Ok)?,
+        ),
+        Json::String(s) => Val::Text(s.clone()),
+        Json::Object(o) => match o.iter().next() {
+            Some((k, Json::String(s))) if k == "$blob" => {
+                Val::Blob(STANDARD.decode(s).map_err(|e| format!("{column}: {e}"))?)
+            }
+            Some((k, Json::String(s))) if k == "$text" => Val::Text(s.clone()),
+            Some((k, Json::String(s))) if k == "$real" => {
+                Val::Real(if s.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY }.to_bits())
+            }
+            _ => return Err(format!("{column}: {v}")),
+        },
+        Json::Array(_) => return Err(format!("{column}: {v}")),
+    })
+}
+
+fn uuid(text: &str) -> Option<Vec<u8>> {
+    let hex: String = text.split('-').collect();
+    if text.len() != 36 || hex.len() != 32 {
+        return None;
+    }
+    (0..16).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn push(m: &mut UserModel, n: i64, rows: Json) -> Result<(), Wrong> {
+        let count = rows.as_array().unwrap().len();
+        let id = format!("push {n}");
+        m.created("s", &json!({"source_bundle_id": n, "planned_row_count": count}), &json!({"push_id": id}))?;
+        m.uploaded(&id, &json!({"start_row_ordinal": 0, "rows": rows}))?;
+        m.committed(&id, n)
+    }
+
+    fn row(table: &str, key: &str, op: &str, base: i64, payload: Json) -> Json {
+        json!({"table": table, "key": {"id": key}, "op": op, "base_row_version": base, "payload": payload})
+    }
+
+    #[test]
+    fn deletes_cascade_and_stale_versions_are_noticed() {
+        let mut m = UserModel::default();
+        push(&mut m, 1, json!([row("people", "p", "INSERT", 0, json!({"id": "p", "name": "<w1>"}))])).unwrap();
+        push(
+            &mut m,
+            2,
+            json!([row("notes", "n", "INSERT", 0, json!({"id": "n", "person": "p", "body": "<w2>"})), {
+                "table": "tags", "key": {"note": "n", "tag": "t"}, "op": "INSERT", "base_row_version": 0,
+                "payload": {"note": "n", "tag": "t", "mark": null}
+            }]),
+        )
+        .unwrap();
+        assert!(push(&mut m.clone(), 3, json!([row("people", "p", "UPDATE", 2, json!({"name": "x"}))])).is_err());
+        assert!(push(&mut m.clone(), 3, json!([row("people", "p", "INSERT", 1, json!({"name": "x"}))])).is_err());
+        assert!(push(&mut m.clone(), 3, json!([row("notes", "m", "INSERT", 0, json!({"person": "q"}))])).is_err());
+        assert!(push(&mut m.clone(), 2, json!([])).is_err());
+        push(&mut m, 3, json!([row("people", "p", "DELETE", 1, Json::Null)])).unwrap();
+        assert!(m.now().is_empty());
+        assert_eq!(m.cascaded, crate::app::tokens("<w2>").collect());
+        assert_eq!(m.at(2).next().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn values_are_read_in_both_views() {
+        let people = table("people").unwrap();
+        let row = read_row(
+            people,
+            &json!({"age": 9_007_199_254_740_993_i64, "score": 1, "photo": "AP8=", "name": {"$blob": "AA=="}}),
+        )
+        .unwrap();
+        assert_eq!(row["age"], Val::Int(9_007_199_254_740_993));
+        assert_eq!(row["score"], Val::Real(1f64.to_bits()));
+        assert_eq!(row["photo"], Val::Blob(vec![0, 255]));
+        assert_eq!(row["name"], Val::Blob(vec![0]));
+    }
+}

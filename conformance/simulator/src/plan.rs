@@ -1,0 +1,204 @@
+//! A plan: everything that happens in one run, in order. The seed makes it; shrinking takes parts of it
+//! away; a file keeps it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::app::Sql;
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Also seeds ids and jitter inside the run.
+    pub seed: u64,
+    /// Who takes part.
+    pub setup: Setup,
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+/// The world before the first step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The devices, all of one user at first.
+    pub devices: Vec<DeviceSetup>,
+    /// Bundles that the server keeps.
+    pub retained: i64,
+    /// Rows of a chunk and of a page.
+    pub page_rows: i64,
+    /// Rows of a bundle; 0 for no limit.
+    pub bundle_rows: i64,
+}
+
+/// One device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSetup {
+    /// What wins.
+    pub policy: Wins,
+    /// Whether the app has foreign keys on.
+    pub foreign_keys: bool,
+    /// Whether the app's commits are durable (`synchronous=FULL`) or may be lost with the power.
+    pub durable: bool,
+}
+
+/// A conflict policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wins {
+    /// The default.
+    Server,
+    /// The local row.
+    Client,
+    /// A function of the app's that merges column by column.
+    Custom,
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The app writes, each statement by itself or in one transaction.
+    App(AppStep),
+    /// A verb of the client, with what goes wrong meanwhile.
+    Verb(VerbStep),
+    /// Time passes.
+    Wait(i64),
+    /// The client's process ends in order and starts again.
+    Reopen(usize),
+    /// The server stops in order and starts again.
+    RestartServer,
+    /// The server's operator makes a backup.
+    Backup,
+    /// The server's operator goes back to the last backup.
+    Restore,
+    /// The server's disk is lost, with everything.
+    Wipe,
+    /// The user makes a backup of a device's file.
+    BackupDevice(usize),
+    /// The user goes back to it.
+    RestoreDevice(usize),
+    /// The file is copied to a new device, which goes on with it.
+    CopyDevice(usize),
+    /// The app migrates its schema while nothing syncs.
+    Migrate(usize, Migration),
+    /// The server gets the newest schema.
+    MigrateServer,
+    /// Detach; the next verb attaches again.
+    Detach(usize, Leave),
+    /// A person retries or drops what waits in the inbox.
+    Inbox(usize, bool),
+}
+
+/// What an app does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppStep {
+    /// Which device.
+    pub device: usize,
+    /// The statements.
+    pub sql: Vec<Sql>,
+    /// In one transaction.
+    pub together: bool,
+    /// Which is rolled back.
+    pub undone: bool,
+}
+
+/// A verb.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerbStep {
+    /// Which device.
+    pub device: usize,
+    /// Which verb.
+    pub verb: Verb,
+    /// What goes wrong, or happens meanwhile.
+    pub faults: Vec<Planned>,
+}
+
+/// The client's verbs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Push and pull until done.
+    Sync,
+    /// Push only.
+    Push,
+    /// Pull only.
+    Pull,
+    /// Everything anew.
+    Rebuild,
+}
+
+/// What becomes of pending work in a detach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leave {
+    /// There may be none.
+    Clean,
+    /// It stays.
+    Keep,
+    /// It is undone.
+    Discard,
+}
+
+/// Something that happens during a verb: at its `at`-th hook, or at the next one where it can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Hooks before it.
+    pub at: u32,
+    /// What.
+    pub what: Fault,
+}
+
+/// What can happen during a verb.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The request never arrives.
+    RequestLost,
+    /// The server does it, and nobody hears.
+    ReplyLost,
+    /// The request arrives twice.
+    Duplicated,
+    /// The request is given up, and arrives after so many others.
+    Late(u32),
+    /// The reply breaks after so many bytes.
+    Cut(u32),
+    /// A proxy answers with this status.
+    Status(u16),
+    /// The client dies here; its file stays as it is.
+    CrashClient,
+    /// The power goes: what was not durable may be gone.
+    PowerCut(u32),
+    /// The server dies at its next fault point of this number.
+    CrashServer(usize),
+    /// The server restarts in order.
+    RestartServer,
+    /// The server's operator goes back to the last backup.
+    Restore,
+    /// The server loses everything.
+    Wipe,
+    /// An app writes, on this or another device.
+    App(AppStep),
+    /// Another device syncs.
+    Sync(usize),
+    /// A second writer holds the file's write lock until so many hooks later.
+    Busy(u32),
+    /// The clock jumps.
+    Clock(i64),
+    /// The disk has room for so many more pages only, until the verb ends.
+    DiskFull(u32),
+    /// The app changes its schema.
+    Migrate(Migration),
+}
+
+/// Schema changes of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Migration {
+    /// `ALTER TABLE … ADD COLUMN`.
+    AddColumn,
+    /// A new table.
+    AddTable,
+    /// A new index.
+    AddIndex,
+    /// Create, copy, drop, rename.
+    RebuildTable,
+}

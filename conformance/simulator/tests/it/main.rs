@@ -1,0 +1,39 @@
+//! The simulator itself: the same seed is the same run, and plans that failed once do not fail again.
+
+use sync_simulator::generate;
+use sync_simulator::plan::Plan;
+use sync_simulator::run::{operations, run};
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in [1, 2] {
+        let plan = generate::plan(seed);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan, "a plan can be kept in a file");
+        let (a, b) = (run(&plan, false), run(&plan, false));
+        assert_eq!(a.cover, b.cover);
+        assert_eq!(a.violation, b.violation);
+        assert!(operations(&a.cover) > 50);
+    }
+}
+
+/// A plan that failed once, and its story.
+#[derive(serde::Deserialize)]
+struct Regression {
+    story: String,
+    plan: Plan,
+}
+
+#[test]
+fn plans_that_failed_once_pass() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let r: Regression = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert!(!r.story.is_empty());
+        let outcome = run(&r.plan, false);
+        assert_eq!(outcome.violation, None, "{}: {}", file.display(), r.story);
+    }
+}
