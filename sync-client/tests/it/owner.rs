@@ -1,0 +1,36 @@
+//! One owner of a file's syncing: a second process is told who it is, and nothing has to be tidied up after
+//! one that was killed.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use crate::cli::{DDL, file, program, run};
+use crate::support::serve;
+
+#[test]
+fn a_second_process_is_told_who_syncs_the_file() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let app = file(&dir, "a.db", &format!("{DDL} INSERT INTO customers (id, name) VALUES ('c', 'x');"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    for round in 0..3 {
+        let mut owner = program(&dir, &["watch", "a.db", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+        // It says something, so it has the file.
+        lines.next().unwrap().unwrap();
+        let second = run(&dir, &["sync", "a.db"]).ends(1);
+        assert!(second.stderr.contains(&format!("process {}", owner.id())), "{}", second.stderr);
+        // The app's own writes, and looking, are nobody's but the app's.
+        app.execute("UPDATE customers SET name = ?", [round]).unwrap();
+        run(&dir, &["status", "a.db"]).ends(0);
+        run(&dir, &["rejected", "a.db"]).ends(0);
+        // SIGKILL: nothing of it can tidy up.
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        run(&dir, &["sync", "a.db"]).ends(0);
+    }
+    let status = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
+    assert_eq!((&status["pending_rows"], &status["outbox"]), (&0.into(), &"none".into()));
+    assert_eq!(status["position"], status["synced_through"]);
+}
