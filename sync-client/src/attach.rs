@@ -59,9 +59,6 @@ impl Engine {
         }
         self.greet()?;
         let mode = self.attach_mode()?;
-        if mode == Some(Attach::TakeRemote) && Meta::Resume.integer(&self.store.conn)? != 0 {
-            self.forget_history(true)?;
-        }
         self.known_account(mode)?;
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;

@@ -328,6 +328,8 @@ impl Engine {
         Meta::HistoryHash.clear(&tx)?;
         Meta::InitializationId.clear(&tx)?;
         Meta::Attached.set(&tx, 0)?;
+        // How rows meet was said for the first time: this is another, whoever made the file.
+        Meta::Joined.set(&tx, 1)?;
         Meta::Rebuild.clear(&tx)?;
         Meta::Fork.clear(&tx)?;
         tx.commit()?;

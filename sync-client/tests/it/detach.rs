@@ -24,9 +24,18 @@ const ROWS: &str =
 /// C12: others delete and edit, the app edits without being watched; nothing is resurrected, nothing lost.
 #[test]
 fn a_file_goes_on_where_it_was_detached() {
-    for policy in [Policy::ServerWins, Policy::ClientWins] {
+    for (policy, mode) in [
+        (Policy::ServerWins, None),
+        (Policy::ClientWins, Some(Attach::TakeRemote)),
+        (Policy::ServerWins, Some(Attach::Fail)),
+    ] {
         let w = World::new();
         let (mut a, b) = (w.device_with("a", policy, |_| {}), w.device("b"));
+        // A mode is for the first time, and for another account.
+        a.setup = Box::new(move |b| match mode {
+            Some(mode) => b.attach(mode),
+            None => b,
+        });
         a.sql(ROWS);
         converge(&[&a, &b]);
         let source = a.client().status().unwrap().source_id;
@@ -297,6 +306,58 @@ fn a_migration_while_detached_loses_nothing() {
     a.open();
     converge(&[&a, &b]);
     assert_eq!(b.text("SELECT group_concat(title || due) FROM t"), "onemonday,editedtuesday");
+}
+
+/// A full-text index that triggers of the app keep stays right through all of it.
+#[test]
+fn a_full_text_index_stays_right() {
+    let w = World::new();
+    let b = w.device("b");
+    let mut a = w.closed_device("a", |c| {
+        c.execute_batch(
+            "CREATE VIRTUAL TABLE found USING fts5(body, content = 'notes');
+             CREATE TRIGGER found_i AFTER INSERT ON notes BEGIN INSERT INTO found (rowid, body) VALUES (NEW.rowid, NEW.body); END;
+             CREATE TRIGGER found_d AFTER DELETE ON notes BEGIN
+               INSERT INTO found (found, rowid, body) VALUES ('delete', OLD.rowid, OLD.body); END;
+             CREATE TRIGGER found_u AFTER UPDATE ON notes BEGIN
+               INSERT INTO found (found, rowid, body) VALUES ('delete', OLD.rowid, OLD.body);
+               INSERT INTO found (rowid, body) VALUES (NEW.rowid, NEW.body); END;
+             INSERT INTO notes (id, body) VALUES ('mine', 'local words'), ('n', 'other words');",
+        )
+        .unwrap();
+    });
+    a.setup = Box::new(|b| b.attach(Attach::TakeRemote).keep_edits_of("tags"));
+    let right = |a: &Device, when: &str| {
+        let check = "INSERT INTO found (found, rank) VALUES ('integrity-check', 1)";
+        a.app.execute_batch(check).unwrap_or_else(|e| panic!("{when}: {e}"));
+    };
+    b.sql(
+        "INSERT INTO people (id) VALUES ('p'); INSERT INTO notes VALUES ('n', 'p', 'remote words'), ('o', 'p', 'more')",
+    );
+    b.sync();
+    a.open();
+    a.sync();
+    right(&a, "taken");
+    assert_eq!(a.count("SELECT count(*) FROM found WHERE found MATCH 'remote'"), 1);
+    a.sql("INSERT INTO tags VALUES ('n', 'kept')");
+    b.sql("DELETE FROM people");
+    b.sync();
+    a.sync();
+    right(&a, "kept");
+    assert_eq!(a.count("SELECT count(*) FROM found WHERE found MATCH 'remote'"), 1, "the note came back");
+    a.sql("UPDATE notes SET body = 'undone'; INSERT INTO notes (id, body) VALUES ('x', 'undone')");
+    let path = w.dir.path().join("export");
+    a.client().detach(Detach::Export(path.clone())).unwrap();
+    a.close();
+    right(&a, "exported");
+    a.sql("INSERT INTO notes (id, body) VALUES ('y', 'unwatched')");
+    a.open();
+    a.sync();
+    a.client().import(&path).unwrap();
+    right(&a, "imported");
+    converge(&[&a, &b]);
+    right(&a, "converged");
+    assert_eq!(a.count("SELECT count(*) FROM found WHERE found MATCH 'undone OR unwatched'"), 3);
 }
 
 /// A crash while the capture comes back: the next start goes on, and sees what was written in between.
