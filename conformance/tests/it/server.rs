@@ -22,9 +22,13 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn start() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub(crate) fn with(limits: Limits) -> Self {
         let dir = TempDir::new().unwrap();
         let config = ServiceConfig {
-            limits: Limits { retained_bundles: 60, ..Limits::default() },
+            limits: Limits { retained_bundles: 60, ..limits },
             ..ServiceConfig::new(dir.path(), SCHEMA)
         };
         let service = Service::open(config, Arc::new(SystemEnvironment::default())).unwrap();

@@ -3,6 +3,8 @@
 use sync_conformance::report::{self, Heading};
 use sync_conformance::run::{self, Options, Verdict};
 
+use sync_server::limits::Limits;
+
 use crate::server::{Ours, subject};
 
 #[test]
@@ -29,4 +31,22 @@ fn our_server_passes() {
     assert!(page.contains("Conforms") && !page.contains("<script") && !page.contains("src="), "self-contained");
     let xml = report::junit::report(&heading, &findings);
     assert_eq!(xml.matches("<testcase ").count(), findings.len());
+}
+
+/// Limits that our server does not have by default are enforced where an operator sets them.
+#[test]
+fn limits_that_are_set_are_judged() {
+    let ours = Ours::with(Limits {
+        max_rows_per_bundle: 120,
+        max_bytes_per_row: 100_000,
+        max_rows_per_snapshot_session: 100,
+        ..Limits::default()
+    });
+    let subject = subject(&ours.url(), "limits");
+    let filter = ["push.create.too_large", "encoding.too_large_row", "snapshot.too_large"].map(str::to_owned).to_vec();
+    let findings = run::run(&subject, &Options { filter, ..Options::default() }, &|_| {});
+    assert_eq!(findings.len(), 3);
+    for f in findings {
+        assert!(matches!(f.verdict, Verdict::Pass), "{}: {:?}", f.check.id, f.verdict);
+    }
 }
