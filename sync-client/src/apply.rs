@@ -37,7 +37,9 @@ pub(crate) struct Applier<'a> {
     pub(crate) now: i64,
     /// Whether there is any intent at all: most of the time there is none, and nothing to look up.
     pub(crate) any_dirty: bool,
-    own: bool,
+    pub(crate) own: bool,
+    /// The rows come from a server that sends numbers as doubles.
+    pub(crate) rounds: bool,
     /// Rows that a UNIQUE value blocks for now.
     blocked: Vec<StagedRow>,
     /// Tables in which rows came, those from which rows went, and the lowest version that came: for the
@@ -82,6 +84,7 @@ impl<'a> Applier<'a> {
             imported: None,
             watch: if any_dirty { Watch::new(store)? } else { None },
             own: false,
+            rounds: false,
             blocked: Vec::new(),
             touched: BTreeSet::new(),
             went: BTreeSet::new(),
@@ -110,6 +113,7 @@ impl<'a> Applier<'a> {
 
     /// Takes one row of the bundle.
     pub(crate) fn row(&mut self, r: StagedRow) -> Result<(), Error> {
+        let r = self.unrounded(r)?;
         let t = self.store.managed[r.position].id;
         if self.own {
             return self.own_row(r, t);

@@ -71,7 +71,7 @@ impl Engine {
 
     /// The view in which rows are sent.
     pub(crate) fn form(&self) -> Form {
-        if self.api.is_ours() { Form::Exact } else { Form::Plain }
+        if self.api.is_ours() { Form::Exact } else { Form::Foreign }
     }
 
     /// The scratch database; made where there is none.
@@ -342,6 +342,7 @@ impl Engine {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
         for c in conflicts {
             let Some(position) = self.store.schema().position(&c.table) else { continue };
@@ -368,11 +369,8 @@ impl Engine {
                 _ => None,
             };
             let op = if row.is_some() { Op::Update } else { Op::Delete };
-            applier.meet_now(
-                StagedRow { position, k: k.clone(), op, version: c.server_row_version, row },
-                known,
-                &dirty,
-            )?;
+            let staged = StagedRow { position, k: k.clone(), op, version: c.server_row_version, row };
+            applier.meet_now(applier.unrounded(staged)?, known, &dirty)?;
             if server == Known::Never {
                 self.store.set_known(t, &k, Known::Never)?;
             }

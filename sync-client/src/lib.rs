@@ -55,6 +55,7 @@ mod rebuild;
 mod rekey;
 mod release;
 pub mod report;
+mod rounding;
 mod search;
 mod settle;
 mod stage;

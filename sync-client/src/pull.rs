@@ -213,6 +213,7 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.stage = Some(stage);
+        applier.rounds = !self.api.is_ours();
         for b in bundles {
             let own = is_own(b, outbox);
             applier.begin_bundle(&b.source_id, own)?;

@@ -119,6 +119,7 @@ impl Engine {
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.stage = Some(stage);
+        applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
         if self.attach_mode()? == Some(Attach::TakeRemote) {
             applier.give_way(Some(stage))?;
@@ -216,6 +217,7 @@ impl Applier<'_> {
         fork: Option<i64>,
         grown: &BTreeMap<usize, usize>,
     ) -> Result<(), Error> {
+        let r = self.unrounded(r)?;
         let (store, m) = (self.store, &self.store.managed[r.position]);
         let known = store.known(m.id, &r.k)?;
         let dirty = if self.any_dirty { store.dirty(m.id, &r.k)? } else { None };

@@ -166,6 +166,9 @@ impl Engine {
         if let (Some(stored), false) = (&row.row, row.op == Op::Delete) {
             let mut record = record::decode(stored)?;
             record.resize(table.columns.len(), None);
+            if row.op == Op::Update && !self.api.is_ours() {
+                self.store.leave_out_roundings(row.ordinal, table, &mut record)?;
+            }
             body.push_str(",\"payload\":");
             push_partial_payload(body, table, &self.store.managed[position].order, &record, self.form());
         }

@@ -16,6 +16,9 @@ pub enum Form {
     Exact,
     /// The plain view, which never nests, for clients of the June dialect.
     Plain,
+    /// What our client sends to a server of the June dialect: the plain view, and integers that a double
+    /// cannot hold as decimal text, since such a server reads numbers as doubles.
+    Foreign,
     /// The input of the `sha256` hash: the plain view with doubles and HTML escapes.
     Reference,
 }
@@ -23,7 +26,7 @@ pub enum Form {
 impl Form {
     const fn escapes(self) -> Escapes {
         match self {
-            Self::Exact | Self::Plain => Escapes::Minimal,
+            Self::Exact | Self::Plain | Self::Foreign => Escapes::Minimal,
             Self::Reference => Escapes::Html,
         }
     }
@@ -64,11 +67,19 @@ pub enum WireError {
     Hidden(String, String),
 }
 
+/// Every integer up to this magnitude is a double; not every one beyond is.
+pub const DOUBLE_HOLDS: u64 = 1 << 53;
+
 /// Appends one column's value.
 pub fn push_value(out: &mut String, column: &Column, value: &Value, form: Form) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Integer(i) if form == Form::Reference => push_real_reference(out, *i as f64),
+        Value::Integer(i) if form == Form::Foreign && i.unsigned_abs() > DOUBLE_HOLDS => {
+            out.push('"');
+            push_integer(out, *i);
+            out.push('"');
+        }
         Value::Integer(i) => push_integer(out, *i),
         Value::Real(r) if r.is_infinite() => {
             let text = if *r > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" };

@@ -34,6 +34,7 @@ pub(crate) struct Outbox {
 /// One frozen row.
 #[derive(Debug)]
 pub(crate) struct OutboxRow {
+    pub(crate) ordinal: i64,
     pub(crate) t: i64,
     pub(crate) k: Vec<u8>,
     pub(crate) op: Op,
@@ -102,7 +103,7 @@ impl Store {
 
     /// Reads up to `limit` rows from an ordinal on.
     pub(crate) fn outbox_rows(&self, from: i64, limit: i64) -> Result<Vec<OutboxRow>, Error> {
-        let sql = "SELECT t, k, op, base_version, row FROM main._sync_out WHERE ordinal >= ? ORDER BY ordinal LIMIT ?";
+        let sql = "SELECT t, k, op, base_version, row, ordinal FROM main._sync_out WHERE ordinal >= ? ORDER BY ordinal LIMIT ?";
         let mut s = self.conn.prepare_cached(sql)?;
         let mut rows = s.query((from, limit))?;
         let mut out = Vec::new();
@@ -113,6 +114,7 @@ impl Store {
                 op: Op::from_stored(r.get(2)?).ok_or_else(|| Error::Damaged("outbox".into()))?,
                 base_version: r.get(3)?,
                 row: r.get(4)?,
+                ordinal: r.get(5)?,
             });
         }
         Ok(out)

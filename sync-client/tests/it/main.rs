@@ -11,6 +11,7 @@ mod export;
 mod faults;
 mod hard;
 mod inbox;
+mod june;
 mod keep;
 mod migration;
 mod nameless;

@@ -72,6 +72,8 @@ fn every_pairing() {
         assert_eq!(written(column, value, Form::Plain), plain, "{column} {value:?}");
     }
     assert_eq!(written("i", &Value::Integer(9_007_199_254_740_993), Form::Reference), "9007199254740992");
+    assert_eq!(written("i", &Value::Integer(9_007_199_254_740_993), Form::Foreign), "\"9007199254740993\"");
+    assert_eq!(written("i", &Value::Integer(-9_007_199_254_740_992), Form::Foreign), "-9007199254740992");
     assert_eq!(written("s", &text, Form::Reference), "\"\\u003cé\\u003e\"");
     assert_eq!(written("r", &Value::Real(1.0), Form::Reference), "1");
 }

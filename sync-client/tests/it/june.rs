@@ -1,0 +1,340 @@
+//! A server of the June dialect, as the public one is described: none of our additions, numbers that go
+//! through doubles, booleans and times in PostgreSQL's spelling, 500 for what the schema refuses. It is our
+//! server behind a transport that takes away and changes; the public one itself is not at hand here.
+
+use std::io::{Cursor, Read as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+use sync_client::transport::{Http, Request, Response, Transport, TransportError};
+use sync_client::{Policy, Tie};
+use sync_core::canonical::push_real_reference;
+use sync_core::hash::{Algorithm, BundleHasher, HashRow};
+use sync_core::protocol::Op;
+use sync_core::protocol::rows::WireRow;
+use sync_core::wire::{Form, push_members};
+use sync_server::limits::Limits;
+
+use crate::world::{Device, World, converge, dump};
+
+const TYPED: &str = "
+CREATE TABLE typed (id TEXT PRIMARY KEY NOT NULL, name TEXT, n INTEGER CHECK (n IS NOT 13), flag BOOLEAN, at TIMESTAMP, data BLOB);
+CREATE TABLE parts (id TEXT PRIMARY KEY NOT NULL, typed TEXT REFERENCES typed(id) ON DELETE CASCADE);
+";
+
+struct June {
+    http: Http,
+    /// Pulls that were asked for.
+    pulls: AtomicUsize,
+    /// The reply to the next commit gets lost.
+    lose_commit: AtomicBool,
+}
+
+impl June {
+    fn new(w: &World) -> Arc<Self> {
+        let http = Http::new(w.url()).unwrap();
+        Arc::new(Self { http, pulls: AtomicUsize::new(0), lose_commit: AtomicBool::new(false) })
+    }
+
+    /// Sends a request, whatever the caller knows of our additions; its reply as JSON.
+    fn ask(&self, request: &Request<'_>, path: &str, body: Option<&[u8]>) -> Result<(u16, Value), TransportError> {
+        let mut reply = self.http.send(&Request { path, body, exact: false, compress: false, ..*request })?;
+        let mut text = String::new();
+        reply.body.read_to_string(&mut text).map_err(|e| TransportError::Broken(e.to_string()))?;
+        Ok((reply.status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+    }
+
+    /// History at the floor counts as pruned, and a pull from 0 leaves it out without a word.
+    fn pull(&self, request: &Request<'_>) -> Result<(u16, Value), TransportError> {
+        self.pulls.fetch_add(1, Ordering::Relaxed);
+        let after: i64 = parameter(request.path, "after_bundle_seq");
+        let from =
+            |n: i64| request.path.replace(&format!("after_bundle_seq={after}"), &format!("after_bundle_seq={n}"));
+        if after > 0 {
+            let before = self.ask(request, &from(after - 1), None)?;
+            return if before.1["error"] == "history_pruned" {
+                Ok(before)
+            } else {
+                self.ask(request, request.path, None)
+            };
+        }
+        for n in 0..1000 {
+            let reply = self.ask(request, &from(n), None)?;
+            if reply.1["error"] != "history_pruned" {
+                return Ok(reply);
+            }
+        }
+        panic!("nothing is retained");
+    }
+}
+
+impl Transport for June {
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        if request.stream {
+            return self.http.send(request);
+        }
+        let mut body: Option<Value> = request.body.map(|b| serde_json::from_slice(b).unwrap());
+        let at = request.path.split('?').next().unwrap();
+        for row in body.iter_mut().flat_map(rows_of).filter_map(|r| r.get_mut("payload")?.as_object_mut()) {
+            for (name, value) in row {
+                stored(name, value);
+            }
+        }
+        let sent = body.as_ref().map(|b| b.to_string().into_bytes());
+        let (mut status, mut reply) = match at {
+            "/sync/pull" => self.pull(request)?,
+            _ => self.ask(request, request.path, sent.as_deref())?,
+        };
+        let lease = body.as_ref().is_some_and(|b| b.get("initialization_id").is_some());
+        if at == "/sync/push-sessions" && lease && reply["status"] == "already_committed" {
+            (status, reply) = (400, serde_json::json!({"error": "push_session_invalid", "message": "must be absent"}));
+        }
+        if at.ends_with("/commit") {
+            if status == 422 {
+                (status, reply) =
+                    (500, serde_json::json!({"error": "push_session_commit_failed", "message": "failed"}));
+            }
+            if self.lose_commit.swap(false, Ordering::Relaxed) {
+                return Err(TransportError::Broken("the reply got lost".into()));
+            }
+        }
+        if let Some(limits) = reply.get_mut("bundle_limits").and_then(Value::as_object_mut) {
+            limits.retain(|name, _| JUNE_LIMITS.contains(&name.as_str()));
+        }
+        for spec in reply.get_mut("registered_table_specs").and_then(Value::as_array_mut).into_iter().flatten() {
+            spec.as_object_mut().unwrap().remove("columns");
+        }
+        if let Some(features) = reply.get_mut("features").and_then(Value::as_object_mut) {
+            features.retain(|name, _| matches!(name.as_str(), "connect_lifecycle" | "bundle_change_watch"));
+        }
+        if let Some(all) = reply.as_object_mut() {
+            all.retain(|name, _| !ADDITIONS.contains(&name.as_str()));
+        }
+        // Only bundles went through doubles.
+        for bundle in reply.get_mut("bundles").and_then(Value::as_array_mut).into_iter().flatten() {
+            bundle.as_object_mut().unwrap().remove("history_hash");
+            rows_of(bundle).for_each(|r| emitted(r, true));
+            bundle["bundle_hash"] = hash(bundle).into();
+        }
+        rows_of(&mut reply).for_each(|r| emitted(r, false));
+        let text = if reply.is_null() { String::new() } else { reply.to_string() };
+        Ok(Response { status, retry_after: None, body: Box::new(Cursor::new(text)) })
+    }
+}
+
+/// What our server adds at the top of a reply.
+const ADDITIONS: [&str; 7] = [
+    "bundle_hash_algorithms",
+    "scope_id",
+    "history_hash",
+    "request_hash",
+    "conflicts",
+    "conflicts_truncated",
+    "tables",
+];
+const JUNE_LIMITS: [&str; 3] =
+    ["max_rows_per_push_chunk", "max_rows_per_snapshot_chunk", "max_rows_per_committed_bundle_chunk"];
+
+fn parameter(path: &str, name: &str) -> i64 {
+    let query = path.split_once('?').map_or("", |(_, q)| q);
+    query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('=')).map_or(0, |v| v.parse().unwrap())
+}
+
+fn rows_of(v: &mut Value) -> impl Iterator<Item = &mut Value> {
+    v.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// What PostgreSQL makes of a value that was pushed.
+fn stored(name: &str, value: &mut Value) {
+    if let Some(i) = value.as_i64() {
+        *value = (i as f64 as i64).into();
+    }
+    if let ("at", Some(text)) = (name, value.as_str()) {
+        *value = text.replace('Z', "+00:00").into();
+    }
+}
+
+/// What comes back of a row.
+fn emitted(row: &mut Value, rounds: bool) {
+    for (name, value) in row.get_mut("payload").and_then(Value::as_object_mut).into_iter().flatten() {
+        match value.as_i64() {
+            Some(i) if name == "flag" => *value = (i != 0).into(),
+            Some(i) if rounds && i.unsigned_abs() > 1 << 53 => {
+                let mut text = String::new();
+                push_real_reference(&mut text, i as f64);
+                *value = serde_json::from_str(&text).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn hash(bundle: &Value) -> String {
+    let mut hasher = BundleHasher::new(Algorithm::Sha256);
+    for row in bundle["rows"].as_array().unwrap() {
+        let row: WireRow = serde_json::from_value(row.clone()).unwrap();
+        let (mut key, mut payload) = (String::new(), String::new());
+        push_members(&mut key, &row.key, Form::Reference);
+        row.payload.iter().for_each(|p| push_members(&mut payload, p, Form::Reference));
+        hasher.row(HashRow {
+            schema: &row.schema,
+            table: &row.table,
+            key: &key,
+            op: Op::parse(&row.op).unwrap(),
+            row_version: row.version,
+            payload: row.payload.is_some().then_some(&payload),
+        });
+    }
+    hasher.finish().hex()
+}
+
+fn june(w: &World, name: &str) -> Device {
+    let transport = June::new(w);
+    w.device_built(name, move |b| b.transport(Arc::clone(&transport) as _))
+}
+
+fn world() -> World {
+    World::with(TYPED, Limits::default())
+}
+
+/// H7: integers that a double cannot hold.
+#[test]
+fn an_exact_integer_is_never_replaced_by_its_rounding() {
+    let w = world();
+    let a = june(&w, "a");
+    a.sql(
+        "INSERT INTO typed (id, name, n, at) VALUES ('x', 'one', 9007199254740993, '2026-03-24T18:02:00Z');
+         INSERT INTO typed (id, name, n) VALUES ('y', 'one', 9223372036854775807), ('z', 'one', -1152921504606846977);",
+    );
+    let exact = "9007199254740993|9223372036854775807|-1152921504606846977";
+    let numbers = "SELECT group_concat(n, '|') FROM (SELECT n FROM typed ORDER BY id)";
+    a.sync();
+    assert_eq!(a.text(numbers), exact, "an own bundle came back changed");
+    // This device speaks to the server without the doubles between.
+    let auditor = w.device("auditor");
+    auditor.sync();
+    assert_eq!(auditor.text(numbers), exact, "the server has them exactly");
+    // One that was there before gets them rounded, and must not send that back.
+    let b = june(&w, "b");
+    b.sync();
+    a.sql("UPDATE typed SET name = 'two', n = n - 2 WHERE id = 'x'; INSERT INTO typed (id, n) VALUES ('w', 9007199254740995)");
+    a.sync();
+    b.sync();
+    b.sql("UPDATE typed SET name = 'three'");
+    b.sync();
+    a.sync();
+    auditor.sync();
+    let exact = "9007199254740995|9007199254740991|9223372036854775807|-1152921504606846977";
+    assert_eq!(auditor.text(numbers), exact, "the other device's edit of another column");
+    assert_eq!(a.text(numbers), exact);
+    assert_eq!(a.count("SELECT count(*) FROM typed WHERE name = 'three'"), 4);
+    // Its own edit of the number travels.
+    b.sql("UPDATE typed SET n = 9007199254740997 WHERE id = 'w'");
+    b.sync();
+    a.sync();
+    auditor.sync();
+    let w = "SELECT CAST(n AS TEXT) FROM typed WHERE id = 'w'";
+    assert_eq!(auditor.text(w), "9007199254740997");
+    for d in [&a, &b, &auditor] {
+        assert_eq!(d.client().status().unwrap().pending_rows, 0);
+        assert_eq!(d.count("SELECT count(*) FROM _sync_inbox"), 0);
+    }
+}
+
+/// Times come back as `+00:00`, booleans as `true`.
+#[test]
+fn another_spelling_is_no_conflict() {
+    let w = world();
+    let (a, b) = (june(&w, "a"), june(&w, "b"));
+    a.sql(
+        "INSERT INTO typed (id, flag, at, data) VALUES ('x', 1, '2026-03-24T18:02:00Z', x'00ff'), ('y', 0, '2026-03-24', NULL);
+         INSERT INTO parts VALUES ('p', 'x'), ('q', 'y');",
+    );
+    converge(&[&a, &b]);
+    assert_eq!(
+        a.text("SELECT at || typeof(flag) || flag FROM typed WHERE id = 'x'"),
+        "2026-03-24T18:02:00+00:00integer1"
+    );
+    b.sql("UPDATE typed SET name = '<&>' || char(0x2028) || char(0x1F600), flag = 0 WHERE id = 'x'; DELETE FROM typed WHERE id = 'y'");
+    a.sql("UPDATE typed SET at = '2026-03-25T18:02:00Z' WHERE id = 'x'");
+    converge(&[&b, &a]);
+    assert_eq!(dump(&a.path).len(), 2, "the cascade reached both");
+    let pulls = June::new(&w);
+    let c = {
+        let pulls = Arc::clone(&pulls);
+        w.device_built("c", move |b| b.transport(Arc::clone(&pulls) as _))
+    };
+    converge(&[&a, &c]);
+    let before = pulls.pulls.load(Ordering::Relaxed);
+    c.sync();
+    assert!(pulls.pulls.load(Ordering::Relaxed) <= before + 1, "nothing is left to do");
+}
+
+/// The public server serves a pull from 0 although it pruned what comes first.
+#[test]
+fn a_silent_gap_is_noticed_and_repaired() {
+    let w = World::with(TYPED, Limits { retained_bundles: 2, ..Default::default() });
+    let (a, b) = (june(&w, "a"), june(&w, "b"));
+    b.sync();
+    b.sql("INSERT INTO typed (id, name) VALUES ('mine', 'offline')");
+    for i in 0..6 {
+        a.sql(&format!("INSERT INTO typed (id, n) VALUES ('{i}', {i})"));
+        a.sync();
+    }
+    converge(&[&b, &a]);
+    assert_eq!(b.count("SELECT count(*) FROM typed"), 7);
+}
+
+/// A refused row ends in the inbox, alone with what needs it; the reply to the first push got lost.
+#[test]
+fn a_lost_seed_and_a_refused_row_hold_nobody_up() {
+    let w = world();
+    let server = June::new(&w);
+    let a = {
+        let server = Arc::clone(&server);
+        w.device_built("a", move |b| b.transport(Arc::clone(&server) as _))
+    };
+    a.sql("INSERT INTO typed (id, n) VALUES ('x', 1)");
+    server.lose_commit.store(true, Ordering::Relaxed);
+    let _ = a.client().sync();
+    a.sync();
+    // The app's own schema allows it, the server's does not.
+    a.sql("PRAGMA ignore_check_constraints = 1; INSERT INTO typed (id, n) VALUES ('bad', 13), ('good', 14); INSERT INTO parts VALUES ('p', 'bad'), ('q', 'good')");
+    for _ in 0..4 {
+        let _ = a.client().sync();
+    }
+    let mut waiting: Vec<(String, String)> =
+        a.client().rejected().unwrap().into_iter().map(|r| (r.key, r.reason)).collect();
+    waiting.sort();
+    assert_eq!(
+        waiting,
+        [(r#"{"id":"bad"}"#.to_owned(), "refused".to_owned()), (r#"{"id":"p"}"#.to_owned(), "waits_for".to_owned())]
+    );
+    let b = june(&w, "b");
+    b.sync();
+    assert_eq!(b.count("SELECT count(*) FROM typed"), 2);
+    assert_eq!(b.count("SELECT count(*) FROM parts"), 1);
+}
+
+/// One conflict is named at a time; every policy comes to an end.
+#[test]
+fn every_policy_settles_conflicts_that_are_named_one_by_one() {
+    for policy in [Policy::ServerWins, Policy::ClientWins, Policy::MergeColumns(Tie::Server)] {
+        let w = world();
+        let a = june(&w, "a");
+        let policy_of_b = policy.clone();
+        let transport = June::new(&w);
+        let b = w.device_built("b", move |b| b.policy(policy_of_b.clone()).transport(Arc::clone(&transport) as _));
+        a.sql("INSERT INTO typed (id, name, at) SELECT value, 'a', '2026-03-24T18:02:00Z' FROM json_each('[1,2,3,4,5,6,7]')");
+        converge(&[&a, &b]);
+        a.sql("UPDATE typed SET name = 'from a' WHERE id < '6'; DELETE FROM typed WHERE id = '6'");
+        a.sync();
+        b.sql("UPDATE typed SET name = 'from b', data = x'68656c6c6f21'");
+        b.sync();
+        converge(&[&b, &a]);
+        let from_b = a.count("SELECT count(*) FROM typed WHERE name = 'from b'");
+        assert_eq!(from_b, if matches!(policy, Policy::ClientWins) { 7 } else { 1 });
+        assert_eq!(a.count("SELECT count(*) FROM typed WHERE data NOT IN (x'68656c6c6f21')"), 0);
+    }
+}
