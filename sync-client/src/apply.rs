@@ -16,6 +16,7 @@ use crate::conflict::Policies;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::keep::Keep;
+use crate::mutant::{self, Mutant};
 use crate::release::Watch;
 use crate::report::Event;
 use crate::stage::{Stage, StagedRow};
@@ -204,6 +205,7 @@ impl<'a> Applier<'a> {
     pub(crate) fn write_or_defer(&mut self, r: StagedRow, known: Known) -> Result<(), Error> {
         match self.write(&r, known)? {
             Written::Yes => self.done(&r),
+            Written::Blocked if mutant::on(Mutant::OnePass) => Err(Error::Damaged("UNIQUE constraint failed".into())),
             Written::Blocked => {
                 self.blocked.push(r);
                 Ok(())

@@ -8,6 +8,7 @@ use sync_core::protocol::pull::PullRequest;
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::pull::Pulled;
 use crate::report::{Attached, PullReport};
 use crate::store::Meta;
@@ -104,6 +105,9 @@ impl Engine {
                 Meta::InitializationId.clear(conn)?;
                 if mode == Some(Attach::Fail) {
                     self.refuse_two_sides()?;
+                }
+                if mutant::on(Mutant::AttachDiscards) {
+                    conn.execute_batch("DELETE FROM main._sync_dirty")?;
                 }
                 Meta::Rebuild.set(conn, "this file joins an existing scope")?;
                 match self.rebuild_once(report)? {

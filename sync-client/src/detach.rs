@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::Entry;
 use crate::lock::OwnerLock;
+use crate::mutant::{self, Mutant};
 use crate::settle::op_of;
 use crate::stage::StagedRow;
 use crate::status::read_status;
@@ -62,6 +63,10 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         let mut detached = Detached::default();
         match how {
+            _ if mutant::on(Mutant::DetachWipes) => {
+                self.undo_pending("wiped", "")?;
+                tx.execute("DELETE FROM main._sync_inbox WHERE reason = 'wiped'", [])?;
+            }
             // A write that came since is kept, not refused.
             Detach::WhenClean | Detach::KeepData => {
                 let waiting = "SELECT (SELECT count(*) FROM main._sync_dirty) + (SELECT count(*) FROM main._sync_out)";

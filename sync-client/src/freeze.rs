@@ -11,9 +11,11 @@ use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::protocol::capabilities::Limits;
 use sync_core::record::{self, Record};
+use sync_core::value::Value;
 use sync_core::wire::{Form, key_can_travel, push_key, push_partial_payload};
 
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::store::{Meta, Outbox, OutboxState, Store};
 use crate::ties;
 
@@ -39,6 +41,9 @@ impl Store {
         )?;
         let any = self.any_dirty(true)?;
         let outbox = self.freeze_some(limits)?;
+        if mutant::on(Mutant::CleanupLost) && outbox.is_none() {
+            return Ok(None);
+        }
         if any && !self.any_dirty(true)? {
             let through = if outbox.is_none() { Meta::SyncedThrough } else { Meta::OutboxThrough };
             through.set(&tx, Meta::Noticed.integer(&tx)?)?;
@@ -288,6 +293,9 @@ impl Freezer<'_> {
                         continue;
                     }
                     lacking.iter().for_each(|i| row[*i] = None);
+                    if mutant::on(Mutant::WrongDecoder) {
+                        row.iter_mut().flatten().for_each(hex_for_bytes);
+                    }
                     self.payload.clear();
                     push_partial_payload(&mut self.payload, table, &m.order, &row, Form::Exact);
                     if self.payload.len() as i64 > self.max_row {
@@ -324,7 +332,7 @@ impl Freezer<'_> {
         &mut self,
         position: usize,
         k: &[u8],
-        key: &[sync_core::value::Value],
+        key: &[Value],
         op: Op,
         base_version: i64,
         row: Option<&[u8]>,
@@ -344,6 +352,13 @@ impl Freezer<'_> {
             .execute((self.ordinal, self.store.managed[position].id, k, op.stored(), base_version, row, base, since))?;
         self.ordinal += 1;
         Ok(())
+    }
+}
+
+/// [`Mutant::WrongDecoder`].
+fn hex_for_bytes(v: &mut Value) {
+    if let Value::Blob(b) = v {
+        *b = b.iter().flat_map(|b| format!("{b:02x}").into_bytes()).collect();
     }
 }
 

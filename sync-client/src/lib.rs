@@ -47,6 +47,10 @@ mod inbox;
 mod keep;
 mod listing;
 mod lock;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
 mod offered;
 mod orphans;
 mod pull;

@@ -8,6 +8,7 @@ use crate::api::CallError;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::report::Event;
 use crate::store::{Meta, Outbox, OutboxState};
 use crate::upload::Uploaded;
@@ -123,6 +124,9 @@ impl Engine {
                 Some(Code::PushSessionInvalid | Code::InitializationStale | Code::InitializationExpired)
                     if request.initialization_id.is_some() =>
                 {
+                    if mutant::on(Mutant::LeaseKept) {
+                        return Err(error.into());
+                    }
                     request.initialization_id = None;
                     Meta::InitializationId.clear(&self.store.conn)?;
                     continue;
@@ -243,6 +247,9 @@ impl Engine {
             self.fresh_source()?;
             return Ok(Pushed::FreshSource);
         }
+        if mutant::on(Mutant::PayloadProof) && (self.store.any_logged()? || self.store.any_dirty(false)?) {
+            return Err(Error::Protocol("what was committed is not what this file has".into()));
+        }
         self.committed(outbox, reply)?;
         Ok(Pushed::Committed)
     }
@@ -252,6 +259,9 @@ impl Engine {
     pub(crate) fn release_proven(&self, outbox: &Outbox, push_id: Option<&str>) -> Result<Option<Pushed>, Error> {
         if let Some(end) = self.prove_uncommitted(outbox, push_id)? {
             return Ok(Some(end));
+        }
+        if mutant::on(Mutant::NeverReleased) {
+            return Ok(None);
         }
         let tx = self.store.begin()?;
         self.store.release_outbox()?;

@@ -17,6 +17,7 @@ use crate::attach::Attach;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::pull::Pulled;
 use crate::report::{Event, PullReport};
 use crate::stage::{Stage, StagedRow};
@@ -107,6 +108,11 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         if let Some(fork) = fork {
             self.store.reopen_above(fork, self.env.now_ms())?;
+        }
+        if mutant::on(Mutant::RebuildForgets) {
+            tx.execute_batch(
+                "DELETE FROM main._sync_dirty; DELETE FROM main._sync_out; DELETE FROM main._sync_outbox",
+            )?;
         }
         if let Some(outbox) = self.store.outbox()? {
             if outbox.state != OutboxState::Frozen {

@@ -14,6 +14,7 @@ use crate::apply::{Applier, fit, is_constraint, is_unique, version_of};
 use crate::conflict::{Conflict, Policy, Resolution, RowValues};
 use crate::error::Error;
 use crate::inbox::{Entry, add_merged, key_json};
+use crate::mutant::{self, Mutant};
 use crate::stage::StagedRow;
 use crate::store::Dirty;
 
@@ -169,7 +170,8 @@ impl Applier<'_> {
         self.record(e)?;
         self.outcome.conflicts += 1;
         let t = self.store.managed[r.position].id;
-        self.store.set_known(t, &r.k, version_of(r))?;
+        let known = if mutant::on(Mutant::UpdateOfNothing) { Known::Live(r.version) } else { version_of(r) };
+        self.store.set_known(t, &r.k, known)?;
         let base: Option<Record> = remote.map(|row| row.iter().cloned().map(Some).collect());
         self.store.put_dirty(t, &r.k, since, base.as_ref())
     }

@@ -13,9 +13,11 @@ use sync_core::protocol::pull::BundleHead;
 use sync_core::protocol::rows::WireRow;
 use sync_core::record;
 use sync_core::schema::Schema;
+use sync_core::value::Value;
 use sync_core::wire::{Form, decode_key, decode_payload, push_members};
 
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 
 /// The scratch database.
 pub(crate) struct Stage {
@@ -192,7 +194,7 @@ impl Stage {
         let k: Option<Vec<u8>> = self.conn.query_row(sql, [position as i64], |r| r.get(0))?;
         let key = k.map(|k| Key::from_stored(k).unpack()).transpose()?;
         Ok(key.and_then(|key| match key.first() {
-            Some(sync_core::value::Value::Integer(n)) => Some(*n),
+            Some(Value::Integer(n)) => Some(*n),
             _ => None,
         }))
     }
@@ -301,16 +303,36 @@ impl<'a> Intake<'a> {
     fn stage(&mut self, w: &WireRow, op: Op) -> Result<Option<StagedRow>, Error> {
         let Some(position) = self.schema.position(&w.table) else {
             self.skipped += 1;
+            if mutant::on(Mutant::UnknownStops) {
+                return Err(Error::Argument(format!("there is no table {}", w.table)));
+            }
             return Ok(None);
         };
         let table = &self.schema.tables()[position];
         let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());
         let key = decode_key(table, &w.key).map_err(wrong)?;
-        let k = Key::pack(&key)?.as_bytes().to_vec();
+        let k = match key.as_slice() {
+            [Value::Integer(i)] if mutant::on(Mutant::SecondKeyEncoder) => Key::pack(&[Value::Text(i.to_string())])?,
+            _ => Key::pack(&key)?,
+        };
+        let k = k.as_bytes().to_vec();
         let row = match (op, &w.payload) {
             (Op::Delete, _) => None,
             (_, None) => return Err(Error::Protocol(format!("a row of {} has no payload", table.name))),
-            (_, Some(p)) => Some(record::encode_partial(&decode_payload(table, &key, p).map_err(wrong)?.values)),
+            (_, Some(p)) => {
+                let mut payload = decode_payload(table, &key, p).map_err(wrong)?;
+                if mutant::on(Mutant::UnknownStops) && !payload.unknown.is_empty() {
+                    return Err(Error::Argument(format!(
+                        "{} has no column {}",
+                        table.name,
+                        payload.unknown.join(", ")
+                    )));
+                }
+                if mutant::on(Mutant::Doubles) {
+                    payload.values.iter_mut().flatten().for_each(through_a_double);
+                }
+                Some(record::encode_partial(&payload.values))
+            }
         };
         Ok(Some(StagedRow { position, k, op, version: w.version, row }))
     }
@@ -325,12 +347,19 @@ impl<'a> Intake<'a> {
             )));
         }
         let digest = hasher.finish();
-        if head.bundle_hash.as_ref().is_some_and(|h| *h != digest.hex()) {
+        if head.bundle_hash.as_ref().is_some_and(|h| *h != digest.hex()) && !mutant::on(Mutant::Unverified) {
             return Err(Error::Protocol(format!(
                 "bundle {} does not have the hash that it announces",
                 head.bundle_seq
             )));
         }
         Ok(digest)
+    }
+}
+
+/// [`Mutant::Doubles`].
+fn through_a_double(v: &mut Value) {
+    if let Value::Integer(i) = v {
+        *i = *i as f64 as i64;
     }
 }

@@ -44,7 +44,16 @@ pub fn plan(seed: u64) -> Plan {
         page_rows: d.pick(&[2, 5, 20, 1000]),
         bundle_rows: d.pick(&[0, 0, 0, 6]),
     };
-    let steps = (0..30 + d.below(50)).map(|_| step(d, devices, mood)).collect();
+    let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood)).collect();
+    // Last, so that these few change nothing else of a seed's plan.
+    for step in &mut steps {
+        if let Step::Verb(v) = step
+            && mood != Mood::Calm
+            && d.chance(1, 12)
+        {
+            v.faults.push(Planned { at: d.below(10) as u32, what: Fault::Tampered(d.below(64) as u32) });
+        }
+    }
     Plan { seed, setup, steps }
 }
 

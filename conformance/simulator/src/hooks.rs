@@ -52,6 +52,7 @@ impl Fault {
             Self::Late(_) => "late",
             Self::Cut(_) => "cut",
             Self::Status(_) => "status",
+            Self::Tampered(_) => "tampered",
             Self::CrashClient => "crash_client",
             Self::PowerCut(_) => "power_cut",
             Self::CrashServer(_) => "crash_server",
@@ -72,13 +73,21 @@ impl Fault {
     pub(crate) const fn of_network(&self) -> bool {
         matches!(
             self,
-            Self::RequestLost | Self::ReplyLost | Self::Duplicated | Self::Late(_) | Self::Cut(_) | Self::Status(_)
+            Self::RequestLost
+                | Self::ReplyLost
+                | Self::Duplicated
+                | Self::Late(_)
+                | Self::Cut(_)
+                | Self::Status(_)
+                | Self::Tampered(_)
         )
     }
 
     const fn possible_at(&self, point: Point) -> bool {
         match self {
             Self::DiskFull(_) => false,
+            // What bundles say is verified; a server's other replies are taken for true.
+            Self::Tampered(_) => matches!(point, Point::Send(Endpoint::Pull)),
             f if f.of_network() => matches!(point, Point::Send(_)),
             _ => true,
         }
@@ -164,6 +173,7 @@ impl World {
             | Fault::Late(_)
             | Fault::Cut(_)
             | Fault::Status(_)
+            | Fault::Tampered(_)
             | Fault::DiskFull(_) => {}
         }
     }
@@ -216,6 +226,7 @@ impl Transport for Link {
         debug_assert!(more.is_none(), "faults of the network hit requests");
         let body: Box<dyn Read + Send> = match fault {
             Some(Fault::ReplyLost) => return Err(broken("the reply was lost")),
+            Some(Fault::Tampered(n)) => Box::new(io::Cursor::new(tampered(reply.body, n))),
             Some(Fault::Cut(n)) => {
                 let mut bytes = reply.body;
                 bytes.truncate(n as usize % (bytes.len() + 1));
@@ -225,6 +236,18 @@ impl Transport for Link {
         };
         Ok(Response { status: reply.status, retry_after: reply.retry_after, body })
     }
+}
+
+/// A page of bundles without one of them, or with another text in one of its rows.
+fn tampered(body: Vec<u8>, n: u32) -> Vec<u8> {
+    let mut page: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    match page["bundles"].as_array_mut() {
+        Some(bundles) if bundles.len() > 1 && n.is_multiple_of(2) => {
+            bundles.remove(n as usize / 2 % (bundles.len() - 1));
+        }
+        _ => return String::from_utf8_lossy(&body).replacen("\"<w", "\"<v", 1).into_bytes(),
+    }
+    page.to_string().into_bytes()
 }
 
 /// A body that breaks at its end.

@@ -13,6 +13,7 @@ pub mod generate;
 mod hooks;
 mod ledger;
 mod model;
+pub mod mutants;
 pub mod plan;
 pub mod run;
 mod server;

@@ -1,5 +1,6 @@
 //! `sync-simulator`: runs seeds, replays plans.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -7,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use sync_client::mutant::{Mutant, choose};
 use sync_simulator::cover::Cover;
 use sync_simulator::generate;
+use sync_simulator::mutants::find;
 use sync_simulator::plan::Plan;
 use sync_simulator::run::{operations, run, shrink};
 
@@ -43,6 +46,17 @@ enum Command {
         #[arg(long)]
         raw: bool,
     },
+    /// Breaks the client in fifteen ways, and has each noticed.
+    Mutants {
+        /// Within so many seeds.
+        #[arg(long, default_value_t = 150)]
+        seeds: u64,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// Only these, by name.
+        only: Vec<String>,
+    },
     /// Runs one seed or one plan again and prints everything that happens.
     Replay {
         /// The seed.
@@ -53,6 +67,9 @@ enum Command {
         /// Shrink it first.
         #[arg(long)]
         shrink: bool,
+        /// With this fault in the client.
+        #[arg(long)]
+        mutant: Option<String>,
     },
 }
 
@@ -67,7 +84,9 @@ fn main() -> ExitCode {
         Command::Run { from, seeds, minutes, threads, keep_going, raw } => {
             many(from, seeds, minutes, threads, keep_going, raw)
         }
-        Command::Replay { seed, plan, shrink: smaller } => {
+        Command::Mutants { seeds, threads, only } => find_mutants(seeds, threads, &only),
+        Command::Replay { seed, plan, shrink: smaller, mutant } => {
+            choose(mutant.and_then(|name| Mutant::ALL.iter().copied().find(|m| name == format!("{m:?}"))));
             let plan: Plan = match (seed, plan) {
                 (Some(seed), _) => generate::plan(seed),
                 (None, Some(file)) => {
@@ -137,6 +156,36 @@ fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, keep_going: b
         done as f64 / begun.elapsed().as_secs_f64()
     );
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn find_mutants(seeds: u64, threads: usize, only: &[String]) -> ExitCode {
+    let all: Vec<(usize, Mutant)> = (1..)
+        .zip(Mutant::ALL.iter().copied())
+        .filter(|(_, m)| only.is_empty() || only.contains(&format!("{m:?}")))
+        .collect();
+    let next = AtomicU64::new(0);
+    let rows = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while let Some((number, mutant)) = all.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    let found = find(*mutant, seeds);
+                    rows.lock().expect("rows").insert(*number, (*mutant, found));
+                }
+            });
+        }
+    });
+    println!("mutant                 seeds  invariant");
+    let mut missed = false;
+    for (number, (mutant, found)) in rows.into_inner().expect("rows") {
+        let name = format!("{mutant:?}");
+        match found {
+            Some(ref f) => println!("{number:>2}  {name:<17} {:>6}  {}", f.seed, f.violation.invariant),
+            None => println!("{number:>2}  {name:<17}      –  not found within {seeds} seeds"),
+        }
+        missed |= found.is_none();
+    }
+    if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Runs that shrinking may cost.

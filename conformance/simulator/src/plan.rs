@@ -163,6 +163,8 @@ pub enum Fault {
     Cut(u32),
     /// A proxy answers with this status.
     Status(u16),
+    /// A page of bundles arrives with one left out, or with another text in a row.
+    Tampered(u32),
     /// The client dies here; its file stays as it is.
     CrashClient,
     /// The power goes: what was not durable may be gone.

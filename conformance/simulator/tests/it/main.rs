@@ -1,6 +1,8 @@
 //! The simulator itself: the same seed is the same run, and plans that failed once do not fail again.
 
+use sync_client::mutant::Mutant;
 use sync_simulator::generate;
+use sync_simulator::mutants::find;
 use sync_simulator::plan::Plan;
 use sync_simulator::run::{operations, run};
 
@@ -35,5 +37,24 @@ fn plans_that_failed_once_pass() {
         assert!(!r.story.is_empty());
         let outcome = run(&r.plan, false);
         assert_eq!(outcome.violation, None, "{}: {}", file.display(), r.story);
+    }
+}
+
+/// Most of them; the command `mutants` has all, which takes longer.
+#[test]
+fn faults_in_the_client_are_found() {
+    for (mutant, seeds) in [
+        (Mutant::StaleCheck, 3),
+        (Mutant::RebuildForgets, 3),
+        (Mutant::WrongDecoder, 5),
+        (Mutant::SecondKeyEncoder, 3),
+        (Mutant::DetachWipes, 3),
+        (Mutant::AttachDiscards, 3),
+        (Mutant::Unverified, 8),
+        (Mutant::UnknownStops, 8),
+        (Mutant::OnePass, 8),
+    ] {
+        let found = find(mutant, seeds);
+        assert!(found.is_some(), "{mutant:?} was not found within {seeds} seeds");
     }
 }
