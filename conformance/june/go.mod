@@ -1,0 +1,3 @@
+module june
+
+go 1.25
