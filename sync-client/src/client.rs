@@ -10,6 +10,7 @@ use sync_core::sqlite::introspect::{Found, statements};
 
 use crate::api::{Api, TokenSource};
 use crate::builder::Builder;
+use crate::calling;
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -170,6 +171,7 @@ impl Client {
     /// # Errors
     /// [`Error::PendingWork`]; SQLite's.
     pub fn detach(&self, how: Detach) -> Result<Detached, Error> {
+        calling::not_inside()?;
         self.stop();
         let detached = self.with(|e| e.detach(&how))?;
         *self.lock() = None;
@@ -318,8 +320,12 @@ impl Client {
         Ok(())
     }
 
-    /// Stops the background worker and whatever it is doing; returns within a second.
+    /// Stops the background worker and whatever it is doing; returns within a second. Inside a conflict
+    /// function or an observer, where it would wait for itself, it does nothing.
     pub fn stop(&self) {
+        if calling::is_inside() {
+            return;
+        }
         let worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(w) = worker {
             w.stop(&self.shared);
@@ -359,6 +365,7 @@ impl Client {
 
     /// Does something with the engine, again where the app migrated its schema meanwhile.
     pub(crate) fn with<T>(&self, mut f: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
+        calling::not_inside()?;
         let mut guard = self.lock();
         let engine = guard.as_mut().ok_or_else(closed)?;
         for _ in 0..MIGRATIONS {

@@ -51,7 +51,9 @@ pub enum Resolution {
     Merged(RowValues),
 }
 
-/// The function of a [`Policy::Custom`]. It gets values and returns values; it has no access to the file.
+/// The function of a [`Policy::Custom`]. It gets values and returns values. While it runs, the file is being
+/// written: a verb of its [`crate::Client`] is an error at once, and so is a write by a connection of the app's
+/// without a busy timeout.
 pub type Resolver = Arc<dyn Fn(&Conflict) -> Resolution + Send + Sync>;
 
 /// What happens to a local edit that a remote row meets.

@@ -53,7 +53,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn tell(&self, event: &Event) {
         if let Some(o) = &self.observer {
-            o(event);
+            crate::calling::call(|| o(event));
         }
     }
 
@@ -242,7 +242,7 @@ impl Engine {
                     return Ok(());
                 }
                 Pushed::Rejected(n) => report.rejected_rows += n,
-                Pushed::Narrowed => {}
+                Pushed::Narrowed | Pushed::Undecided => {}
                 Pushed::Thawed => self.greeted = None,
                 Pushed::Reconnect => self.reconnect(pull)?,
             }

@@ -29,6 +29,7 @@ mod apply;
 mod attach;
 mod budget;
 mod builder;
+mod calling;
 mod changes;
 mod client;
 mod conflict;

@@ -32,6 +32,8 @@ pub(crate) enum Pushed {
     FreshSource,
     /// The server named no row; the rows are intents again, and less is sent next.
     Narrowed,
+    /// Nothing is known of the outbox's fate: its tuple is asked about again.
+    Undecided,
     /// The outbox cannot be sent as it is (a limit, or the schema, changed): its rows are intents again.
     Thawed,
 }
@@ -133,6 +135,7 @@ impl Engine {
                 }
                 Some(
                     Code::ScopeUninitialized
+                    | Code::ScopeInitializing
                     | Code::InitializationStale
                     | Code::InitializationExpired
                     | Code::PushSessionInvalid,
@@ -192,9 +195,13 @@ impl Engine {
                     self.fresh_source()?;
                     Ok(Pushed::FreshSource)
                 }
+                // The tuple is asked about once more, without the lease.
                 Some(Code::InitializationExpired | Code::InitializationStale) => {
-                    Meta::InitializationId.clear(&self.store.conn)?;
-                    Ok(Pushed::Reconnect)
+                    let tx = self.store.begin()?;
+                    Meta::InitializationId.clear(&tx)?;
+                    Meta::PushSession.clear(&tx)?;
+                    tx.commit()?;
+                    Ok(Pushed::Undecided)
                 }
                 // It took the upload and failed at the commit, without a word on which row.
                 Some(

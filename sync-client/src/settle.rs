@@ -11,6 +11,7 @@ use sync_core::schema::Table;
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, is_constraint, is_unique, version_of};
+use crate::calling;
 use crate::conflict::{Conflict, Policy, Resolution, RowValues};
 use crate::error::Error;
 use crate::inbox::{Entry, add_merged, key_json};
@@ -115,7 +116,7 @@ impl Applier<'_> {
             }
             Verdict::Ask => {
                 let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
-                let answer = resolver(&Conflict {
+                let conflict = Conflict {
                     table: table.name.clone(),
                     key: key_json(table, &key),
                     op: op.into(),
@@ -124,8 +125,8 @@ impl Applier<'_> {
                     server: remote.as_ref().map(|row| named(table, row)),
                     local_version: known.version(),
                     server_version: r.version,
-                });
-                match answer {
+                };
+                match calling::call(|| resolver(&conflict)) {
                     Resolution::TakeServer => {
                         let e = entry("discarded", "resolver", "the app's own function took the server's row");
                         self.take(r, live.as_deref(), known, &e)

@@ -88,9 +88,11 @@ impl Engine {
                 e if code == Some(Code::PushChunkInvalid) => {
                     return self.unnamed(outbox, push_id, e).map(Uploaded::Ended);
                 }
+                // The lease lapsed, or the bundle was committed by a server that died before it could say so:
+                // only the tuple tells.
                 _ if matches!(code, Some(Code::InitializationExpired | Code::InitializationStale)) => {
                     Meta::InitializationId.clear(&self.store.conn)?;
-                    return Ok(Uploaded::Ended(Pushed::Reconnect));
+                    return Ok(Uploaded::Gone);
                 }
                 _ if matches!(
                     code,

@@ -1,6 +1,7 @@
 //! The client's integration tests, in one binary.
 
 mod attach;
+mod cases;
 mod changed;
 mod cli;
 mod cli_server;

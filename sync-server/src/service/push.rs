@@ -164,6 +164,10 @@ impl Inner {
         if let Some(id) = &push.made.initialization_id {
             let who = push.who();
             scope.write(|conn| {
+                // Committed before a crash that left the session behind.
+                if store::bundle_of(conn, who.source, push.made.source_bundle_id)?.is_some() {
+                    return Err(session_not_found(&push.id).into());
+                }
                 check_lease(id, who, &store::state(conn)?.lifecycle, now)?;
                 Ok(store::renew_lease(conn, now + self.limits.initialization_lease_ttl_ms)?)
             })?;

@@ -150,3 +150,44 @@ fn conflict_clauses_of_the_ddl_do_not_act() {
         assert_eq!(a.pull(0).unwrap()["stable_bundle_seq"], 1, "{clause}");
     }
 }
+
+/// Names that no message of SQLite could be taken apart by: the columns are told from the index list.
+#[test]
+fn names_with_dots_and_commas_are_told_apart() {
+    let w = World::new(
+        "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, \"a.b, t.c\" TEXT UNIQUE, c TEXT, \"t.c\" TEXT, UNIQUE (c, \"t.c\"));",
+    );
+    let a = w.ready("a");
+    a.push(1, &[insert("t", json!({"id": "1", "a.b, t.c": "x", "c": "y", "t.c": "z"}))]).unwrap();
+    let rows = [
+        insert("t", json!({"id": "2", "a.b, t.c": "x"})),
+        insert("t", json!({"id": "3", "c": "y", "t.c": "z"})),
+        insert("t", json!({"id": "4", "c": "y", "t.c": "other"})),
+    ];
+    assert_eq!(kinds(&a.push(2, &rows).unwrap_err()), ["0 unique a.b, t.c", "1 unique c,t.c"]);
+}
+
+/// Who edits a scope's file by hand is told what to do instead, whatever is done.
+#[test]
+fn a_scope_file_refuses_edits_from_outside() {
+    let mut w = World::new(NOTES);
+    w.ready("a").push(1, &[insert("notes", json!({"id": "n1"})), insert("tags", json!({"id": "t1"}))]).unwrap();
+    w.service = None;
+    let path = w.dir.path().join("scopes").join(format!("{}.db", blake3::hash(b"ann").to_hex()));
+    let conn = rusqlite::Connection::open(path).unwrap();
+    for sql in [
+        "INSERT INTO notes (id) VALUES ('n2')",
+        "INSERT OR REPLACE INTO notes (id) VALUES ('n1')",
+        "UPDATE notes SET body = 'x'",
+        "DELETE FROM notes",
+        "UPDATE OR IGNORE tags SET weight = 2",
+        "DELETE FROM tags WHERE id = 't1'",
+    ] {
+        let e = conn.execute(sql, []).unwrap_err().to_string();
+        assert!(e.contains("write through the server"), "{sql}: {e}");
+    }
+    drop(conn);
+    w.restart();
+    let a = w.device("ann", "a");
+    assert_eq!(a.push(2, &[update("notes", 1, json!({"id": "n1", "body": "ours"}))]).unwrap().bundle_seq, 2);
+}

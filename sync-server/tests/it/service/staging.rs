@@ -249,3 +249,27 @@ fn a_crash_after_the_commit_is_told_by_its_tuple() {
         assert_eq!(a.create(1, 1, None).unwrap().status, "already_committed");
     }
 }
+
+/// The same for the first bundle of all: its upload is no session whose lease lapsed.
+#[test]
+fn a_crash_after_the_seed_committed_leaves_no_session() {
+    let mut w = World::new(NOTES);
+    let push = {
+        let a = w.device("ann", "a");
+        let lease = a.connect(true).unwrap().initialization_id;
+        let push = a.create(1, 1, lease.as_deref()).unwrap().push_id.unwrap();
+        a.chunk(&push, 0, &[insert("notes", json!({"id": "n1"}))]).unwrap();
+        push
+    };
+    let file = std::fs::read_dir(w.dir.path().join("pushes")).unwrap();
+    let copies: Vec<_> = file.map(|e| e.unwrap().path()).map(|p| (std::fs::read(&p).unwrap(), p)).collect();
+    w.device("ann", "a").commit(&push).unwrap();
+    w.service = None;
+    for (bytes, path) in &copies {
+        std::fs::write(path, bytes).unwrap();
+    }
+    w.restart();
+    let a = w.device("ann", "a");
+    assert_eq!(code(a.chunk(&push, 0, &[insert("notes", json!({"id": "n1"}))])), "push_session_not_found");
+    assert_eq!(code(a.commit(&push)), "push_session_not_found");
+}
