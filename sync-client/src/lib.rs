@@ -48,10 +48,8 @@ mod inbox;
 mod keep;
 mod listing;
 mod lock;
-#[cfg(feature = "mutants")]
+#[doc(hidden)]
 pub mod mutant;
-#[cfg(not(feature = "mutants"))]
-mod mutant;
 mod offered;
 mod orphans;
 mod pull;

@@ -1,6 +1,6 @@
 //! Faults on purpose: the fifteen of the best-known client of this protocol that lose data or stop a file for
 //! good, each one line at the place where it would live here. The simulator has to find every one of them, or it
-//! proves nothing. Without the feature `mutants`, which no program has, [`on`] is `false` and all of this is gone.
+//! proves nothing. Without the feature `mutants`, which no program has, `on` is `false` and all of this is gone.
 
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident,)*) => {
