@@ -311,6 +311,8 @@ mod tests {
             (request(0, None), &init, None, false, Err(PushSessionInvalid)),
             (Create { planned_row_count: 0, ..request(1, None) }, &init, None, false, Err(PushSessionInvalid)),
             (Create { planned_row_count: 11, ..request(1, None) }, &init, None, false, Err(BundleTooLarge)),
+            (Create { planned_row_count: 10, ..request(1, None) }, &init, None, false, stage),
+            (Create { planned_row_count: 11, max_rows_per_bundle: 0, ..request(1, None) }, &init, None, false, stage),
             (request(1, None), &un, None, false, Err(ScopeUninitialized)),
             (request(1, Some("L")), &un, None, false, Err(InitializationExpired)),
             (request(1, None), &init, None, false, stage),
