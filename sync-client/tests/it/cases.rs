@@ -333,6 +333,37 @@ impl Environment for Room {
     }
 }
 
+/// P4: somebody else (a copy that was told to) retired this file's source. It takes one of its own, not the one
+/// that the server names, since every other copy would take that too.
+#[test]
+fn p4_a_source_that_others_retired_is_replaced_by_an_own_one() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    converge(&[&a, &b]);
+    let source = a.client().status().unwrap().source_id;
+    let body = format!(
+        r#"{{"source_replacement":{{"previous_source_id":"{source}","new_source_id":"theirs","reason":"history_pruned"}}}}"#
+    );
+    let request = Request {
+        method: Method::Post,
+        path: "/sync/snapshot-sessions",
+        source_id: &source,
+        token: "ada",
+        body: Some(body.as_bytes()),
+        exact: true,
+        compress: false,
+        stream: false,
+        timeout: None,
+    };
+    assert!(Http::new(w.url()).unwrap().send(&request).unwrap().status < 300);
+    a.sql("INSERT INTO people (id) VALUES ('q'); DELETE FROM people WHERE id = 'p'");
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT group_concat(id) FROM people"), "q");
+    let own = a.client().status().unwrap().source_id;
+    assert!(own != source && own != "theirs", "{own}");
+}
+
 /// P5, S7: our commits are durable, and one that fails (here: no room) leaves nothing open and nothing half
 /// done: the app goes on, and so do we once there is room.
 #[test]

@@ -1,4 +1,5 @@
-//! The README's own commands, run as they stand there.
+//! The README's own commands, run as they stand there, and the table of tests.
 
 #[cfg(unix)]
 mod readme;
+mod table;
