@@ -108,6 +108,7 @@ impl Engine {
         if let Some(schema) = c.registered_tables.first().and_then(|t| t.split_once('.')) {
             Meta::WireSchema.keep(&self.store.conn, schema.0.to_owned())?;
         }
+        self.same_bundle()?;
         self.learn_tables(&c)?;
         self.limits = c.bundle_limits;
         self.greeted = Some(now);

@@ -59,6 +59,7 @@ mod rekey;
 mod release;
 pub mod report;
 mod rounding;
+mod same_bundle;
 mod search;
 mod settle;
 mod stage;

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::release::Watch;
 use crate::report::{Event, PullReport};
+use crate::same_bundle::identity;
 use crate::stage::{Intake, Stage, StagedBundle};
 use crate::store::{Meta, Outbox, OutboxState};
 
@@ -251,7 +252,11 @@ impl Engine {
                         .execute([b.seq - KEPT_HASHES])?;
                 }
             }
-            None => Meta::HistoryHash.clear(conn)?,
+            None => {
+                Meta::HistoryHash.clear(conn)?;
+                let hash = b.hash.as_deref().unwrap_or_default();
+                Meta::CheckpointBundle.set(conn, identity(b.seq, &b.source_id, b.source_bundle_id, hash))?;
+            }
         }
         if own {
             Meta::NextSourceBundleId.set(conn, b.source_bundle_id + 1)?;

@@ -55,11 +55,22 @@ impl Engine {
                 return Err(e);
             }
         };
+        let bundle = match self.bundle_of(session.snapshot_bundle_seq) {
+            Ok(bundle) => bundle,
+            Err(e) => {
+                self.stage = Some(stage);
+                return Err(e);
+            }
+        };
         let outcome =
             self.apply_snapshot(&stage, session.snapshot_bundle_seq, session.history_hash.as_deref(), committed);
         stage.clear()?;
         self.stage = Some(stage);
         let outcome = outcome?;
+        match bundle {
+            Some(bundle) => Meta::CheckpointBundle.set(&self.store.conn, bundle)?,
+            None => Meta::CheckpointBundle.clear(&self.store.conn)?,
+        }
         report.rebuilt = true;
         report.applied_rows += outcome.applied;
         report.conflicts += outcome.conflicts;

@@ -70,6 +70,8 @@ pub(crate) enum Meta {
     Part,
     /// What the server last said of its tables and limits.
     ServerTables,
+    /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
+    CheckpointBundle,
 }
 
 impl Meta {
@@ -114,6 +116,7 @@ impl Meta {
             Self::Search => "search",
             Self::Part => "part",
             Self::ServerTables => "server_tables",
+            Self::CheckpointBundle => "checkpoint_bundle",
         }
     }
 

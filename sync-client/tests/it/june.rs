@@ -2,13 +2,14 @@
 //! through doubles, booleans and times in PostgreSQL's spelling, 500 for what the schema refuses. It is our
 //! server behind a transport that takes away and changes; the public one itself is not at hand here.
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Read as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_client::{Policy, Tie};
+use sync_client::{Error, Policy, Tie};
 use sync_core::canonical::push_real_reference;
 use sync_core::hash::{Algorithm, BundleHasher, HashRow};
 use sync_core::protocol::Op;
@@ -29,12 +30,19 @@ struct June {
     pulls: AtomicUsize,
     /// The reply to the next commit gets lost.
     lose_commit: AtomicBool,
+    /// The hashes of the bundles as they are sent.
+    hashes: Mutex<BTreeMap<i64, String>>,
 }
 
 impl June {
     fn new(w: &World) -> Arc<Self> {
         let http = Http::new(w.url()).unwrap();
-        Arc::new(Self { http, pulls: AtomicUsize::new(0), lose_commit: AtomicBool::new(false) })
+        Arc::new(Self {
+            http,
+            pulls: AtomicUsize::new(0),
+            lose_commit: AtomicBool::new(false),
+            hashes: Mutex::default(),
+        })
     }
 
     /// Sends a request, whatever the caller knows of our additions; its reply as JSON.
@@ -115,7 +123,15 @@ impl Transport for June {
         for bundle in reply.get_mut("bundles").and_then(Value::as_array_mut).into_iter().flatten() {
             bundle.as_object_mut().unwrap().remove("history_hash");
             rows_of(bundle).for_each(|r| emitted(r, true));
-            bundle["bundle_hash"] = hash(bundle).into();
+            let hash = hash(bundle);
+            self.hashes.lock().unwrap().insert(bundle["bundle_seq"].as_i64().unwrap(), hash.clone());
+            bundle["bundle_hash"] = hash.into();
+        }
+        if at.starts_with("/sync/committed-bundles/") && status == 200 {
+            let seq = reply["bundle_seq"].as_i64().unwrap();
+            if let Some(hash) = self.hashes.lock().unwrap().get(&seq) {
+                reply["bundle_hash"] = hash.clone().into();
+            }
         }
         rows_of(&mut reply).for_each(|r| emitted(r, false));
         let text = if reply.is_null() { String::new() } else { reply.to_string() };
@@ -337,4 +353,34 @@ fn every_policy_settles_conflicts_that_are_named_one_by_one() {
         assert_eq!(from_b, if matches!(policy, Policy::ClientWins) { 7 } else { 1 });
         assert_eq!(a.count("SELECT count(*) FROM typed WHERE data NOT IN (x'68656c6c6f21')"), 0);
     }
+}
+
+/// H2, H8: another account, or another history under the same numbers, is told by the bundle at the checkpoint.
+#[test]
+fn another_users_token_is_noticed_before_a_row_is_sent() {
+    let w = world();
+    let (mut a, c) = (june(&w, "a"), june(&w, "c"));
+    a.sql("INSERT INTO typed (id) VALUES ('private')");
+    converge(&[&a, &c]);
+    let mut joined = june(&w, "joined");
+    joined.sync();
+    let mut bob = june(&w, "bob");
+    bob.user = "bob".into();
+    bob.open();
+    for id in 1..4 {
+        bob.sql(&format!("INSERT INTO typed (id) VALUES ('bob{id}')"));
+        bob.sync();
+    }
+    for d in [&mut a, &mut joined] {
+        d.sql("INSERT INTO typed (id) VALUES ('more ' || (SELECT count(*) FROM pragma_database_list WHERE file LIKE '%joined%'))");
+        d.user = "bob".into();
+        d.open();
+        assert!(matches!(d.client().sync(), Err(Error::WrongScope)));
+        d.user = "ada".into();
+        d.open();
+    }
+    bob.sync();
+    assert_eq!(bob.count("SELECT count(*) FROM typed"), 3);
+    converge(&[&a, &joined, &c]);
+    assert_eq!(c.count("SELECT count(*) FROM typed"), 3);
 }
