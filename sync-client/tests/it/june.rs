@@ -22,6 +22,7 @@ use crate::world::{Device, World, converge, dump};
 const TYPED: &str = "
 CREATE TABLE typed (id TEXT PRIMARY KEY NOT NULL, name TEXT, n INTEGER CHECK (n IS NOT 13), flag BOOLEAN, at TIMESTAMP, data BLOB);
 CREATE TABLE parts (id TEXT PRIMARY KEY NOT NULL, typed TEXT REFERENCES typed(id) ON DELETE CASCADE);
+CREATE TABLE files (id BLOB PRIMARY KEY NOT NULL, up BLOB REFERENCES files(id), data BLOB, n INTEGER);
 ";
 
 struct June {
@@ -383,4 +384,45 @@ fn another_users_token_is_noticed_before_a_row_is_sent() {
     assert_eq!(bob.count("SELECT count(*) FROM typed"), 3);
     converge(&[&a, &joined, &c]);
     assert_eq!(c.count("SELECT count(*) FROM typed"), 3);
+}
+
+/// H4: pruned behind a device with work of its own, which keeps it, exact numbers and UUID keys included.
+#[test]
+fn a_rebuild_keeps_local_work() {
+    let w = World::with(TYPED, Limits { retained_bundles: 2, ..Default::default() });
+    let (a, b) = (june(&w, "a"), june(&w, "b"));
+    let id = |n: u8| format!("x'{}'", format!("{n:02x}").repeat(16));
+    for n in 1..4 {
+        let up = if n == 1 { "NULL".to_owned() } else { id(n - 1) };
+        a.sql(&format!("INSERT INTO files VALUES ({}, {up}, x'00ff{n:02x}', 9007199254740993)", id(n)));
+    }
+    converge_but_numbers(&[&a, &b]);
+    a.sql("UPDATE files SET n = n + 4, data = x''");
+    b.sql(&format!("INSERT INTO files VALUES ({}, {}, x'07', 9007199254740995)", id(7), id(3)));
+    b.sql(&format!("UPDATE files SET data = x'77' WHERE id = {}", id(2)));
+    for n in 20..26 {
+        a.sql(&format!("INSERT INTO files (id, up) VALUES ({}, {})", id(n), id(1)));
+        a.sync();
+    }
+    let report = b.sync();
+    assert!(report.pull.rebuilt, "{report:?}");
+    converge_but_numbers(&[&b, &a]);
+    let c = w.device("c");
+    c.sync();
+    assert_eq!(c.count("SELECT count(*) FROM files WHERE n = 9007199254740997"), 3, "the edit of each number");
+    assert_eq!(c.count("SELECT n FROM files WHERE data = x'07'"), 9_007_199_254_740_995);
+    // Both changed it, and the server's row won: the local one is in the inbox.
+    assert_eq!(b.count("SELECT count(*) FROM _sync_inbox WHERE kind = 'discarded'"), 1);
+}
+
+/// Devices may have a number rounded that another has exactly.
+fn converge_but_numbers(devices: &[&Device]) {
+    for _ in 0..3 {
+        devices.iter().for_each(|d| drop(d.sync()));
+    }
+    let rows = "SELECT group_concat(quote(id) || quote(up) || quote(data), ' ') FROM (SELECT * FROM files ORDER BY id)";
+    for d in devices {
+        assert_eq!(d.text(rows), devices[0].text(rows));
+        assert_eq!(d.client().status().unwrap().pending_rows, 0);
+    }
 }
