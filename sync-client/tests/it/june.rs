@@ -418,7 +418,9 @@ fn a_rebuild_keeps_local_work() {
 /// Devices may have a number rounded that another has exactly.
 fn converge_but_numbers(devices: &[&Device]) {
     for _ in 0..3 {
-        devices.iter().for_each(|d| drop(d.sync()));
+        for d in devices {
+            d.sync();
+        }
     }
     let rows = "SELECT group_concat(quote(id) || quote(up) || quote(data), ' ') FROM (SELECT * FROM files ORDER BY id)";
     for d in devices {
