@@ -2,7 +2,7 @@
 //! `cargo run -p sync-crash` after `cargo build -p sync-client -p sync-server`.
 //!
 //! A kill counts only where it lands in its phase with work in flight. The run prints kills by phase
-//! and process, and fails on a zero, on a write that the app was told is done and that is nowhere, and
+//! and process, and fails on a phase with too few of them, on a write that the app was told is done and that is nowhere, and
 //! on anything that happened twice.
 
 mod check;
@@ -29,6 +29,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Rounds of random kills where no number is given.
 const ROUNDS: u32 = 150;
+/// Kills in each phase where no number is given.
+const KILLS: usize = 10;
 
 /// Kills the processes of a sync in every phase, and checks that nothing is lost.
 #[derive(Debug, Parser)]
@@ -40,6 +42,12 @@ struct Args {
     /// The client program; beside this one where it is not given.
     #[arg(long, value_name = "PATH")]
     client: Option<PathBuf>,
+    /// Kills in each named phase, with work in flight; fewer are a failure.
+    #[arg(long, value_name = "N", default_value_t = KILLS)]
+    kills: usize,
+    /// Kills in all, with work in flight; fewer are a failure.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    in_all: usize,
     /// Rounds of random kills.
     #[arg(long, value_name = "N", default_value_t = ROUNDS)]
     rounds: u32,
@@ -53,9 +61,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let mut tally = Tally::default();
-    let outcome = run(&Args::parse(), &mut tally);
+    let args = Args::parse();
+    let outcome = run(&args, &mut tally);
     println!("\n{}", tally.table());
-    let mut wrong = tally.zeros();
+    // Of a run that was cut short, only the reason is of use.
+    let mut wrong = if outcome.is_ok() { tally.missing(args.least(), args.in_all) } else { Vec::new() };
     wrong.extend(outcome.err().map(|e| e.to_string()));
     for text in &wrong {
         eprintln!("sync-crash: {text}");
@@ -67,6 +77,12 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+impl Args {
+    fn least(&self) -> usize {
+        if self.no_phases { 0 } else { self.kills }
+    }
+}
+
 fn run(args: &Args, tally: &mut Tally) -> Outcome<()> {
     let programs = Programs {
         server: found(args.server.as_ref(), "sync-server")?,
@@ -74,10 +90,15 @@ fn run(args: &Args, tally: &mut Tally) -> Outcome<()> {
     };
     if !args.no_phases {
         let begun = Instant::now();
-        let mut world = World::new(programs.clone())?;
-        phases::run(&mut world, tally)?;
-        phases::seeding(&programs, tally)?;
-        println!("phases: {} writes, {:.0?}", world.model.acknowledged(), begun.elapsed());
+        let mut writes = 0;
+        for turn in 0..args.kills {
+            // A new world each time: what is checked after each kill grows with its history.
+            let mut world = World::new(programs.clone())?;
+            phases::run(&mut world, tally, turn % 2).map_err(|e| format!("turn {}: {e}", turn + 1))?;
+            phases::seeding(&programs, tally).map_err(|e| format!("turn {}: {e}", turn + 1))?;
+            writes += world.model.acknowledged();
+        }
+        println!("phases: {} turns, {writes} writes, {:.0?}", args.kills, begun.elapsed());
     }
     let begun = Instant::now();
     let mut world = World::new(programs.clone())?;

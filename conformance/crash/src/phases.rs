@@ -67,17 +67,17 @@ const MANY: Batch = Batch { fresh: 2300, shared: false, tangled: false };
 /// In these a transaction of the client is open, and no other connection can write to its file.
 const LOCKED: &[&str] = &["applying", "rebuilding"];
 
-/// Kills in every phase.
-pub(crate) fn run(world: &mut World, tally: &mut Tally) -> Outcome<()> {
+/// A kill in every phase; `victim` is the device that phases of the client are of this time.
+pub(crate) fn run(world: &mut World, tally: &mut Tally, victim: usize) -> Outcome<()> {
     for (phase, by) in CLIENT {
-        for victim in [0, 1] {
-            let label = label(phase, *by);
-            tally.expect(&label, world.devices[victim].name);
-            if both(*by, victim) {
-                tally.expect(&label, "server");
-            }
-            kill_client(world, tally, phase, *by, victim).map_err(|e| format!("{label}, client {victim}: {e}"))?;
+        let label = label(phase, *by);
+        for device in &world.devices {
+            tally.expect(&label, device.name);
         }
+        if both(*by, 1) {
+            tally.expect(&label, "server");
+        }
+        kill_client(world, tally, phase, *by, victim).map_err(|e| format!("{label}, client {victim}: {e}"))?;
     }
     for phase in FRESH {
         let label = label(phase, By::Clone);

@@ -31,10 +31,22 @@ impl Tally {
         if work { count.landed += 1 } else { count.idle += 1 }
     }
 
-    /// What was planned and did not come to be.
-    pub(crate) fn zeros(&self) -> Vec<String> {
+    /// What was planned and did not come to be: a process that was never killed in a phase of its, a phase
+    /// with fewer than `each` kills, fewer than `in_all` together.
+    pub(crate) fn missing(&self, each: usize, in_all: usize) -> Vec<String> {
         let zeros = self.counts.iter().filter(|(_, count)| count.landed == 0);
-        zeros.map(|((phase, process), _)| format!("{process} was never killed in: {phase}")).collect()
+        let mut out: Vec<String> =
+            zeros.map(|((phase, process), _)| format!("{process} was never killed in: {phase}")).collect();
+        let few = self.phases.iter().map(|phase| (phase, self.of(phase))).filter(|(_, n)| *n < each);
+        out.extend(few.map(|(phase, n)| format!("{n} kills of at least {each} in: {phase}")));
+        if self.landed() < in_all {
+            out.push(format!("{} kills of at least {in_all} in all", self.landed()));
+        }
+        out
+    }
+
+    fn of(&self, phase: &str) -> usize {
+        self.counts.iter().filter(|((p, _), _)| p == phase).map(|(_, count)| count.landed).sum()
     }
 
     /// Kills that counted.
@@ -49,12 +61,14 @@ impl Tally {
         for process in &processes {
             out.push_str(&format!("{process:>8}"));
         }
+        out.push_str(&format!("{:>8}", "all"));
         for phase in &self.phases {
             out.push_str(&format!("\n{phase:<36}"));
             for process in &processes {
                 let cell = self.counts.get(&(phase.clone(), (*process).clone()));
                 out.push_str(&format!("{:>8}", cell.map_or_else(|| "-".to_owned(), |c| c.landed.to_string())));
             }
+            out.push_str(&format!("{:>8}", self.of(phase)));
         }
         let idle: usize = self.counts.values().map(|count| count.idle).sum();
         format!("{out}\n({idle} more kills landed while nothing was in flight, and do not count)")
@@ -72,8 +86,20 @@ mod tests {
         tally.kill("staged", "b", true);
         tally.kill("frozen", "a", false);
         assert_eq!(tally.landed(), 1);
-        let zeros = tally.zeros();
-        assert_eq!(zeros.len(), 2, "{zeros:?}");
+        let missing = tally.missing(0, 0);
+        assert_eq!(missing.len(), 2, "{missing:?}");
         assert!(tally.table().contains("(1 more"), "{}", tally.table());
+    }
+
+    #[test]
+    fn a_phase_with_too_few_kills_is_named() {
+        let mut tally = Tally::default();
+        for process in ["a", "b", "server"] {
+            tally.kill("frozen", process, true);
+        }
+        tally.kill("frozen", "a", false);
+        assert_eq!(tally.missing(3, 3), [""; 0]);
+        assert_eq!(tally.missing(4, 3), ["3 kills of at least 4 in: frozen"]);
+        assert_eq!(tally.missing(3, 4), ["3 kills of at least 4 in all"]);
     }
 }
