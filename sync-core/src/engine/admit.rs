@@ -396,9 +396,9 @@ mod tests {
         assert_eq!(shape(-1, 1), Err("start_row_ordinal must be >= 0".into()));
         assert_eq!(shape(0, 0), Err("rows must not be empty".into()));
         assert_eq!(shape(0, 4), Err("rows length 4 exceeds max_rows_per_push_chunk 3".into()));
-        let place = |start, rows| check_place("p", 2, 4, start, rows);
-        assert_eq!(place(2, 2), Ok(()));
-        assert_eq!(place(2, 3).unwrap_err().message, "chunk exceeds planned_row_count");
+        let place = |start, rows| check_place("p", 2, 5, start, rows);
+        assert_eq!(place(2, 3), Ok(()));
+        assert_eq!(place(2, 4).unwrap_err().message, "chunk exceeds planned_row_count");
         for start in [0, 3] {
             let e = place(start, 1).unwrap_err();
             assert_eq!(e.code, Code::PushChunkOutOfOrder);
