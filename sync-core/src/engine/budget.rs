@@ -58,6 +58,7 @@ mod tests {
         assert_eq!(b.take(1, 600, 50_000), Err(1));
         assert_eq!(b.take(1, 600, 51_000), Ok(()));
         assert_eq!(b.take(1, 600, 50_000), Ok(()), "9 are left, and no time is taken back");
+        assert!(!b.is_full(600, 60_000), "98 are left");
         assert!(b.is_full(600, 120_000));
         assert_eq!(Budget::full(1, 0).take(5, 1, 0), Ok(()));
     }
