@@ -17,6 +17,13 @@ pub struct CreatePushRequest {
     /// Additive: [`crate::hash::RequestHasher`] over the rows that will be uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_hash: Option<String>,
+    /// Additive: the caller's checkpoint, and its history hash there. What was edited on another history is not
+    /// committed on this one: versions that fit by chance would overwrite in silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_bundle_seq: Option<i64>,
+    /// With `after_bundle_seq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_history_hash: Option<String>,
 }
 
 /// The reply to a creation: `staging`, or `already_committed` with the bundle.

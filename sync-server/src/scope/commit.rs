@@ -18,6 +18,7 @@ use sync_core::wire::{Form, push_key, push_partial_payload, push_payload};
 
 use super::direct::Left;
 use super::fail::Outcome;
+use super::lineage::check_lineage;
 use super::schema::TableInfo;
 use super::staging::{Push, Staged};
 use super::store::{self, Bundle, State};
@@ -99,6 +100,10 @@ pub(super) fn begin(conn: &Connection, job: &Job<'_>) -> Outcome<State> {
         None => {}
     }
     check_sequence(made.source_bundle_id, who, store::source(conn, who.source)?.as_ref())?;
+    // The scope's file may have gone back to a backup since the push was staged.
+    if let Some((after, hash)) = made.lineage {
+        check_lineage(conn, &state, after, hash)?;
+    }
     Ok(state)
 }
 

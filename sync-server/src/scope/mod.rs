@@ -7,6 +7,7 @@ pub(crate) mod commit;
 pub(crate) mod ddl;
 mod direct;
 pub(crate) mod fail;
+pub(crate) mod lineage;
 pub(crate) mod pages;
 pub(crate) mod reject;
 pub(crate) mod schema;
@@ -102,6 +103,7 @@ impl Scope {
         if owner != user || format != store::FORMAT {
             return Err(Fail::Damaged("a file of another user or format"));
         }
+        store::make_lineage(&tx)?;
         let plain_seen = store::plain_seen(&tx)?;
         migrate(&tx, loaded, plain_seen)?;
         let ids = number(&tx, loaded)?;

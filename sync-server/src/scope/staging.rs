@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, Row, params};
 use sync_core::engine::admit::{Session, Who};
+use sync_core::hash::Digest;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
@@ -26,6 +27,8 @@ pub(crate) struct Made {
     pub(crate) planned: i64,
     pub(crate) initialization_id: Option<String>,
     pub(crate) request_hash: Option<String>,
+    /// The caller's checkpoint and its history hash there.
+    pub(crate) lineage: Option<(i64, Digest)>,
 }
 
 /// A session.
@@ -165,10 +168,10 @@ impl Push {
                 "PRAGMA journal_mode = WAL; BEGIN;
                  CREATE TABLE row (n INTEGER PRIMARY KEY, tab, op, base, key BLOB, data BLOB, extra TEXT);
                  CREATE TABLE session (user, source, source_bundle_id, planned, initialization_id, request_hash,
-                                       next INTEGER, expires_ms INTEGER, stamp TEXT);",
+                                       after, history BLOB, next INTEGER, expires_ms INTEGER, stamp TEXT);",
             )?;
             conn.execute(
-                "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                "INSERT INTO session VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
                 params![
                     m.user,
                     m.source,
@@ -176,6 +179,8 @@ impl Push {
                     m.planned,
                     m.initialization_id,
                     m.request_hash,
+                    m.lineage.map(|(after, _)| after),
+                    m.lineage.map(|(_, hash)| hash.0),
                     self.expires_ms.load(Ordering::Relaxed),
                     self.stamp
                 ],
@@ -246,7 +251,8 @@ impl Pushes {
         for (id, path) in side::list(&dir)? {
             let read = side::open(&path, false).and_then(|c| {
                 c.query_row(
-                    "SELECT user, source, source_bundle_id, planned, initialization_id, request_hash, next, expires_ms \
+                    "SELECT user, source, source_bundle_id, planned, initialization_id, request_hash, next, expires_ms, \
+                            after, history \
                      FROM session WHERE stamp = ?",
                     [&stamp],
                     |r| {
@@ -257,6 +263,10 @@ impl Pushes {
                             planned: r.get(3)?,
                             initialization_id: r.get(4)?,
                             request_hash: r.get(5)?,
+                            lineage: match (r.get(8)?, r.get::<_, Option<Vec<u8>>>(9)?) {
+                                (Some(after), Some(hash)) => Digest::from_bytes(&hash).map(|hash| (after, hash)),
+                                _ => None,
+                            },
                         };
                         Ok((made, r.get(6)?, r.get(7)?))
                     },

@@ -253,9 +253,30 @@ pub(crate) fn prune(conn: &Connection, floor: i64) -> rusqlite::Result<()> {
         "DELETE FROM _sync_bundle_row WHERE n < coalesce((SELECT min(first_row) FROM _sync_bundle WHERE seq > ?), ?)",
         [floor, i64::MAX],
     )?;
+    conn.execute(
+        "INSERT OR IGNORE INTO _sync_lineage SELECT seq, history_hash FROM _sync_bundle WHERE seq <= ?",
+        [floor],
+    )?;
+    conn.execute("DELETE FROM _sync_lineage WHERE seq <= ?", [floor - KEPT_LINEAGE])?;
     conn.execute("DELETE FROM _sync_bundle WHERE seq <= ?", [floor])?;
     Ok(())
 }
+
+/// Makes the table of what is left of pruned bundles, where a file from before has none.
+pub(crate) fn make_lineage(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("CREATE TABLE IF NOT EXISTS _sync_lineage (seq INTEGER PRIMARY KEY, history_hash BLOB NOT NULL)")
+}
+
+/// The history hash of a pruned bundle, where it is remembered.
+pub(crate) fn lineage(conn: &Connection, seq: i64) -> rusqlite::Result<Option<Digest>> {
+    let mut s = conn.prepare_cached("SELECT history_hash FROM _sync_lineage WHERE seq = ?")?;
+    let found: Option<Vec<u8>> = s.query_row([seq], |r| r.get(0)).optional()?;
+    Ok(found.and_then(|h| Digest::from_bytes(&h)))
+}
+
+/// Pruned bundles of which the history hash stays: a device that was away for long must not take another
+/// history's numbers for its own.
+const KEPT_LINEAGE: i64 = 100_000;
 
 /// Whether a client was seen that takes the plain view. Such clients may insist on every column.
 pub(crate) fn plain_seen(conn: &Connection) -> rusqlite::Result<bool> {

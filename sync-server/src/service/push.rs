@@ -19,6 +19,7 @@ use sync_core::wire::{Form, push_members};
 use super::{Caller, FaultPoint, Inner, rows};
 use crate::scope::commit::{Job, commit, incomplete, key_text};
 use crate::scope::fail::{Fail, Outcome};
+use crate::scope::lineage::check_lineage;
 use crate::scope::pages::bundle_hash;
 use crate::scope::reject::Rejections;
 use crate::scope::staging::{Held, Made, Push};
@@ -55,6 +56,20 @@ impl Inner {
             let text = "request_hash must be 64 lowercase hex digits";
             return Err(ApiError::new(Code::PushSessionInvalid, text).into());
         }
+        let lineage = match (request.after_bundle_seq, request.after_history_hash.as_deref()) {
+            (None, None) => None,
+            (Some(after), Some(hash)) if after >= 0 => match Digest::from_hex(hash) {
+                Some(hash) => Some((after, hash)),
+                None => {
+                    let text = "after_history_hash must be 64 lowercase hex digits";
+                    return Err(ApiError::new(Code::PushSessionInvalid, text).into());
+                }
+            },
+            _ => {
+                let text = "after_bundle_seq, at least 0, and after_history_hash go together";
+                return Err(ApiError::new(Code::PushSessionInvalid, text).into());
+            }
+        };
         let who = caller.who();
         let Some(scope) = self.scope(caller)? else {
             return Err(match id {
@@ -69,7 +84,11 @@ impl Inner {
             let state = store::state(conn)?;
             let record = store::source(conn, who.source)?;
             let bundle = store::bundle_of(conn, who.source, asked.source_bundle_id)?;
-            Ok((create(&asked, who, &state.lifecycle, record.as_ref(), bundle.is_some(), now)?, bundle))
+            let admitted = create(&asked, who, &state.lifecycle, record.as_ref(), bundle.is_some(), now)?;
+            if let (Admitted::Stage { .. }, Some((after, hash))) = (&admitted, lineage) {
+                check_lineage(conn, &state, after, hash)?;
+            }
+            Ok((admitted, bundle))
         };
         let push_id = self.environment.new_id();
         let made = Made {
@@ -79,6 +98,7 @@ impl Inner {
             planned: asked.planned_row_count,
             initialization_id: id.map(str::to_owned),
             request_hash: request.request_hash.clone(),
+            lineage,
         };
         // Under the writer's lock: `staging` proves to a client that nothing of this tuple has
         // committed or will, so no commit may be under way, and the session that is replaced here

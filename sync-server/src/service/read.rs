@@ -13,6 +13,7 @@ use sync_core::protocol::{ApiError, Code};
 
 use super::{Body, Caller, CommittedRowsRequest, Inner, Watch, time};
 use crate::scope::fail::Outcome;
+use crate::scope::lineage::check_lineage;
 use crate::scope::pages::{Piece, Reply, page};
 use crate::scope::store::{self, State};
 use crate::scope::{Scope, store::Bundle};
@@ -56,13 +57,17 @@ impl Inner {
             self.check_readable(caller, &state)?;
             let (after, target) = (request.after_bundle_seq, request.target_bundle_seq);
             let cap = self.limits.max_bundles_per_pull;
+            // Before anything is said of what was pruned: it may have been another history's.
+            if let Some(hash) = hash.filter(|_| (0..state.history.floor).contains(&after)) {
+                check_lineage(conn, &state, after, hash)?;
+            }
             let w = window(state.history, user, after, target, request.max_bundles, cap).inspect_err(|e| {
                 if e.code == Code::HistoryPruned {
                     self.pruned.fetch_add(1, Ordering::Relaxed);
                 }
             })?;
             if let Some(hash) = hash {
-                self.check_history(conn, &state, after, hash)?;
+                check_lineage(conn, &state, after, hash)?;
             }
             let max_bytes = self.limits.max_bytes_per_pull;
             let (bundles, more) = page(conn, w.after, w.stable, w.max_bundles, max_bytes, request.max_inline_rows)?;
@@ -85,28 +90,6 @@ impl Inner {
         }
         pieces.push_back(Piece::Text(format!("],\"has_more\":{more}}}\n")));
         Ok(self.reply(scope, caller, pieces))
-    }
-
-    /// Compares the caller's history hash with that of the bundle at its checkpoint. At the floor the
-    /// bundle itself is gone; the one after it still proves the hash.
-    fn check_history(&self, conn: &rusqlite::Connection, state: &State, after: i64, hash: Digest) -> Outcome<()> {
-        let own = if after == 0 {
-            Some(Digest::default())
-        } else if after == state.history.latest {
-            Some(state.history_hash)
-        } else {
-            store::bundle(conn, after)?.map(|b| b.history_hash)
-        };
-        let same = match own {
-            Some(own) => own == hash,
-            None => store::bundle(conn, after + 1)?
-                .is_none_or(|next| sync_core::hash::history(hash, next.blake3, next.seq) == next.history_hash),
-        };
-        if same {
-            return Ok(());
-        }
-        let text = format!("the history up to bundle {after} is not the one that was pulled");
-        Err(ApiError::new(Code::HistoryDiverged, text).with_integer("latest_bundle_seq", state.history.latest).into())
     }
 
     pub(super) fn committed_rows(&self, caller: &Caller, seq: i64, request: CommittedRowsRequest) -> Outcome<Body> {

@@ -156,6 +156,7 @@ impl Device<'_> {
             planned_row_count: rows,
             initialization_id: lease.map(str::to_owned),
             request_hash: None,
+            ..CreatePushRequest::default()
         };
         self.service().create_push(&self.caller, request)
     }

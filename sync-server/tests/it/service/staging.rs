@@ -157,6 +157,7 @@ fn the_request_hash_is_checked_and_kept() {
             planned_row_count: 2,
             initialization_id: None,
             request_hash: Some(hash.into()),
+            ..CreatePushRequest::default()
         };
         w.service().create_push(&a.caller, request)
     };
@@ -175,6 +176,7 @@ fn the_request_hash_is_checked_and_kept() {
         planned_row_count: 1,
         initialization_id: None,
         request_hash: Some("0".repeat(64)),
+        ..CreatePushRequest::default()
     };
     let push = w.service().create_push(&a.caller, request).unwrap().push_id.unwrap();
     a.chunk(&push, 0, &[row]).unwrap();
