@@ -260,7 +260,7 @@ impl<'a> Applier<'a> {
     }
 
     /// A row came, and stands in the file as it came: what is tied to it may have to be settled.
-    fn came(&mut self, r: &StagedRow) -> Result<(), Error> {
+    pub(crate) fn came(&mut self, r: &StagedRow) -> Result<(), Error> {
         self.touched.insert(r.position);
         if let Some(w) = &mut self.watch {
             w.touch(self.store.managed[r.position].id, &r.k, self.own.then_some(r.op));

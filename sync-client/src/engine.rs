@@ -288,12 +288,11 @@ impl Engine {
         Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
     }
 
-    /// A push that the server confirmed, and that its history does not hold: the server was restored or wiped
-    /// since, and what was in it is local work again.
+    /// A push that the server confirmed, and that its history does not hold to its end: the server was restored
+    /// or wiped since, and what was in it is local work again.
     fn give_up_lost_commit(&self) -> Result<(), Error> {
-        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
-        let lost = |o: &crate::store::Outbox| o.state == OutboxState::Committed && o.bundle_seq <= checkpoint;
-        if self.store.outbox()?.is_some_and(|o| lost(&o)) { self.fresh_source() } else { Ok(()) }
+        let lost = self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Committed);
+        if lost { self.fresh_source() } else { Ok(()) }
     }
 
     /// An outbox of which nothing was sent goes back among the intents before remote rows are applied:
@@ -345,7 +344,9 @@ impl Engine {
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
-        for c in conflicts {
+        let checkpoint = Meta::Checkpoint.integer(&tx)?;
+        // The pull that came between would have brought a newer version, unless the history is another one now.
+        for c in conflicts.iter().filter(|c| c.server_row_version <= checkpoint) {
             let Some(position) = self.store.schema().position(&c.table) else { continue };
             let table = self.store.table(position);
             let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());

@@ -77,6 +77,7 @@ impl Engine {
             planned_row_count: sent.rows,
             initialization_id: None,
             request_hash: self.api.is_ours().then(|| sent.request_hash.hex()),
+            ..CreatePushRequest::default()
         };
         for _ in 0..TRIES {
             match self.api.create_push(&sent.source_id, &request) {

@@ -32,6 +32,9 @@ impl Applier<'_> {
         let table = store.table(position);
         let k = Key::pack(key)?.as_bytes().to_vec();
         let Some(dirty) = store.dirty(m.id, &k)? else { return Ok(()) };
+        if store.outbox()?.is_some() {
+            Meta::OutboxDisturbed.set(&store.conn, 1)?;
+        }
         let known = store.known(m.id, &k)?;
         let live = match m.sql.read(&store.conn, key)? {
             Some(Ok(row)) => Some(row),

@@ -36,6 +36,7 @@ impl Engine {
     /// Pulls until the window that was frozen by the first page is applied.
     pub(crate) fn pull_to_stable(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let mut target = 0;
+        let mut asked = false;
         loop {
             let conn = &self.store.conn;
             let checkpoint = Meta::Checkpoint.integer(conn)?;
@@ -113,6 +114,22 @@ impl Engine {
             }
             target = head.stable_bundle_seq;
             let bundles = stage.bundles()?;
+            let outbox = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen);
+            if !asked && outbox.is_some() && bundles.iter().any(|b| !is_own(b, outbox.as_ref())) {
+                asked = true;
+                // Rows of others must not be written over frozen ones that this history does not have.
+                match self.confirm_committed() {
+                    Ok(Some(seq)) if seq > 0 => {}
+                    other => {
+                        self.stage = Some(stage);
+                        match other? {
+                            Some(_) => return Ok(Pulled::Rebuild),
+                            None => self.fresh_source()?,
+                        }
+                        continue;
+                    }
+                }
+            }
             let done = self.apply_bundles(&stage, &bundles, report);
             self.stage = Some(stage);
             done?;
@@ -161,6 +178,12 @@ impl Engine {
             }
         }
         Ok(shared)
+    }
+
+    /// The server's history is not the one that this file knows: rebuild from where both part.
+    pub(crate) fn must_fork(&self, source: &str) -> Result<(), Error> {
+        Meta::Fork.set(&self.store.conn, self.find_fork(source)?)?;
+        Meta::Rebuild.set(&self.store.conn, "the server's history was rewritten")
     }
 
     fn must_rebuild(&self, why: &str) -> Result<Pulled, Error> {
@@ -272,7 +295,8 @@ impl Engine {
     /// downloaded, and no row of the app is touched.
     fn confirm_by_hash(&self, b: &StagedBundle, outbox: Option<&Outbox>) -> Result<bool, Error> {
         let (Some(outbox), Some(hash)) = (outbox, &b.hash) else { return Ok(false) };
-        if outbox.rows != b.rows || self.frozen_hash(b.seq)? != *hash {
+        let disturbed = Meta::OutboxDisturbed.integer(&self.store.conn)? != 0;
+        if disturbed || outbox.rows != b.rows || self.frozen_hash(b.seq)? != *hash {
             return Ok(false);
         }
         let tx = self.store.begin()?;
@@ -280,6 +304,12 @@ impl Engine {
             "INSERT OR REPLACE INTO main._sync_row (t, k, v) \
              SELECT t, k, CASE op WHEN 3 THEN -?1 ELSE ?1 END FROM main._sync_out",
             [b.seq],
+        )?;
+        // A newer edit that nobody watched stands on what was frozen.
+        tx.execute(
+            "UPDATE main._sync_dirty SET base = o.row FROM main._sync_out o \
+             WHERE o.t = _sync_dirty.t AND o.k = _sync_dirty.k AND _sync_dirty.base IS NULL AND o.row IS NOT NULL",
+            [],
         )?;
         // What was refused because of a row that is on the server now, may pass.
         if let Some(mut watch) = Watch::new(&self.store)? {

@@ -101,12 +101,22 @@ impl Engine {
 
     /// The session for the outbox, or what stands in its way. Every code of the failure table has its line.
     fn create(&self, outbox: &Outbox) -> Result<Created, Error> {
+        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
+        let hash = Meta::HistoryHash.get::<String>(&self.store.conn)?;
+        self.create_after(outbox, hash.filter(|_| checkpoint > 0 && self.api.is_ours()).map(|h| (checkpoint, h)))
+    }
+
+    /// The same on the history that has this hash at this bundle, or on any.
+    fn create_after(&self, outbox: &Outbox, lineage: Option<(i64, String)>) -> Result<Created, Error> {
         let conn = &self.store.conn;
+        let (after_bundle_seq, after_history_hash) = lineage.unzip();
         let mut request = CreatePushRequest {
             source_bundle_id: outbox.source_bundle_id,
             planned_row_count: outbox.rows,
             initialization_id: Meta::InitializationId.get(conn)?,
             request_hash: self.api.is_ours().then(|| outbox.request_hash.hex()),
+            after_bundle_seq,
+            after_history_hash,
         };
         loop {
             let error = match self.api.create_push(&outbox.source_id, &request) {
@@ -153,6 +163,11 @@ impl Engine {
                 Some(Code::HistoryPruned | Code::SourceSequenceOutOfOrder | Code::SourceRetired) => {
                     self.fresh_source()?;
                     Ok(Created::Ended(Pushed::FreshSource))
+                }
+                // H2: the server was restored, and has regrown so far that its versions fit by chance.
+                Some(Code::HistoryDiverged | Code::CheckpointAhead) => {
+                    self.must_fork(&outbox.source_id)?;
+                    Ok(Created::Ended(Pushed::Rebuild))
                 }
                 // Frozen under another limit.
                 Some(Code::BundleTooLarge) if !sent => {
@@ -203,6 +218,10 @@ impl Engine {
                     tx.commit()?;
                     Ok(Pushed::Undecided)
                 }
+                Some(Code::HistoryDiverged | Code::CheckpointAhead) => {
+                    self.must_fork(&outbox.source_id)?;
+                    Ok(Pushed::Rebuild)
+                }
                 // It took the upload and failed at the commit, without a word on which row.
                 Some(
                     Code::PushRejected | Code::PushCommitInvalid | Code::PushSessionCommitFailed | Code::InternalError,
@@ -233,7 +252,7 @@ impl Engine {
     /// that was restored or wiped may have forgotten what it had confirmed.
     pub(crate) fn confirm_committed(&self) -> Result<Option<i64>, Error> {
         let Some(outbox) = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen) else { return Ok(None) };
-        match self.create(&outbox)? {
+        match self.create_after(&outbox, None)? {
             Created::Committed(reply) => {
                 let ours = reply.request_hash.as_ref().is_none_or(|h| *h == outbox.request_hash.hex());
                 Ok(ours.then_some(reply.bundle_seq))

@@ -146,6 +146,10 @@ impl Engine {
         let grown = self.store.grown_tables()?;
         stage.each_snapshot_row(self.store.schema().parents_first(), |r| applier.snapshot_row(r, fork, &grown))?;
         applier.missing_from(stage, seq, fork)?;
+        if let Some(fork) = fork {
+            // Tombstones of the history that is no more would hide what has the same versions in this one.
+            tx.execute("DELETE FROM main._sync_row WHERE v < 0 AND -v > ?", [fork])?;
+        }
         applier.end_bundle()?;
         let outcome = applier.finish()?;
         Meta::Checkpoint.set(&tx, seq)?;
@@ -200,6 +204,11 @@ impl Store {
             self.set_known(t, &k, known)?;
             if let Some(newer) = self.dirty(t, &k)? {
                 self.put_dirty(t, &k, newer.since, sent.as_ref())?;
+            } else if sent.is_some()
+                && !self.managed[position].sql.exists(&self.conn, &Key::from_stored(k.clone()).unpack()?)?
+            {
+                // It left its table meanwhile: the snapshot brings it back.
+                self.set_known(t, &k, Known::Never)?;
             }
             settled.push(r.get::<_, i64>(0)?);
         }
@@ -277,7 +286,7 @@ impl Applier<'_> {
         }
         match (live, &remote) {
             (Some(Ok(live)), Some(remote))
-                if live.iter().zip(remote).all(|(l, r)| r.as_ref().is_none_or(|r| r == l)) =>
+                if live.iter().zip(remote).all(|(l, r)| r.as_ref().unwrap_or(&Value::Null) == l) =>
             {
                 store.drop_dirty(m.id, &r.k)?;
                 Ok(())

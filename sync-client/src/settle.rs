@@ -38,8 +38,9 @@ impl Applier<'_> {
             // Text that is not UTF-8 cannot be compared; the row waits in the inbox as it is.
             return store.set_known(m.id, &r.k, version_of(&r));
         };
-        let remote =
-            r.row.as_deref().map(record::decode).transpose()?.map(|row| over(fit(row, table), live.as_deref()));
+        let sent = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, table));
+        let unsent = sent.clone().filter(|sent| lacks(sent, live.as_deref()));
+        let remote = sent.clone().map(|row| over(row, live.as_deref()));
         let base = dirty.base.as_ref();
         let rule = self.policies.of(&table.name).rule();
         let minted = match (&live, known) {
@@ -61,102 +62,115 @@ impl Applier<'_> {
             base,
             server: remote.as_deref(),
         };
-        match verdict {
-            Verdict::Done => {
-                store.drop_dirty(m.id, &r.k)?;
-                store.set_known(m.id, &r.k, version_of(&r))
-            }
-            Verdict::TakeSilently => {
-                store.drop_dirty(m.id, &r.k)?;
-                self.write_or_defer(r, presence(live.as_deref(), known))
-            }
-            Verdict::RebaseSilently => {
-                store.set_known(m.id, &r.k, version_of(&r))?;
-                store.put_dirty(m.id, &r.k, dirty.since, None)
-            }
-            Verdict::Take => {
-                let e = entry("discarded", "server_wins", "the server's row won over this local edit");
-                self.take(r, live.as_deref(), known, &e)
-            }
-            Verdict::Rebase => {
-                let e = entry("conflict", "client_wins", "this local edit won over the server's row");
-                self.rebase(&r, dirty.since, remote.as_deref(), &e)
-            }
-            Verdict::Rekey => {
-                if let Some((position, key)) = minted {
-                    self.rekey(position, &key)?;
+        let (t, k) = (m.id, r.k.clone());
+        let settled = 'settled: {
+            match verdict {
+                Verdict::Done => {
+                    store.drop_dirty(m.id, &r.k)?;
+                    store.set_known(m.id, &r.k, version_of(&r))
                 }
-                if store.dirty(m.id, &r.k)?.is_some() {
+                Verdict::TakeSilently => {
+                    store.drop_dirty(m.id, &r.k)?;
+                    self.write_or_defer(r, presence(live.as_deref(), known))
+                }
+                Verdict::RebaseSilently => {
+                    store.set_known(m.id, &r.k, version_of(&r))?;
+                    store.put_dirty(m.id, &r.k, dirty.since, None)
+                }
+                Verdict::Take => {
                     let e = entry("discarded", "server_wins", "the server's row won over this local edit");
-                    return self.take(r, live.as_deref(), known, &e);
+                    self.take(r, live.as_deref(), known, &e)
                 }
-                self.write_or_defer(r, Known::Never)
-            }
-            Verdict::Merge(tie) => {
-                let (Some(ours), Some(theirs)) = (live.as_deref(), remote.as_deref()) else { return Ok(()) };
-                let merged = merge_columns(ours, known, base, theirs, tie);
-                if merged.row != ours && merged.row != theirs {
-                    let written = m.sql.update(&store.conn, &key, &merged.row);
-                    if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
-                        let why = "both rows were merged into one that the schema refuses: the server's won";
-                        let e = entry("discarded", "merge_columns", why);
-                        return self.take(r, live.as_deref(), known, &e);
-                    }
-                    written?;
-                    self.changed(r.position, &r.k, false);
+                Verdict::Rebase => {
+                    let e = entry("conflict", "client_wins", "this local edit won over the server's row");
+                    self.rebase(&r, dirty.since, sent.as_ref(), &e)
                 }
-                let message = merge_message(table, &merged, tie);
-                let kind = if merged.lost_local.is_empty() { "conflict" } else { "discarded" };
-                let e = Entry { message: &message, ..entry(kind, "merge_columns", "") };
-                if merged.row == theirs {
-                    return self.take(r, live.as_deref(), known, &e);
+                Verdict::Rekey => {
+                    if let Some((position, key)) = minted {
+                        self.rekey(position, &key)?;
+                    }
+                    if store.dirty(m.id, &r.k)?.is_some() {
+                        let e = entry("discarded", "server_wins", "the server's row won over this local edit");
+                        break 'settled self.take(r, live.as_deref(), known, &e);
+                    }
+                    self.write_or_defer(r, Known::Never)
                 }
-                self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
-                add_merged(&store.conn, table, &merged.row)
-            }
-            Verdict::Ask => {
-                let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
-                let conflict = Conflict {
-                    table: table.name.clone(),
-                    key: key_json(table, &key),
-                    op: op.into(),
-                    local: live.as_ref().map(|row| named(table, row)),
-                    base: base.map(|b| named_record(table, b)),
-                    server: remote.as_ref().map(|row| named(table, row)),
-                    local_version: known.version(),
-                    server_version: r.version,
-                };
-                match calling::call(|| resolver(&conflict)) {
-                    Resolution::TakeServer => {
-                        let e = entry("discarded", "resolver", "the app's own function took the server's row");
-                        self.take(r, live.as_deref(), known, &e)
-                    }
-                    Resolution::KeepLocal => {
-                        let e = entry("conflict", "resolver", "the app's own function kept the local row");
-                        self.rebase(&r, dirty.since, remote.as_deref(), &e)
-                    }
-                    Resolution::Merged(values) => {
-                        let merged = merge(table, &key, &values, remote.as_deref().or(live.as_deref()));
-                        let written = match live {
-                            Some(_) => m.sql.update(&store.conn, &key, &merged),
-                            None => m.sql.insert(&store.conn, &merged),
-                        };
+                Verdict::Merge(tie) => {
+                    let (Some(ours), Some(theirs)) = (live.as_deref(), remote.as_deref()) else { return Ok(()) };
+                    let merged = merge_columns(ours, known, base, theirs, tie);
+                    if merged.row != ours && merged.row != theirs {
+                        let written = m.sql.update(&store.conn, &key, &merged.row);
                         if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
-                            let why = "the app's own function merged both rows into one that the schema refuses";
-                            let e = entry("discarded", "resolver", why);
-                            return self.take(r, live.as_deref(), known, &e);
+                            let why = "both rows were merged into one that the schema refuses: the server's won";
+                            let e = entry("discarded", "merge_columns", why);
+                            break 'settled self.take(r, live.as_deref(), known, &e);
                         }
-                        let written = written?;
-                        if live.as_ref() != Some(&merged) {
-                            self.changed(r.position, &r.k, false);
+                        written?;
+                        self.changed(r.position, &r.k, false);
+                    }
+                    let message = merge_message(table, &merged, tie);
+                    let kind = if merged.lost_local.is_empty() { "conflict" } else { "discarded" };
+                    let e = Entry { message: &message, ..entry(kind, "merge_columns", "") };
+                    if merged.row == theirs {
+                        break 'settled self.take(r, live.as_deref(), known, &e);
+                    }
+                    self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
+                    self.came(&StagedRow { row: Some(record::encode(&merged.row)), ..r })?;
+                    add_merged(&store.conn, table, &merged.row)
+                }
+                Verdict::Ask => {
+                    let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
+                    let conflict = Conflict {
+                        table: table.name.clone(),
+                        key: key_json(table, &key),
+                        op: op.into(),
+                        local: live.as_ref().map(|row| named(table, row)),
+                        base: base.map(|b| named_record(table, b)),
+                        server: remote.as_ref().map(|row| named(table, row)),
+                        local_version: known.version(),
+                        server_version: r.version,
+                    };
+                    match calling::call(|| resolver(&conflict)) {
+                        Resolution::TakeServer => {
+                            let e = entry("discarded", "resolver", "the app's own function took the server's row");
+                            self.take(r, live.as_deref(), known, &e)
                         }
-                        let e = entry("conflict", "resolver", "the app's own function merged both rows");
-                        self.rebase(&r, dirty.since, remote.as_deref(), &e)?;
-                        debug_assert_eq!(written, 1, "the row is there or it is not");
-                        add_merged(&store.conn, table, &merged)
+                        Resolution::KeepLocal => {
+                            let e = entry("conflict", "resolver", "the app's own function kept the local row");
+                            self.rebase(&r, dirty.since, sent.as_ref(), &e)
+                        }
+                        Resolution::Merged(values) => {
+                            let merged = merge(table, &key, &values, remote.as_deref().or(live.as_deref()));
+                            let written = match live {
+                                Some(_) => m.sql.update(&store.conn, &key, &merged),
+                                None => m.sql.insert(&store.conn, &merged),
+                            };
+                            if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
+                                let why = "the app's own function merged both rows into one that the schema refuses";
+                                let e = entry("discarded", "resolver", why);
+                                break 'settled self.take(r, live.as_deref(), known, &e);
+                            }
+                            let written = written?;
+                            if live.as_ref() != Some(&merged) {
+                                self.changed(r.position, &r.k, false);
+                            }
+                            let e = entry("conflict", "resolver", "the app's own function merged both rows");
+                            self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
+                            debug_assert_eq!(written, 1, "the row is there or it is not");
+                            self.came(&StagedRow { row: Some(record::encode(&merged)), ..r })?;
+                            add_merged(&store.conn, table, &merged)
+                        }
                     }
                 }
             }
+        };
+        settled?;
+        // Values in columns that the server lacks have nowhere to go yet: the intent stays for their sake.
+        match unsent {
+            Some(base) if verdict != Verdict::Rekey && store.dirty(t, &k)?.is_none() => {
+                store.put_dirty(t, &k, dirty.since, Some(&base))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -167,14 +181,13 @@ impl Applier<'_> {
         self.write_or_defer(r, presence(live, known))
     }
 
-    fn rebase(&mut self, r: &StagedRow, since: i64, remote: Option<&[Value]>, e: &Entry<'_>) -> Result<(), Error> {
+    fn rebase(&mut self, r: &StagedRow, since: i64, base: Option<&Record>, e: &Entry<'_>) -> Result<(), Error> {
         self.record(e)?;
         self.outcome.conflicts += 1;
         let t = self.store.managed[r.position].id;
         let known = if mutant::on(Mutant::UpdateOfNothing) { Known::Live(r.version) } else { version_of(r) };
         self.store.set_known(t, &r.k, known)?;
-        let base: Option<Record> = remote.map(|row| row.iter().cloned().map(Some).collect());
-        self.store.put_dirty(t, &r.k, since, base.as_ref())
+        self.store.put_dirty(t, &r.k, since, base)
     }
 }
 
@@ -184,6 +197,11 @@ const fn presence(live: Option<&[Value]>, known: Known) -> Known {
         Some(_) => Known::Live(known.version()),
         None => Known::Never,
     }
+}
+
+/// Whether the local row has values in columns that the remote one does not mention.
+fn lacks(remote: &Record, live: Option<&[Value]>) -> bool {
+    live.is_some_and(|live| remote.iter().zip(live).any(|(r, l)| r.is_none() && !l.is_null()))
 }
 
 /// A remote row whose absent columns come from the local one.

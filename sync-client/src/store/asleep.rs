@@ -117,6 +117,8 @@ impl Store {
                 }
             }
         }
+        // What was on its way may have been deleted, and no version of it is known yet.
+        conn.execute("INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_out", [now])?;
         Meta::KeptColumns.clear(conn)?;
         Ok(conn.execute_batch("DROP TABLE IF EXISTS main._sync_kept")?)
     }

@@ -316,5 +316,10 @@ pub(super) fn suspect_all(conn: &Connection, m: &Managed, table: &Table, now: i6
         "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE t = ? AND v > 0",
         (now, m.id),
     )?;
+    // What is on its way may have gone unseen, too.
+    conn.execute(
+        "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_out WHERE t = ?",
+        (now, m.id),
+    )?;
     super::dirty::notice(conn)
 }

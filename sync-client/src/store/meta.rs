@@ -31,6 +31,8 @@ pub(crate) enum Meta {
     PushSession,
     /// Whether the last push met rows that changed on the server: another try before a pull would be in vain.
     PullFirst,
+    /// A row left its table while the outbox was in flight: confirming that has to look at the rows.
+    OutboxDisturbed,
     /// Counts the times that local changes were noticed: the newest place of a [`crate::report::Mark`].
     Noticed,
     /// What the outbox holds all changes up to, where no other waits.
@@ -94,6 +96,7 @@ impl Meta {
             Self::OutboxColumns => "outbox_columns",
             Self::PushSession => "push_session",
             Self::PullFirst => "pull_first",
+            Self::OutboxDisturbed => "outbox_disturbed",
             Self::Noticed => "noticed",
             Self::OutboxThrough => "outbox_through",
             Self::SyncedThrough => "synced_through",

@@ -153,6 +153,7 @@ impl Store {
     pub(crate) fn clear_outbox(&self) -> Result<(), Error> {
         self.conn.execute_batch("DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;")?;
         Meta::PushSession.clear(&self.conn)?;
+        Meta::OutboxDisturbed.clear(&self.conn)?;
         Meta::OutboxThrough.clear(&self.conn)
     }
 
