@@ -74,7 +74,9 @@ impl World {
             if let Some(v) = lock(&self.violation).clone() {
                 return Err(v);
             }
-            calm = if self.picture() == before { calm + 1 } else { 0 };
+            // Who waits for another device's lease is not at rest.
+            let waits = std::mem::take(&mut *lock(&self.waits));
+            calm = if self.picture() == before && !waits { calm + 1 } else { 0 };
             if calm == 2 {
                 break;
             }
@@ -114,6 +116,7 @@ impl World {
     fn finished(&self) -> Result<(), Violation> {
         let mut found = BTreeSet::new();
         let mut inboxes = String::new();
+        let mut held = BTreeSet::new();
         let mut there = BTreeSet::new();
         for n in 0..self.devices() {
             let d = self.device(n);
@@ -121,6 +124,7 @@ impl World {
             let conn = app.as_ref().expect("invariant: the app runs");
             let wrong = |e: rusqlite::Error| Violation::new("a file can be read", e.to_string());
             let (seen, rows) = (seen(conn).map_err(wrong)?.unwrap_or_default(), rows(conn).map_err(wrong)?);
+            held.extend(seen.held.iter().cloned());
             let waiting: Vec<&Id> = seen.intents.difference(&seen.held).collect();
             if !waiting.is_empty() || seen.outbox != "none" || !seen.settled {
                 let text = format!(
@@ -156,6 +160,7 @@ impl World {
             }
         }
         self.server_agrees()?;
+        (0..self.devices()).for_each(|n| self.verify(n));
         let ledger = lock(&self.ledger);
         let missing = ledger.missing(&found);
         if !missing.is_empty() {
@@ -168,11 +173,12 @@ impl World {
             || lock(&self.cover).count("history", "device copied") > 0
             || lock(&self.cover).count("history", "device restored") > 0;
         for (table, key) in ledger.resurrected(&there).into_iter().filter(|_| !rewritten) {
-            let named = key.iter().all(|v| match v {
-                Val::Text(s) => inboxes.contains(s.as_str()),
-                Val::Int(i) => inboxes.contains(&format!("\"{i}\"")),
-                _ => true,
-            });
+            let named = held.contains(&(*table, key.clone()))
+                || key.iter().all(|v| match v {
+                    Val::Text(s) => inboxes.contains(s.as_str()),
+                    Val::Int(i) => inboxes.contains(&format!("\"{i}\"")),
+                    _ => true,
+                });
             if !named {
                 let text = format!("{table} {key:?} was deleted, is there again, and no inbox knows why");
                 return Err(Violation::new("no delete is undone in silence", text));
@@ -222,7 +228,7 @@ impl World {
 }
 
 /// The tokens in an inbox entry, in texts and in blobs.
-fn tokens_of_entry(entry: &str) -> Vec<u64> {
+pub(crate) fn tokens_of_entry(entry: &str) -> Vec<u64> {
     use base64::Engine as _;
     let blobs = entry
         .split("{\"$blob\":\"")

@@ -35,9 +35,17 @@ pub fn plan(seed: u64) -> Plan {
     let setup = Setup {
         devices: (0..devices)
             .map(|_| DeviceSetup {
-                policy: d.pick(&[Wins::Server, Wins::Server, Wins::Client, Wins::Custom]),
+                policy: d.pick(&[
+                    Wins::Server,
+                    Wins::Server,
+                    Wins::Client,
+                    Wins::Custom,
+                    Wins::Columns,
+                    Wins::OwnColumns,
+                ]),
                 foreign_keys: !d.chance(1, 6),
                 durable: d.chance(1, 2),
+                keep: d.chance(1, 4),
             })
             .collect(),
         retained: d.pick(&[3, 3, 10, 10_000]),

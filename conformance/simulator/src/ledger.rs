@@ -37,6 +37,18 @@ impl Ledger {
         }
     }
 
+    /// What only an inbox had went with it.
+    pub(crate) fn give_up(&mut self, tokens: impl IntoIterator<Item = u64>) {
+        self.with_server.extend(tokens);
+        self.server_went_back();
+    }
+
+    /// A person put a row back over what stood there, knowingly.
+    pub(crate) fn put_back(&mut self, before: &State, after: &State) {
+        let new = all_tokens(after);
+        self.superseded.extend(all_tokens(before).difference(&new));
+    }
+
     /// The moment, for [`Ledger::forgive`].
     #[must_use]
     pub(crate) const fn now(&self) -> u64 {

@@ -133,8 +133,6 @@ pub(crate) struct UserModel {
     in_doubt: Option<String>,
     /// States of histories that a restore or a loss ended.
     former: Vec<Vec<Arc<State>>>,
-    /// Tokens that were committed at any time.
-    pub(crate) committed: BTreeSet<u64>,
     /// Tokens of rows that a cascade took on the server.
     pub(crate) cascaded: BTreeSet<u64>,
 }
@@ -151,7 +149,6 @@ impl Default for UserModel {
             forgetful: false,
             in_doubt: None,
             former: Vec::new(),
-            committed: BTreeSet::new(),
             cascaded: BTreeSet::new(),
         }
     }
@@ -302,9 +299,6 @@ impl UserModel {
                     self.cascade(&mut state, &row.id, &mut changed);
                 }
                 (_, Some(payload)) => {
-                    for v in payload.values() {
-                        self.committed.extend(tokens_of(v));
-                    }
                     state.entry(row.id).or_default().extend(payload);
                 }
                 (op, None) => return Err(format!("{op} without a payload was committed")),
@@ -318,7 +312,9 @@ impl UserModel {
                 }
             }
         }
-        for id in changed {
+        // What came and went in one bundle was never there.
+        let before = Arc::clone(self.now());
+        for id in changed.into_iter().filter(|id| before.contains_key(id) || state.contains_key(id)) {
             self.versions.insert(id, seq);
         }
         self.states.push(Arc::new(state));

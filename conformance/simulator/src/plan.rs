@@ -38,6 +38,9 @@ pub struct DeviceSetup {
     pub foreign_keys: bool,
     /// Whether the app's commits are durable (`synchronous=FULL`) or may be lost with the power.
     pub durable: bool,
+    /// Whether an edit of a note or a tag brings back what it belongs to.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 /// A conflict policy.
@@ -50,6 +53,10 @@ pub enum Wins {
     Client,
     /// A function of the app's that merges column by column.
     Custom,
+    /// Column by column; the server's where both changed.
+    Columns,
+    /// Column by column; the local one's where both changed.
+    OwnColumns,
 }
 
 /// One thing that happens.

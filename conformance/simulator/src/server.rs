@@ -64,6 +64,7 @@ pub(crate) enum Endpoint {
     CreateSnapshot,
     SnapshotPage,
     DeleteSnapshot,
+    Digest,
     Other,
 }
 
@@ -82,6 +83,7 @@ impl Endpoint {
             (Method::Delete, ["sync", "push-sessions", _]) => Self::DeletePush,
             (_, ["sync", "pull"]) => Self::Pull,
             (_, ["sync", "committed-bundles", _, "rows"]) => Self::CommittedRows,
+            (_, ["sync", "digest"]) => Self::Digest,
             (_, ["sync", "snapshot-sessions"]) => Self::CreateSnapshot,
             (Method::Get, ["sync", "snapshot-sessions", _]) => Self::SnapshotPage,
             (Method::Delete, ["sync", "snapshot-sessions", _]) => Self::DeleteSnapshot,
@@ -235,9 +237,38 @@ fn answered(service: &Service, r: &Owned) -> Result<Reply, ApiError> {
             };
             stream(service.snapshot_page(&caller, id, request)?)
         }
+        (Endpoint::Digest, _) => {
+            let text = |name: &str| query.get(name).copied().and_then(decoded).unwrap_or_default();
+            json(&service.digest(
+                &caller,
+                &sync_core::protocol::digest::DigestRequest {
+                    snapshot_id: text("snapshot_id"),
+                    table: text("table"),
+                    columns: read(text("columns").as_bytes())?,
+                    after_row_ordinal: number("after_row_ordinal").unwrap_or(0),
+                    until_row_ordinal: number("until_row_ordinal").unwrap_or(0),
+                    max_ranges: number("max_ranges"),
+                },
+            )?)
+        }
         (Endpoint::DeleteSnapshot, [_, _, id]) => service.delete_snapshot(&caller, id).map(|()| gone()),
         _ => Err(ApiError::new(Code::NotFound, "nothing is served at this path")),
     }
+}
+
+/// Undoes percent-encoding.
+fn decoded(s: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(s.len());
+    let mut bytes = s.bytes();
+    while let Some(b) = bytes.next() {
+        if b == b'%' {
+            let digits = [bytes.next()?, bytes.next()?];
+            out.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            out.push(b);
+        }
+    }
+    String::from_utf8(out).ok()
 }
 
 /// A caller.

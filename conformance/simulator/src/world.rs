@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use sync_client::{Client, Conflict, Detach, Error, Policy, Resolution};
+use sync_client::{Client, Conflict, Detach, Error, ErrorClass, Policy, Repair, Resolution, Tie};
 use sync_server::limits::Limits;
 
 use crate::app::{ADDED, LOCAL_SCHEMA, SCHEMA, migration};
+use crate::check::tokens_of_entry;
 use crate::cover::Cover;
-use crate::device::{Device, copy_file, frames, lock};
+use crate::device::{Device, copy_file, frames, lock, seen};
 use crate::dice::Dice;
 use crate::hooks::{ClientCrash, ClientEnv, Link, ServerEnv};
 use crate::ledger::Ledger;
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub(crate) violation: Mutex<Option<Violation>>,
     backup: Mutex<Option<(PathBuf, Marks)>>,
     writes: Mutex<u64>,
+    /// Somebody was told to wait for another device.
+    pub(crate) waits: Mutex<bool>,
     migrated: Mutex<bool>,
     trace: bool,
 }
@@ -106,6 +109,7 @@ impl World {
             violation: Mutex::default(),
             backup: Mutex::default(),
             writes: Mutex::new(0),
+            waits: Mutex::new(false),
             migrated: Mutex::new(false),
             trace,
         });
@@ -202,11 +206,13 @@ impl World {
             return;
         }
         let user = lock(&d.user).clone();
-        let opened = Client::builder(d.path())
+        let builder = Client::builder(d.path())
             .server("http://simulated")
             .token(move |_| Ok(user.clone()))
             .all_tables()
-            .policy(policy(d.setup.policy))
+            .policy(policy(d.setup.policy));
+        let builder = if d.setup.keep { builder.keep_edits_of("notes").keep_edits_of("tags") } else { builder };
+        let opened = builder
             .transport(Arc::new(Link { world: self.me.clone(), device: d.index }))
             .environment(Arc::new(ClientEnv { world: self.me.clone(), device: d.index }))
             .open();
@@ -312,17 +318,36 @@ impl World {
         self.tell(|| format!("    error: {e}"));
         self.covered("outcome", &format!("{:?}", e.class()));
         let excused = match &e {
-            Error::RetryLater { .. } => true,
+            Error::RetryLater { .. } => {
+                *lock(&self.waits) = true;
+                true
+            }
             Error::Offline { .. } | Error::Stopped => fired,
             Error::Sqlite(s) => {
                 use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
                 fired && matches!(s.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull))
             }
-            Error::Auth(_) => fired,
+            // A session that is gone: the next sync begins it anew.
+            Error::Refused { .. } => fired && e.class() == ErrorClass::Offline,
             _ => false,
         };
         if !excused {
             self.fail(Violation::new("no verb fails without a cause", format!("device {}: {e}", d.index)));
+        }
+    }
+
+    /// Compares a device at rest with the server, by digests.
+    pub(crate) fn verify(&self, n: usize) {
+        let d = self.device(n);
+        self.open(&d);
+        let Some(c) = lock(&d.client).clone() else { return };
+        match c.verify(Repair::No) {
+            Ok(report) if report.differing_rows == 0 => self.covered("verify", "equal"),
+            Ok(report) => {
+                let text = format!("device {n}: {:?}", report.differences);
+                self.fail(Violation::new("digests agree where rows do", text));
+            }
+            Err(e) => self.fail(Violation::new("digests agree where rows do", format!("device {n}: {e}"))),
         }
     }
 
@@ -396,7 +421,14 @@ impl World {
     }
 
     fn forgive(&self, d: &Device, since: u64) {
-        let committed = lock(&self.models).get(lock(&d.user).as_str()).map(|m| m.committed.clone()).unwrap_or_default();
+        // What the server or another device has is not lost with this one.
+        let mut committed = lock(&self.models)
+            .get(lock(&d.user).as_str())
+            .map(|m| crate::ledger::all_tokens(m.now()))
+            .unwrap_or_default();
+        for n in (0..self.devices()).filter(|n| *n != d.index) {
+            committed.extend(self.device(n).rows().map(|rows| crate::ledger::all_tokens(&rows)).unwrap_or_default());
+        }
         lock(&self.ledger).forgive(d.index, since, &committed);
     }
 
@@ -461,6 +493,8 @@ impl World {
         let d = self.device(n);
         let Some((from, moment)) = lock(&d.backup).clone() else { return };
         self.covered("history", "device restored");
+        let inbox = lock(&d.app).as_ref().and_then(|conn| seen(conn).ok().flatten()).unwrap_or_default().inbox;
+        lock(&self.ledger).give_up(inbox.iter().flat_map(|entry| tokens_of_entry(entry)));
         d.close();
         let to = d.next_path("restored");
         copy_file(&from, &to).expect("a copy");
@@ -511,7 +545,11 @@ impl World {
             Err(e) => return self.fail(Violation::new("inbox", format!("device {n}: {e}"))),
         };
         for r in rows.iter().filter(|r| r.key != "{}").take(3) {
+            let before = d.rows().unwrap_or_default();
             let done = if retry { c.retry(&r.table, &r.key) } else { c.drop_row(&r.table, &r.key) };
+            if retry {
+                lock(&self.ledger).put_back(&before, &d.rows().unwrap_or_default());
+            }
             self.covered("inbox", if retry { "retried" } else { "dropped" });
             self.tell(|| format!("    {} {} {}: {done:?}", if retry { "retry" } else { "drop" }, r.table, r.key));
             match done {
@@ -645,6 +683,8 @@ fn policy(wins: Wins) -> Policy {
         Wins::Server => Policy::ServerWins,
         Wins::Client => Policy::ClientWins,
         Wins::Custom => Policy::Custom(Arc::new(merge)),
+        Wins::Columns => Policy::MergeColumns(Tie::Server),
+        Wins::OwnColumns => Policy::MergeColumns(Tie::Client),
     }
 }
 
