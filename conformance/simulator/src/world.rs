@@ -6,19 +6,18 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use sync_client::{Client, Conflict, Detach, Error, ErrorClass, Policy, Repair, Resolution, Tie};
+use sync_client::{Client, Conflict, Error, ErrorClass, Policy, Repair, Resolution, Tie};
 use sync_server::limits::Limits;
 
-use crate::app::{ADDED, LOCAL_SCHEMA, SCHEMA, migration};
-use crate::check::tokens_of_entry;
+use crate::app::{LOCAL_SCHEMA, SCHEMA, migration};
 use crate::cover::Cover;
-use crate::device::{Device, copy_file, frames, lock, seen};
+use crate::device::{Device, frames, lock};
 use crate::dice::Dice;
-use crate::hooks::{ClientCrash, ClientEnv, Link, ServerEnv};
+use crate::hooks::{ClientCrash, ClientEnv, Link};
 use crate::ledger::Ledger;
 use crate::model::{Mark, UserModel};
-use crate::plan::{AppStep, Fault, Leave, Migration, Plan, Planned, Step, Verb, VerbStep, Wins};
-use crate::server::{Endpoint, Owned, Reply, Server, caller};
+use crate::plan::{AppStep, Fault, Migration, Plan, Planned, Step, Verb, VerbStep, Wins};
+use crate::server::{Owned, Server};
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,22 +56,22 @@ type Marks = BTreeMap<String, Mark>;
 
 /// One run.
 pub(crate) struct World {
-    me: Weak<Self>,
-    dir: tempfile::TempDir,
+    pub(crate) me: Weak<Self>,
+    pub(crate) dir: tempfile::TempDir,
     pub(crate) clock: AtomicI64,
     pub(crate) ids: Mutex<Dice>,
     pub(crate) server: Server,
     pub(crate) models: Mutex<BTreeMap<String, UserModel>>,
-    all: Mutex<Vec<Arc<Device>>>,
+    pub(crate) all: Mutex<Vec<Arc<Device>>>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) run: Mutex<Running>,
     pub(crate) cover: Mutex<Cover>,
     pub(crate) violation: Mutex<Option<Violation>>,
-    backup: Mutex<Option<(PathBuf, Marks)>>,
+    pub(crate) backup: Mutex<Option<(PathBuf, Marks)>>,
     writes: Mutex<u64>,
     /// Somebody was told to wait for another device.
     pub(crate) waits: Mutex<bool>,
-    migrated: Mutex<bool>,
+    pub(crate) migrated: Mutex<bool>,
     trace: bool,
 }
 
@@ -420,121 +419,6 @@ impl World {
         }
     }
 
-    fn forgive(&self, d: &Device, since: u64) {
-        // What the server or another device has is not lost with this one.
-        let mut committed = lock(&self.models)
-            .get(lock(&d.user).as_str())
-            .map(|m| crate::ledger::all_tokens(m.now()))
-            .unwrap_or_default();
-        for n in (0..self.devices()).filter(|n| *n != d.index) {
-            committed.extend(self.device(n).rows().map(|rows| crate::ledger::all_tokens(&rows)).unwrap_or_default());
-        }
-        lock(&self.ledger).forgive(d.index, since, &committed);
-    }
-
-    fn start_server(&self) {
-        self.server.start(Arc::new(ServerEnv(self.me.clone())));
-    }
-
-    pub(crate) fn restart_server(&self) {
-        self.server.stop();
-        self.start_server();
-    }
-
-    fn back_up(&self) {
-        let marks = lock(&self.models).iter().map(|(user, m)| (user.clone(), m.mark())).collect();
-        *lock(&self.backup) = Some((self.server.copy(), marks));
-    }
-
-    pub(crate) fn restore(&self) {
-        let Some((dir, marks)) = lock(&self.backup).clone() else { return };
-        self.covered("history", "restored");
-        lock(&self.ledger).server_went_back();
-        self.server.stop();
-        self.server.use_dir(dir);
-        let copy = self.server.copy();
-        self.server.use_dir(copy);
-        for (user, m) in lock(&self.models).iter_mut() {
-            m.rewind(marks.get(user).cloned().unwrap_or_default());
-        }
-        self.start_server();
-    }
-
-    pub(crate) fn wipe(&self) {
-        self.covered("history", "wiped");
-        lock(&self.ledger).server_went_back();
-        self.server.stop();
-        let dir = self.server.fresh_dir();
-        self.server.use_dir(dir);
-        for m in lock(&self.models).values_mut() {
-            m.rewind(Mark::default());
-        }
-        *lock(&self.backup) = None;
-        self.start_server();
-    }
-
-    fn migrate_server(&self) {
-        let mut migrated = lock(&self.migrated);
-        if !std::mem::replace(&mut *migrated, true) {
-            self.server.stop();
-            self.server.set_schema(&format!("{SCHEMA}{ADDED}"));
-            self.start_server();
-        }
-    }
-
-    fn back_up_device(&self, n: usize) {
-        let d = self.device(n);
-        let to = d.next_path("backup");
-        copy_file(&d.path(), &to).expect("a copy");
-        *lock(&d.backup) = Some((to, lock(&self.ledger).now()));
-    }
-
-    fn restore_device(&self, n: usize) {
-        let d = self.device(n);
-        let Some((from, moment)) = lock(&d.backup).clone() else { return };
-        self.covered("history", "device restored");
-        let inbox = lock(&d.app).as_ref().and_then(|conn| seen(conn).ok().flatten()).unwrap_or_default().inbox;
-        lock(&self.ledger).give_up(inbox.iter().flat_map(|entry| tokens_of_entry(entry)));
-        d.close();
-        let to = d.next_path("restored");
-        copy_file(&from, &to).expect("a copy");
-        d.use_file(to);
-        d.open_app().expect("the app opens");
-        self.forgive(&d, moment);
-    }
-
-    fn copy_device(&self, n: usize) {
-        if self.devices() >= MOST_DEVICES {
-            return;
-        }
-        self.covered("history", "device copied");
-        let d = self.device(n);
-        let to = d.next_path("twin");
-        copy_file(&d.path(), &to).expect("a copy");
-        let user = lock(&d.user).clone();
-        let twin = Device::of_file(self.dir.path(), self.devices(), d.setup, &user, to);
-        twin.open_app().expect("the app opens");
-        lock(&self.all).push(Arc::new(twin));
-    }
-
-    fn detach(&self, n: usize, how: Leave) {
-        let d = self.device(n);
-        self.open(&d);
-        let Some(c) = lock(&d.client).take() else { return };
-        let how = match how {
-            Leave::Clean => Detach::WhenClean,
-            Leave::Keep => Detach::KeepData,
-            Leave::Discard => Detach::Discard,
-        };
-        let name = format!("detached {how:?}");
-        let clean = how == Detach::WhenClean;
-        match c.detach(how) {
-            Ok(_) => self.covered("history", &name),
-            Err(Error::PendingWork(_)) if clean => {}
-            Err(e) => self.fail(Violation::new("detach", format!("device {n}: {e}"))),
-        }
-    }
-
     /// A person goes through what was refused.
     fn inbox(&self, n: usize, retry: bool) {
         let d = self.device(n);
@@ -558,115 +442,6 @@ impl World {
                 Err(Error::Argument(_)) if retry => {}
                 Err(e) => self.fail(Violation::new("inbox", format!("device {n}, {} {}: {e}", r.table, r.key))),
             }
-        }
-    }
-
-    /// A request reaches the server, and the model sees both.
-    pub(crate) fn handle(&self, r: &Owned) -> Option<Reply> {
-        let endpoint = Endpoint::of(r.method, &r.path);
-        let json = |b: &[u8]| serde_json::from_slice::<serde_json::Value>(b).unwrap_or_default();
-        let push_id = r.path.split('/').nth(3).unwrap_or_default().to_owned();
-        let request = r.body.as_deref().map(json).unwrap_or_default();
-        if endpoint == Endpoint::Commit {
-            self.model(&r.user, |m| {
-                m.committing(&push_id);
-                Ok(())
-            });
-        }
-        let Some(reply) = self.server.answer(r) else {
-            self.model(&r.user, |m| {
-                if endpoint == Endpoint::Chunk {
-                    m.unheard(&push_id, request.clone());
-                }
-                Ok(())
-            });
-            self.start_server();
-            self.resolve_doubts();
-            return None;
-        };
-        let body = json(&reply.body);
-        self.tell(|| {
-            let text = String::from_utf8_lossy(&reply.body);
-            let short: String = text.chars().take(300).collect();
-            let sent: String =
-                String::from_utf8_lossy(r.body.as_deref().unwrap_or_default()).chars().take(1500).collect();
-            format!("    {:?} {} [{}] {sent} -> {} {short}", r.method, r.path, &r.source[..8], reply.status)
-        });
-        let code = body["error"].as_str().unwrap_or(if reply.status < 300 { "ok" } else { "?" });
-        self.covered("reply", &format!("{endpoint:?} {code}"));
-        self.model(&r.user, |m| match (endpoint, reply.status) {
-            (Endpoint::CreatePush, 200) => m.created(&r.source, &request, &body),
-            (Endpoint::Chunk, 200) => m.uploaded(&push_id, &request),
-            (Endpoint::Commit, 200) => m.committed(&push_id, body["bundle_seq"].as_i64().unwrap_or_default()),
-            (Endpoint::Commit, _) => {
-                m.refused();
-                Ok(())
-            }
-            _ => Ok(()),
-        });
-        Some(reply)
-    }
-
-    fn model(&self, user: &str, f: impl FnOnce(&mut UserModel) -> Result<(), String>) {
-        let outcome = f(lock(&self.models).entry(user.to_owned()).or_default());
-        if let Err(wrong) = outcome {
-            self.fail(Violation::new("the server does what the protocol says", wrong));
-        }
-    }
-
-    /// After the server's death: which commits it had made.
-    fn resolve_doubts(&self) {
-        let doubts: Vec<(String, (String, String, i64), i64)> =
-            lock(&self.models).iter().filter_map(|(user, m)| Some((user.clone(), m.doubt()?, m.latest()))).collect();
-        for (user, (push_id, source, source_bundle_id), latest) in doubts {
-            let request = sync_core::protocol::pull::PullRequest {
-                after_bundle_seq: latest,
-                max_bundles: 1,
-                ..Default::default()
-            };
-            let pulled = self.server.service().pull(&caller(&user, "observer", true), request);
-            let text = pulled.ok().map(|b| b.flatten().flatten().collect::<Vec<u8>>()).unwrap_or_default();
-            let reply: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-            let bundle = &reply["bundles"][0];
-            let same = bundle["source_id"] == source.as_str() && bundle["source_bundle_id"] == source_bundle_id;
-            self.model(&user, |m| {
-                if same {
-                    return m.committed(&push_id, latest + 1);
-                }
-                m.refused();
-                Ok(())
-            });
-        }
-    }
-
-    /// A verb that goes on for ever is stopped, and is a violation.
-    pub(crate) fn too_many(&self) -> bool {
-        let n = {
-            let mut run = lock(&self.run);
-            run.requests += 1;
-            run.requests
-        };
-        if n == MOST_REQUESTS {
-            self.fail(Violation::new("every verb ends", format!("{n} requests and no end")));
-        }
-        n >= MOST_REQUESTS
-    }
-
-    /// Requests whose senders gave up arrive now.
-    pub(crate) fn deliver_late(&self) {
-        let due: Vec<Owned> = {
-            let mut run = lock(&self.run);
-            for (n, _) in &mut run.late {
-                *n = n.saturating_sub(1);
-            }
-            let (due, rest) = std::mem::take(&mut run.late).into_iter().partition(|(n, _)| *n == 0);
-            run.late = rest;
-            let due: Vec<(u32, Owned)> = due;
-            due.into_iter().map(|(_, r)| r).collect()
-        };
-        for r in due {
-            self.covered("late", &format!("{:?}", Endpoint::of(r.method, &r.path)));
-            self.handle(&r);
         }
     }
 }
@@ -721,8 +496,3 @@ fn step_name(step: &Step) -> &'static str {
         Step::Inbox(..) => "inbox",
     }
 }
-
-/// The longest verb of a plan needs a few hundred.
-const MOST_REQUESTS: u32 = 4000;
-/// Copies of copies come to an end.
-const MOST_DEVICES: usize = 5;

@@ -1,0 +1,133 @@
+//! What befalls disks: the server's and the devices' backups, losses, copies, and files that are detached.
+
+use std::sync::Arc;
+
+use sync_client::{Detach, Error};
+
+use crate::app::{ADDED, SCHEMA};
+use crate::check::tokens_of_entry;
+use crate::device::{Device, copy_file, lock, seen};
+use crate::hooks::ServerEnv;
+use crate::model::Mark;
+use crate::plan::Leave;
+use crate::world::{Violation, World};
+
+impl World {
+    pub(crate) fn forgive(&self, d: &Device, since: u64) {
+        // What the server or another device has is not lost with this one.
+        let mut committed = lock(&self.models)
+            .get(lock(&d.user).as_str())
+            .map(|m| crate::ledger::all_tokens(m.now()))
+            .unwrap_or_default();
+        for n in (0..self.devices()).filter(|n| *n != d.index) {
+            committed.extend(self.device(n).rows().map(|rows| crate::ledger::all_tokens(&rows)).unwrap_or_default());
+        }
+        lock(&self.ledger).forgive(d.index, since, &committed);
+    }
+
+    pub(crate) fn start_server(&self) {
+        self.server.start(Arc::new(ServerEnv(self.me.clone())));
+    }
+
+    pub(crate) fn restart_server(&self) {
+        self.server.stop();
+        self.start_server();
+    }
+
+    pub(crate) fn back_up(&self) {
+        let marks = lock(&self.models).iter().map(|(user, m)| (user.clone(), m.mark())).collect();
+        *lock(&self.backup) = Some((self.server.copy(), marks));
+    }
+
+    pub(crate) fn restore(&self) {
+        let Some((dir, marks)) = lock(&self.backup).clone() else { return };
+        self.covered("history", "restored");
+        lock(&self.ledger).server_went_back();
+        self.server.stop();
+        self.server.use_dir(dir);
+        let copy = self.server.copy();
+        self.server.use_dir(copy);
+        for (user, m) in lock(&self.models).iter_mut() {
+            m.rewind(marks.get(user).cloned().unwrap_or_default());
+        }
+        self.start_server();
+    }
+
+    pub(crate) fn wipe(&self) {
+        self.covered("history", "wiped");
+        lock(&self.ledger).server_went_back();
+        self.server.stop();
+        let dir = self.server.fresh_dir();
+        self.server.use_dir(dir);
+        for m in lock(&self.models).values_mut() {
+            m.rewind(Mark::default());
+        }
+        *lock(&self.backup) = None;
+        self.start_server();
+    }
+
+    pub(crate) fn migrate_server(&self) {
+        let mut migrated = lock(&self.migrated);
+        if !std::mem::replace(&mut *migrated, true) {
+            self.server.stop();
+            self.server.set_schema(&format!("{SCHEMA}{ADDED}"));
+            self.start_server();
+        }
+    }
+
+    pub(crate) fn back_up_device(&self, n: usize) {
+        let d = self.device(n);
+        let to = d.next_path("backup");
+        copy_file(&d.path(), &to).expect("a copy");
+        *lock(&d.backup) = Some((to, lock(&self.ledger).now()));
+    }
+
+    pub(crate) fn restore_device(&self, n: usize) {
+        let d = self.device(n);
+        let Some((from, moment)) = lock(&d.backup).clone() else { return };
+        self.covered("history", "device restored");
+        let inbox = lock(&d.app).as_ref().and_then(|conn| seen(conn).ok().flatten()).unwrap_or_default().inbox;
+        lock(&self.ledger).give_up(inbox.iter().flat_map(|entry| tokens_of_entry(entry)));
+        d.close();
+        let to = d.next_path("restored");
+        copy_file(&from, &to).expect("a copy");
+        d.use_file(to);
+        d.open_app().expect("the app opens");
+        self.forgive(&d, moment);
+    }
+
+    pub(crate) fn copy_device(&self, n: usize) {
+        if self.devices() >= MOST_DEVICES {
+            return;
+        }
+        self.covered("history", "device copied");
+        let d = self.device(n);
+        let to = d.next_path("twin");
+        copy_file(&d.path(), &to).expect("a copy");
+        let user = lock(&d.user).clone();
+        let twin = Device::of_file(self.dir.path(), self.devices(), d.setup, &user, to);
+        twin.open_app().expect("the app opens");
+        lock(&self.all).push(Arc::new(twin));
+    }
+
+    pub(crate) fn detach(&self, n: usize, how: Leave) {
+        let d = self.device(n);
+        self.open(&d);
+        let Some(c) = lock(&d.client).take() else { return };
+        let how = match how {
+            Leave::Clean => Detach::WhenClean,
+            Leave::Keep => Detach::KeepData,
+            Leave::Discard => Detach::Discard,
+        };
+        let name = format!("detached {how:?}");
+        let clean = how == Detach::WhenClean;
+        match c.detach(how) {
+            Ok(_) => self.covered("history", &name),
+            Err(Error::PendingWork(_)) if clean => {}
+            Err(e) => self.fail(Violation::new("detach", format!("device {n}: {e}"))),
+        }
+    }
+}
+
+/// Copies of copies come to an end.
+const MOST_DEVICES: usize = 5;
