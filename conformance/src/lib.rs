@@ -13,12 +13,14 @@
 mod calls;
 pub mod check;
 pub mod checks;
+mod device;
 mod hashing;
 pub mod init;
 pub mod json;
 pub mod lab;
 pub mod profile;
 mod property;
+mod reply;
 pub mod report;
 mod rows;
 pub mod run;

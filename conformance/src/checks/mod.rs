@@ -5,6 +5,7 @@ mod commit;
 mod connect;
 mod encoding;
 mod hash;
+mod paging;
 mod pull;
 mod push;
 mod refused;

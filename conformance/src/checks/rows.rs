@@ -1,5 +1,6 @@
 //! Pages of committed bundles.
 
+use super::paging;
 use crate::calls::{Committed, shown_rows};
 use crate::check::Check;
 use crate::lab::{Checked, Device, Lab, want};
@@ -35,48 +36,7 @@ pub(super) fn checks() -> Vec<Check> {
             &["seed.rows.paging", "seed.rows.max_rows", "seed.rows.deterministic"],
             |lab| {
                 let (d, c) = bundle(lab, 5)?;
-                let whole = d.rows(&c)?;
-                for size in 1..=6_i64 {
-                    let mut got = Vec::new();
-                    let mut query = format!("?max_rows={size}");
-                    loop {
-                        let p = d.rows_page(&c, &query)?;
-                        let left = 5 - got.len() as i64;
-                        want!(
-                            p.rows.len() as i64 == size.min(left),
-                            "a page has max_rows rows, the last what is left",
-                            "{} of {size} with {left} left",
-                            p.rows.len()
-                        );
-                        got.extend(p.rows);
-                        want!(
-                            p.next == got.len() as i64 - 1,
-                            "next_row_ordinal is the ordinal of the last row",
-                            "{} after {} rows",
-                            p.next,
-                            got.len()
-                        );
-                        want!(
-                            p.more == (got.len() < 5),
-                            "has_more is true exactly while rows are left",
-                            "{} after {} of 5",
-                            p.more,
-                            got.len()
-                        );
-                        if !p.more {
-                            break;
-                        }
-                        query = format!("?max_rows={size}&after_row_ordinal={}", p.next);
-                    }
-                    let same = got.len() == 5 && got.iter().zip(&whole).all(|(a, b)| a.same(b));
-                    want!(
-                        same,
-                        "pages of any size are the same rows in the same order",
-                        "{} with pages of {size}",
-                        shown_rows(&got)
-                    );
-                }
-                Ok(())
+                paging::every_size(&|query| d.rows_page(&c, query), &d.rows(&c)?, -1)
             },
         ),
         Check::must("rows.after_zero", "after_row_ordinal 0 begins at row 1", &["seed.rows.paging"], |lab| {
@@ -87,15 +47,7 @@ pub(super) fn checks() -> Vec<Check> {
         }),
         Check::must("rows.after_last", "after the last row there is none", &["seed.rows.paging"], |lab| {
             let (d, c) = bundle(lab, 3)?;
-            for after in [2, 3, 1000] {
-                let p = d.rows_page(&c, &format!("?after_row_ordinal={after}"))?;
-                want!(
-                    p.rows.is_empty() && !p.more && p.next == after,
-                    "an empty page repeats after_row_ordinal",
-                    "{p:?}"
-                );
-            }
-            Ok(())
+            paging::after_last(&|query| d.rows_page(&c, query), 2)
         }),
         Check::must(
             "rows.again",
@@ -138,14 +90,7 @@ pub(super) fn checks() -> Vec<Check> {
         Check::must("rows.capped", "max_rows over the capability is capped", &["seed.rows.max_rows"], |lab| {
             let (d, c) = bundle(lab, 2)?;
             let most = lab.limit("max_rows_per_committed_bundle_chunk").unwrap_or(5000);
-            for ask in [most, most + 1, 2_000_000_000] {
-                want!(
-                    d.rows_page(&c, &format!("?max_rows={ask}"))?.rows.len() == 2,
-                    "max_rows over the cap is taken as the cap",
-                    "another number of rows"
-                );
-            }
-            Ok(())
+            paging::capped(&|query| d.rows_page(&c, query), most)
         }),
         Check::must(
             "rows.default_size",
@@ -158,28 +103,13 @@ pub(super) fn checks() -> Vec<Check> {
                     );
                 };
                 let (d, c) = bundle(lab, size + 1)?;
-                let p = d.rows_page(&c, "")?;
-                want!(
-                    p.rows.len() as i64 == size && p.more && p.next == size - 1,
-                    "the first page has the advertised number of rows",
-                    "{} rows, next {}",
-                    p.rows.len(),
-                    p.next
-                );
-                let p = d.rows_page(&c, &format!("?after_row_ordinal={}", p.next))?;
-                want!(p.rows.len() == 1 && !p.more, "the second page has the last row", "{} rows", p.rows.len());
-                Ok(())
+                paging::default_size(&|query| d.rows_page(&c, query), size, -1)
             },
         )
         .slow(),
         Check::must("rows.empty_parameters", "an empty parameter is an absent one", &["seed.rows.max_rows"], |lab| {
             let (d, c) = bundle(lab, 2)?;
-            want!(
-                d.rows_page(&c, "?after_row_ordinal=&max_rows=&other=1")?.rows.len() == 2,
-                "empty and unknown parameters are ignored",
-                "another number of rows"
-            );
-            Ok(())
+            paging::empty_parameters(&|query| d.rows_page(&c, query))
         }),
         Check::must("rows.unknown", "an unknown bundle is 404", &["seed.rows.reply"], |lab| {
             let (d, c) = bundle(lab, 1)?;
