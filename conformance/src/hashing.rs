@@ -39,6 +39,11 @@ pub(crate) fn request(rows: &[Change]) -> String {
     hasher.finish().hex()
 }
 
+/// Canonical JSON in the exact view.
+pub(crate) fn exact(json: &Json) -> String {
+    canonical(json, Escapes::Minimal)
+}
+
 fn op(name: &str) -> Op {
     match name {
         "INSERT" => Op::Insert,

@@ -41,7 +41,7 @@ const fn beyond(id: &'static str, source: &'static str, text: &'static str, why:
     Statement { id, level: Must, source, text, reach: Reach::Beyond(why) }
 }
 
-/// Every statement, in the order of the seed, then of the protocol page, then of the reference.
+/// Every statement, in the order of the seed, then of the protocol page, of the reference, of additions.
 pub const ALL: &[Statement] = &[
     s("seed.auth.required", Must, "seed", "every /sync endpoint wants an authenticated user"),
     s("seed.auth.open", Must, "seed", "health and status want no user"),
@@ -390,4 +390,26 @@ pub const ALL: &[Statement] = &[
     s("ref.8.refusals", May, "reference §8", "watch refuses what pull refuses"),
     s("ref.8.heartbeat", May, "reference §8", "an idle stream has heartbeats"),
     s("ref.9.kept", Must, "reference §9", "pruning changes neither the state nor what sources may send"),
+    s(
+        "add.digest.tables",
+        May,
+        "addition, digests",
+        "a snapshot session counts each table's rows, in the order of rows",
+    ),
+    s("add.digest.parts", May, "addition, digests", "a range is cut into even parts, in order and without a gap"),
+    s("add.digest.hash", May, "addition, digests", "a part's digest is of its rows' keys and named columns"),
+    s(
+        "add.digest.order",
+        May,
+        "addition, digests",
+        "a snapshot's rows are sorted by their keys, so that a part is a range of keys",
+    ),
+    s(
+        "add.digest.refused",
+        May,
+        "addition, digests",
+        "unknown tables and columns and ranges outside are 400 digest_invalid",
+    ),
+    s("add.digest.sessions", May, "addition, digests", "a digest is of a session of the caller's own, as a page is"),
+    s("add.digest.limits", May, "addition, digests", "max_rows_per_digest and max_ranges_per_digest hold"),
 ];

@@ -1,12 +1,14 @@
 //! The protocol's calls as a well-behaved client makes them, and strict readers of the replies:
 //! whatever comes is compared with what the protocol promises, also in the steps before a check's point.
 
+mod digest;
 mod examine;
 mod pull;
 mod push;
 mod read;
 mod snapshot;
 
+pub(crate) use self::digest::{Part, share};
 pub(crate) use self::examine::examine;
 pub(crate) use self::read::{check_hash, check_members, read_committed, read_session};
 use crate::json::Json;
@@ -117,6 +119,8 @@ pub(crate) struct Session {
     pub(crate) byte_count: Option<i64>,
     pub(crate) expires: jiff::Timestamp,
     pub(crate) history: Option<String>,
+    /// Rows of each table, in the order of the rows; an addition.
+    pub(crate) tables: Option<Vec<(String, i64)>>,
 }
 
 pub(crate) const RESOLUTIONS: [&str; 4] =

@@ -74,6 +74,7 @@ pub(crate) fn read_session(reply: &Reply) -> Checked<Session> {
         byte_count: json.get("byte_count").and_then(Json::integer),
         expires: reply.need_future(&json, "expires_at")?,
         history: json.get("history_hash").and_then(Json::text).map(str::to_owned),
+        tables: read_tables(reply, &json)?,
     };
     want!(
         json.get("history_hash").is_none() || s.history.as_deref().is_some_and(is_hash),
@@ -94,6 +95,20 @@ pub(crate) fn read_session(reply: &Reply) -> Checked<Session> {
         reply.came()
     );
     Ok(s)
+}
+
+/// How many rows each table has, where a session says it.
+fn read_tables(reply: &Reply, json: &Json) -> Checked<Option<Vec<(String, i64)>>> {
+    let Some(tables) = json.get("tables") else { return Ok(None) };
+    let Some(items) = tables.items() else { return fail("tables is an array", reply.came()) };
+    let mut found = Vec::new();
+    for item in items {
+        found.push((reply.need_text(item, "table")?, reply.need_integer(item, "row_count")?));
+    }
+    let sum: i64 = found.iter().map(|(_, rows)| rows).sum();
+    let whole = sum == reply.need_integer(json, "row_count")? && found.iter().all(|(_, rows)| *rows >= 0);
+    want!(whole, "the rows of all tables are row_count", "{}", reply.came());
+    Ok(Some(found))
 }
 
 /// The rows of a page or bundle; with a bundle's sequence, committed rows.
@@ -178,6 +193,6 @@ pub(crate) fn check_hash(rows: &[Row], hash: &str, exact: bool) -> Checked {
     Ok(())
 }
 
-fn is_hash(s: &str) -> bool {
+pub(super) fn is_hash(s: &str) -> bool {
     s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

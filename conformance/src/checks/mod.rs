@@ -3,6 +3,7 @@
 mod capabilities;
 mod commit;
 mod connect;
+mod digest;
 mod encoding;
 mod hash;
 mod paging;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Check> {
     all.extend(rows::checks());
     all.extend(pull::checks());
     all.extend(snapshot::checks());
+    all.extend(digest::checks());
     all.extend(watch::checks());
     all.extend(hash::checks());
     all.extend(value::checks());

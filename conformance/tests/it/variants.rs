@@ -147,6 +147,7 @@ fn variants() -> Vec<Variant> {
     all.extend(reads::rows());
     all.extend(reads::pull());
     all.extend(reads::snapshot());
+    all.extend(reads::digest());
     all.extend(surface::surface());
     all.extend(content::content());
     all.extend(content::property());

@@ -240,3 +240,59 @@ pub(super) fn snapshot() -> Vec<Variant> {
         }),
     ]
 }
+
+pub(super) fn digest() -> Vec<Variant> {
+    const DIGEST: &str = "/sync/digest";
+    vec![
+        reply("digest-of-something-else", "digest", |q, r, _| {
+            if q.is("GET", DIGEST) {
+                set(r, "/ranges/0/digest", |_| json!("0".repeat(64)));
+            }
+        }),
+        reply("digest-part-off-by-one", "digest", |q, r, _| {
+            if q.is("GET", DIGEST) {
+                add(r, "/ranges/0/last_row_ordinal", 1);
+            }
+        }),
+        reply("digest-part-lost", "digest", |q, r, _| {
+            if q.is("GET", DIGEST) {
+                r.edit(|v| {
+                    if let Some(parts) = v.pointer_mut("/ranges").and_then(Value::as_array_mut) {
+                        parts.pop();
+                    }
+                });
+            }
+        }),
+        reply("digest-names-another-key", "digest", |q, r, _| {
+            if q.is("GET", DIGEST) {
+                set(r, "/ranges/0/last_key", |_| json!({"id": "another"}));
+            }
+        }),
+        request("digest-in-one-part", "digest", |q, _, _| {
+            if q.is("GET", DIGEST) {
+                q.set_parameter("max_ranges", Some("1".to_owned()));
+            }
+            None
+        }),
+        reply("digest-takes-any-table", "digest", |q, r, _| {
+            if q.is("GET", DIGEST) && r.code() == "digest_invalid" {
+                *r = Reply::json(200, &json!({"ranges": []}));
+            }
+        }),
+        request("digests-of-everybody", "digest", |q, m, server| {
+            if q.is("GET", DIGEST) {
+                let owner = q.parameter("snapshot_id").and_then(|id| m.get(id));
+                if let Some(token) = owner {
+                    q.set_header("authorization", &token);
+                }
+                return None;
+            }
+            owner(q, m, server)
+        }),
+        reply("digest-tables-off-by-one", "digest", |q, r, _| {
+            if q.is("POST", "/sync/snapshot-sessions") {
+                add(r, "/tables/0/row_count", 1);
+            }
+        }),
+    ]
+}
