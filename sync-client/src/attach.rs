@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::pull::Pulled;
 use crate::report::{Attached, PullReport};
-use crate::store::Meta;
+use crate::store::{Meta, OutboxState};
 
 /// What happens to this file's rows when it is attached for the first time, or to another account.
 /// A file that was detached and meets the same history again goes on where it was, whatever this says.
@@ -190,7 +190,14 @@ impl Engine {
         let conn = &self.store.conn;
         let checkpoint = Meta::Checkpoint.integer(conn)?;
         let hash: Option<String> = Meta::HistoryHash.get(conn)?;
-        if checkpoint == 0 || hash.is_none() || !self.api.is_ours() || Meta::ScopeId.get::<String>(conn)?.is_none() {
+        if !self.api.is_ours() || Meta::ScopeId.get::<String>(conn)?.is_none() {
+            return Ok(false);
+        }
+        if checkpoint == 0 {
+            // Every history begins the same; with a push in it, or in doubt, this file has a part in this one.
+            return Ok(self.store.outbox()?.is_some_and(|o| o.state != OutboxState::Frozen));
+        }
+        if hash.is_none() {
             return Ok(false);
         }
         let request = PullRequest {

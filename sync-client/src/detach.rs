@@ -107,30 +107,41 @@ impl Engine {
         }
         let mut undone = 0;
         let mut back = Vec::new();
+        let mut unknown = Vec::new();
         for position in 0..store.managed.len() {
             let t = store.managed[position].id;
             let mut s = store.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ? ORDER BY k")?;
             let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
             for k in keys {
-                undone += u64::from(self.undo(position, k, reason, message, &mut back)?);
+                undone += u64::from(self.undo(position, k, reason, message, &mut back, &mut unknown)?);
             }
         }
         // Last: no intent is left that could be taken for one of the app's.
         let mut applier = Applier::new(store, &self.policies, now)?;
         applier.begin_bundle("", false)?;
+        let unversioned: Vec<(i64, Vec<u8>)> = back
+            .iter()
+            .filter(|(r, _)| r.version == 0)
+            .map(|(r, _)| (store.managed[r.position].id, r.k.clone()))
+            .collect();
         for (r, known) in back {
             applier.write_or_defer(r, known)?;
         }
         applier.end_bundle()?;
         applier.finish()?;
-        store.conn.execute_batch(
-            "DELETE FROM main._sync_row WHERE v = 0;
-             UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected';",
-        )?;
+        for (t, k) in unversioned {
+            store.set_known(t, &k, Known::Never)?;
+        }
+        for (t, k) in unknown {
+            store.set_known_once(t, &k)?;
+            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+        }
+        store.conn.execute("UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected'", [])?;
         Ok(undone)
     }
 
-    /// Ends one intent; what has to be written is added to `back`. False where it meant nothing.
+    /// Ends one intent; what has to be written is added to `back`, and a row that stays though nobody here
+    /// knows what the server has to `unknown`. False where it meant nothing.
     fn undo(
         &self,
         position: usize,
@@ -138,6 +149,7 @@ impl Engine {
         reason: &str,
         message: &str,
         back: &mut Vec<(StagedRow, Known)>,
+        unknown: &mut Vec<(i64, Vec<u8>)>,
     ) -> Result<bool, Error> {
         let store = &self.store;
         let (m, table) = (&store.managed[position], store.table(position));
@@ -165,7 +177,7 @@ impl Engine {
         if same {
             return Ok(false);
         }
-        let unknown = format!("{message}; the server's row is not known here, and comes back with the next attach");
+        let not_here = format!("{message}; the server's row is not known here, and comes back with the next attach");
         Entry {
             kind: "discarded",
             at: self.env.now_ms(),
@@ -173,15 +185,14 @@ impl Engine {
             key: &key,
             op: op_of(live.as_deref(), known, dirty.base.as_ref()),
             reason,
-            message: if target.is_ok() { message } else { &unknown },
+            message: if target.is_ok() { message } else { &not_here },
             local: live.as_deref(),
             base: dirty.base.as_ref(),
             server: None,
         }
         .store(&store.conn)?;
         let Ok(target) = target else {
-            store.set_known(m.id, &k, Known::Never)?;
-            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+            unknown.push((m.id, k));
             return Ok(true);
         };
         let r = StagedRow {

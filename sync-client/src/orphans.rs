@@ -69,9 +69,7 @@ impl Applier<'_> {
                     return Ok(());
                 }
             }
-            // The server's state of this row is not known here any more: a rebuild fetches it.
-            store.set_known(m.id, &k, Known::Never)?;
-            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+            self.fetch_again(position, &k)?;
         }
         let Some(live) = live else { return Ok(()) };
         m.sql.delete(&store.conn, key)?;
@@ -208,8 +206,13 @@ impl Applier<'_> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
         let Some(dirty) = store.dirty(m.id, k)? else { return Ok(()) };
-        let (Known::Live(_), Some(base)) = (store.known(m.id, k)?, dirty.base.as_ref()) else { return Ok(()) };
-        let row: Vec<Value> = base.iter().map(|v| v.clone().unwrap_or(Value::Null)).collect();
+        let Known::Live(_) = store.known(m.id, k)? else { return Ok(()) };
+        // Without a base only the key is known, which is what nearly every reference names.
+        let mut row = vec![Value::Null; table.columns.len()];
+        match &dirty.base {
+            Some(base) => row.iter_mut().zip(base).for_each(|(v, b)| v.clone_from(b.as_ref().unwrap_or(&Value::Null))),
+            None => table.key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v)),
+        }
         let mut contradicted = false;
         for (child, fk) in store.schema().references_to(position) {
             for child_key in self.children(child, fk, table, &row)? {
@@ -219,16 +222,20 @@ impl Applier<'_> {
             }
         }
         if contradicted {
-            self.undo_delete(position, k, key, &row)?;
+            self.undo_delete(position, k, key, dirty.base.is_some().then_some(&row))?;
         }
         Ok(())
     }
 
-    fn undo_delete(&mut self, position: usize, k: &[u8], key: &[Value], row: &[Value]) -> Result<(), Error> {
+    /// The row comes back: from its base, or where there is none by the rebuild that is owed then.
+    fn undo_delete(&mut self, position: usize, k: &[u8], key: &[Value], row: Option<&Vec<Value>>) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
         store.drop_dirty(m.id, k)?;
-        self.put_back(position, k, row)?;
+        match row {
+            Some(row) => self.put_back(position, k, row)?,
+            None => self.fetch_again(position, k)?,
+        }
         self.outcome.conflicts += 1;
         self.record(&Entry {
             kind: "discarded",
@@ -240,8 +247,9 @@ impl Applier<'_> {
             message: "this row was deleted here, but a new row on the server refers to it: the delete was undone",
             local: None,
             base: None,
-            server: Some(row),
+            server: row.map(Vec::as_slice),
         })?;
+        let Some(row) = row else { return Ok(()) };
         for fk in &table.foreign_keys {
             let Some(parent) = store.schema().position(&fk.parent) else { continue };
             if self.parent_exists(fk, parent, row)? {
@@ -250,9 +258,9 @@ impl Applier<'_> {
             let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
             let parent_k = Key::pack(&parent_key)?;
             let pending = store.dirty(store.managed[parent].id, parent_k.as_bytes())?;
-            if let Some(base) = pending.and_then(|d| d.base) {
-                let parent_row: Vec<Value> = base.into_iter().map(|v| v.unwrap_or(Value::Null)).collect();
-                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, &parent_row)?;
+            if let Some(pending) = pending {
+                let parent_row: Option<Vec<Value>> = pending.base.map(full);
+                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, parent_row.as_ref())?;
             }
         }
         Ok(())
@@ -271,11 +279,16 @@ impl Applier<'_> {
         if matches!(self.write(&r, Known::Never)?, Written::Yes) {
             self.changed(position, k, false);
         } else {
-            // What this file believes of the server is not what it has: the next pull fetches it.
-            store.set_known(store.managed[position].id, k, Known::Never)?;
-            Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
+            // What this file believes of the server is not what it has.
+            self.fetch_again(position, k)?;
         }
         Ok(())
+    }
+
+    /// The server's state of this row is not known here any more: the next pull rebuilds.
+    fn fetch_again(&self, position: usize, k: &[u8]) -> Result<(), Error> {
+        self.store.set_known(self.store.managed[position].id, k, Known::Never)?;
+        Meta::Rebuild.set(&self.store.conn, "a row has to be fetched again")
     }
 
     pub(crate) fn parents_exist(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {

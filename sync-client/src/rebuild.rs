@@ -27,7 +27,6 @@ impl Engine {
     /// Downloads a snapshot and merges it with the file.
     pub(crate) fn rebuild_once(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let source = self.source_id()?;
-        self.notice_rewrite(&source)?;
         let stage = self.stage()?;
         let downloaded = self.download_snapshot(&stage, &source);
         let session = match downloaded {
@@ -43,20 +42,12 @@ impl Engine {
                 return other.map(|_| Pulled::Reconnect);
             }
         };
-        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
-        if session.snapshot_bundle_seq < checkpoint && Meta::Fork.get::<i64>(&self.store.conn)?.is_none() {
-            Meta::Fork.set(&self.store.conn, session.snapshot_bundle_seq)?;
-        }
         // Asked after the snapshot was made: what it shows is judged by the same history.
-        let committed = match self.confirm_committed() {
-            Ok(committed) => committed,
-            Err(e) => {
-                self.stage = Some(stage);
-                return Err(e);
-            }
-        };
-        let bundle = match self.bundle_of(session.snapshot_bundle_seq) {
-            Ok(bundle) => bundle,
+        let asked = self
+            .notice_rewrite(&source, session.snapshot_bundle_seq)
+            .and_then(|()| Ok((self.confirm_committed()?, self.bundle_of(session.snapshot_bundle_seq)?)));
+        let (committed, bundle) = match asked {
+            Ok(asked) => asked,
             Err(e) => {
                 self.stage = Some(stage);
                 return Err(e);
@@ -81,26 +72,35 @@ impl Engine {
         Ok(Pulled::Stable)
     }
 
-    /// H1: a rebuild must not take for deleted what a restored server never had.
-    fn notice_rewrite(&self, source: &str) -> Result<(), Error> {
+    /// H1: a rebuild must not take for deleted what a restored server never had. Where both histories part
+    /// is looked for each time: what was found before may be of a history that is gone as well.
+    fn notice_rewrite(&self, source: &str, snapshot_bundle_seq: i64) -> Result<(), Error> {
         let conn = &self.store.conn;
         let checkpoint = Meta::Checkpoint.integer(conn)?;
-        if checkpoint == 0 || !self.api.is_ours() || Meta::Fork.get::<i64>(conn)?.is_some() {
-            return Ok(());
+        let ours = self.api.is_ours();
+        let mut fork = Meta::Fork.get::<i64>(conn)?;
+        if ours && checkpoint > 0 && (fork.is_some() || self.was_rewritten(source, checkpoint)?) {
+            fork = Some(self.find_fork(source)?);
         }
+        if fork.is_none() && snapshot_bundle_seq < checkpoint {
+            fork = Some(snapshot_bundle_seq);
+        }
+        fork.map_or(Ok(()), |fork| Meta::Fork.set(conn, fork))
+    }
+
+    /// Whether the server says that its history is not the one of the checkpoint.
+    fn was_rewritten(&self, source: &str, checkpoint: i64) -> Result<bool, Error> {
         let request = PullRequest {
             after_bundle_seq: checkpoint,
             max_bundles: 1,
-            after_history_hash: Meta::HistoryHash.get(conn)?,
+            after_history_hash: Meta::HistoryHash.get(&self.store.conn)?,
             max_inline_rows: Some(0),
             ..PullRequest::default()
         };
         match self.api.pull(source, &request) {
-            Err(e) if matches!(e.code(), Some(Code::CheckpointAhead | Code::HistoryDiverged)) => {
-                Meta::Fork.set(conn, self.find_fork(source)?)
-            }
             Err(CallError::Other(e)) => Err(e),
-            _ => Ok(()),
+            Err(e) => Ok(matches!(e.code(), Some(Code::CheckpointAhead | Code::HistoryDiverged))),
+            Ok(_) => Ok(false),
         }
     }
 
@@ -299,7 +299,7 @@ impl Applier<'_> {
     pub(crate) fn missing_from(&mut self, stage: &Stage, seq: i64, fork: Option<i64>) -> Result<(), Error> {
         let store = self.store;
         for (position, m) in store.managed.iter().enumerate() {
-            let mut s = store.conn.prepare("SELECT k FROM main._sync_row WHERE t = ? AND v > 0 ORDER BY k")?;
+            let mut s = store.conn.prepare("SELECT k FROM main._sync_row WHERE t = ? AND v >= 0 ORDER BY k")?;
             let mut rows = s.query([m.id])?;
             let mut gone = Vec::new();
             while let Some(row) = rows.next()? {

@@ -32,4 +32,13 @@ impl Store {
             .execute((t, k, v))?;
         Ok(())
     }
+
+    /// Remembers that the server had this row, in a state that nobody here knows: whatever a snapshot says of
+    /// it is true, also that it is gone.
+    pub(crate) fn set_known_once(&self, t: i64, k: &[u8]) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("INSERT OR REPLACE INTO main._sync_row (t, k, v) VALUES (?, ?, 0)")?
+            .execute((t, k))?;
+        Ok(())
+    }
 }
