@@ -9,12 +9,12 @@ use sync_core::protocol::pull::PullRequest;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
-use crate::pull::Pulled;
+use crate::pull::{Pulled, REWRITTEN};
 use crate::report::{Attached, PullReport};
 use crate::store::{Meta, OutboxState};
 
 /// What happens to this file's rows when it is attached for the first time, or to another account.
-/// A file that was detached and meets the same history again goes on where it was, whatever this says.
+/// A file that was detached and meets the same account again goes on where it was, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Attach {
     /// Both sides' rows are kept: equal ones are recognised, others are pushed, and where both have another
@@ -58,6 +58,12 @@ impl Engine {
         if Meta::Attached.integer(&self.store.conn)? != 0 {
             return Ok(Attached::Resumed);
         }
+        self.connect(report)
+    }
+
+    /// Asks the server what becomes of this file: at first, after a detach, and where the scope that it was
+    /// attached to is not there any more. What it knows of its rows stays until the server has said so.
+    pub(crate) fn connect(&mut self, report: &mut PullReport) -> Result<Attached, Error> {
         self.greet()?;
         let mode = self.attach_mode()?;
         self.known_account(mode)?;
@@ -65,63 +71,116 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         tx.commit()?;
         let gives_way = mode == Some(Attach::TakeRemote) && Meta::Switched.integer(&self.store.conn)? != 0;
-        // Rows that are held back would seed nothing.
-        let pending = !gives_way && (self.store.any_dirty(true)? || self.store.outbox()?.is_some());
+        let pending = !gives_way && self.could_seed()?;
         let source = self.source_id()?;
         let reply = self.api.connect(&source, pending).map_err(Error::from)?;
         self.same_scope(reply.scope_id.as_deref())?;
-        let conn = &self.store.conn;
-        if reply.resolution == Resolution::RetryLater {
-            let seconds = reply.retry_after_seconds.unwrap_or(1).max(1).unsigned_abs();
-            Meta::RetryAfter.set(conn, seconds.cast_signed())?;
-            return Ok(Attached::RetryLater);
-        }
-        if Meta::Resume.integer(conn)? != 0 {
-            let known = reply.resolution == Resolution::RemoteAuthoritative;
-            if known && self.same_history(&source)? {
-                self.joined(None)?;
-                return Ok(Attached::Resumed);
-            }
-            // A lease that was just granted is this source's.
-            self.forget_history(known)?;
-        }
         match reply.resolution {
+            Resolution::RetryLater => {
+                let seconds = reply.retry_after_seconds.unwrap_or(1).max(1).unsigned_abs();
+                Meta::RetryAfter.set(&self.store.conn, seconds.cast_signed())?;
+                Ok(Attached::RetryLater)
+            }
             Resolution::InitializeLocal => {
                 let id = reply
                     .initialization_id
                     .ok_or_else(|| Error::Protocol("initialize_local came without an initialization_id".into()))?;
+                self.begin_anew()?;
                 self.joined(Some(&id))?;
                 Ok(Attached::Seeding)
             }
             Resolution::InitializeEmpty => {
+                self.begin_anew()?;
                 if gives_way {
                     self.give_way_to_nothing(report)?;
                 }
                 self.joined(None)?;
                 Ok(Attached::Empty)
             }
-            Resolution::RemoteAuthoritative | Resolution::RetryLater => {
-                let conn = &self.store.conn;
-                Meta::InitializationId.clear(conn)?;
-                if mode == Some(Attach::Fail) {
-                    self.refuse_two_sides()?;
-                }
-                if mutant::on(Mutant::AttachDiscards) {
-                    conn.execute_batch("DELETE FROM main._sync_dirty")?;
-                }
-                Meta::Rebuild.set(conn, "this file joins an existing scope")?;
-                match self.rebuild_once(report)? {
-                    Pulled::Stable => self.joined(None)?,
-                    _ => {
-                        return Err(Error::Refused {
-                            code: Code::ScopeUninitialized.as_str().to_owned(),
-                            message: "the account went away while it was joined".into(),
-                        });
-                    }
-                }
-                Ok(if mode == Some(Attach::TakeRemote) { Attached::TookRemote } else { Attached::Merged })
+            Resolution::RemoteAuthoritative if self.go_on(&source)? => Ok(Attached::Resumed),
+            Resolution::RemoteAuthoritative => self.join(mode, report),
+        }
+    }
+
+    /// Whether there is anything that a new scope could get from this file. Rows that are held back would
+    /// seed nothing.
+    fn could_seed(&self) -> Result<bool, Error> {
+        let store = &self.store;
+        Ok(store.any_dirty(true)? || store.outbox()?.is_some() || store.knows_rows()?)
+    }
+
+    /// The scope has no history, not even one that it lost (H3): every row is local work, and nothing is known
+    /// of any.
+    fn begin_anew(&self) -> Result<(), Error> {
+        let tx = self.store.begin()?;
+        self.store.absorb(self.env.now_ms())?;
+        self.store.release_outbox()?;
+        self.store.reopen_above(-1, self.env.now_ms())?;
+        tx.execute_batch(
+            "DELETE FROM main._sync_row; DELETE FROM main._sync_history; UPDATE main._sync_table SET grown_from = NULL;",
+        )?;
+        for m in [Meta::Checkpoint, Meta::LatestKnown] {
+            m.set(&tx, 0)?;
+        }
+        for m in [Meta::HistoryHash, Meta::CheckpointBundle, Meta::Rebuild, Meta::Fork] {
+            m.clear(&tx)?;
+        }
+        // A lease that was granted is this source's, and there no source has written yet.
+        Meta::NextSourceBundleId.set(&tx, 1)?;
+        Ok(tx.commit()?)
+    }
+
+    /// Goes on from where the file was, in the history of then or in another of the same account: then by the
+    /// rebuild that puts what both do not share on top. False where the file never was in a history of it.
+    fn go_on(&self, source: &str) -> Result<bool, Error> {
+        let conn = &self.store.conn;
+        let woken = Meta::Resume.integer(conn)? != 0;
+        if woken && (!self.api.is_ours() || Meta::ScopeId.get::<String>(conn)?.is_none()) {
+            // It may be another account: nothing says that it is not.
+            let tx = self.store.begin()?;
+            self.store.forget_history(Some(&self.env.new_id()), self.env.now_ms())?;
+            tx.commit()?;
+            return Ok(false);
+        }
+        if Meta::Checkpoint.integer(conn)? == 0 {
+            // Every history begins the same; with a push in it, or in doubt, a detached file has a part in this one.
+            let part = woken && self.store.outbox()?.is_some_and(|o| o.state != OutboxState::Frozen);
+            if part {
+                self.joined(None)?;
+            }
+            return Ok(part);
+        }
+        if !self.same_history(source)? {
+            let tx = self.store.begin()?;
+            Meta::Fork.set(&tx, 0)?;
+            Meta::Rebuild.set(&tx, REWRITTEN)?;
+            tx.commit()?;
+        }
+        self.joined(None)?;
+        Ok(true)
+    }
+
+    /// The scope has rows, and this file is not of its history: both sides' rows meet.
+    fn join(&mut self, mode: Option<Attach>, report: &mut PullReport) -> Result<Attached, Error> {
+        let conn = &self.store.conn;
+        Meta::InitializationId.clear(conn)?;
+        if mode == Some(Attach::Fail) {
+            self.refuse_two_sides()?;
+        }
+        if mutant::on(Mutant::AttachDiscards) {
+            conn.execute_batch("DELETE FROM main._sync_dirty")?;
+        }
+        Meta::Rebuild.set(conn, "this file joins an existing scope")?;
+        match self.rebuild_once(report)? {
+            Pulled::Stable => self.joined(None)?,
+            _ => {
+                return Err(Error::Refused {
+                    code: Code::ScopeUninitialized.as_str().to_owned(),
+                    message: "the account went away while it was joined".into(),
+                });
             }
         }
+        Ok(if mode == Some(Attach::TakeRemote) { Attached::TookRemote } else { Attached::Merged })
     }
 
     /// The mode, while it still matters.
@@ -135,8 +194,9 @@ impl Engine {
 
     fn joined(&self, initialization_id: Option<&str>) -> Result<(), Error> {
         let tx = self.store.begin()?;
-        if let Some(id) = initialization_id {
-            Meta::InitializationId.set(&tx, id)?;
+        match initialization_id {
+            Some(id) => Meta::InitializationId.set(&tx, id)?,
+            None => Meta::InitializationId.clear(&tx)?,
         }
         for m in [Meta::Attached, Meta::Joined] {
             m.set(&tx, 1)?;
@@ -184,24 +244,16 @@ impl Engine {
         }
     }
 
-    /// Whether the server still has the history that this file was detached from. One that is pruned
-    /// below the checkpoint counts: the rebuild that follows compares every row.
+    /// Whether the server still has the history that this file is of. One that is pruned below the checkpoint
+    /// counts: the rebuild that follows compares every row.
     fn same_history(&self, source: &str) -> Result<bool, Error> {
         let conn = &self.store.conn;
-        let checkpoint = Meta::Checkpoint.integer(conn)?;
         let hash: Option<String> = Meta::HistoryHash.get(conn)?;
-        if !self.api.is_ours() || Meta::ScopeId.get::<String>(conn)?.is_none() {
-            return Ok(false);
-        }
-        if checkpoint == 0 {
-            // Every history begins the same; with a push in it, or in doubt, this file has a part in this one.
-            return Ok(self.store.outbox()?.is_some_and(|o| o.state != OutboxState::Frozen));
-        }
-        if hash.is_none() {
+        if !self.api.is_ours() || hash.is_none() {
             return Ok(false);
         }
         let request = PullRequest {
-            after_bundle_seq: checkpoint,
+            after_bundle_seq: Meta::Checkpoint.integer(conn)?,
             max_bundles: 1,
             after_history_hash: hash,
             max_inline_rows: Some(0),
@@ -215,13 +267,6 @@ impl Engine {
                 _ => Err(e.into()),
             },
         }
-    }
-
-    fn forget_history(&self, fresh_source: bool) -> Result<(), Error> {
-        let source = fresh_source.then(|| self.env.new_id());
-        let tx = self.store.begin()?;
-        self.store.forget_history(source.as_deref(), self.env.now_ms())?;
-        Ok(tx.commit()?)
     }
 
     fn refuse_two_sides(&self) -> Result<(), Error> {

@@ -21,7 +21,7 @@ use crate::store::{Meta, OutboxState, Store};
 
 /// What becomes of work that is not on the server yet when a file is detached. Every way leaves the rows
 /// in their tables, ends the capture, and keeps what is needed to go on: the versions of the rows, the
-/// history that they are of, and the inbox. Attached to the same history again, the file goes on where it
+/// history that they are of, and the inbox. Attached to the same account again, the file goes on where it
 /// was: what others deleted meanwhile goes here too, and what the app wrote meanwhile is pushed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Detach {

@@ -212,11 +212,8 @@ impl Engine {
     pub(crate) fn connected(&mut self, report: &mut PullReport) -> Result<(), Error> {
         self.store.refresh(self.env.now_ms())?;
         self.greet()?;
-        if self.attach(report)? == Attached::RetryLater {
-            let seconds = Meta::RetryAfter.integer(&self.store.conn)?.max(1).unsigned_abs();
-            return Err(Error::RetryLater { seconds });
-        }
-        Ok(())
+        let attached = self.attach(report)?;
+        self.in_time(attached)
     }
 
     /// Pushes what is pending, once around: conflicts wait for the pull that settles them.
@@ -306,34 +303,18 @@ impl Engine {
         Ok(())
     }
 
-    /// The scope is not there (any more), or its lease lapsed: connect again. H3: with a checkpoint, all
-    /// rows are local work again, and this device may be the one to seed.
+    /// The scope is not there (any more), or its lease lapsed: this device may be the one to seed it (H3).
     fn reconnect(&mut self, report: &mut PullReport) -> Result<(), Error> {
-        let tx = self.store.begin()?;
-        self.store.absorb(self.env.now_ms())?;
-        self.store.release_outbox()?;
-        if Meta::Checkpoint.integer(&tx)? > 0 {
-            tx.execute(
-                "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE v > 0",
-                [self.env.now_ms()],
-            )?;
-            tx.execute_batch("DELETE FROM main._sync_row; DELETE FROM main._sync_history;")?;
-            Meta::SyncedThrough.clear(&tx)?;
-            Meta::SourceId.set(&tx, self.env.new_id())?;
-            Meta::NextSourceBundleId.set(&tx, 1)?;
-            Meta::ScopeId.clear(&tx)?;
+        let attached = self.connect(report)?;
+        self.in_time(attached)
+    }
+
+    fn in_time(&self, attached: Attached) -> Result<(), Error> {
+        if attached == Attached::RetryLater {
+            let seconds = Meta::RetryAfter.integer(&self.store.conn)?.max(1).unsigned_abs();
+            return Err(Error::RetryLater { seconds });
         }
-        Meta::Checkpoint.set(&tx, 0)?;
-        Meta::LatestKnown.set(&tx, 0)?;
-        Meta::HistoryHash.clear(&tx)?;
-        Meta::InitializationId.clear(&tx)?;
-        Meta::Attached.set(&tx, 0)?;
-        // How rows meet was said for the first time: this is another, whoever made the file.
-        Meta::Joined.set(&tx, 1)?;
-        Meta::Rebuild.clear(&tx)?;
-        Meta::Fork.clear(&tx)?;
-        tx.commit()?;
-        self.connected(report)
+        Ok(())
     }
 
     /// What a conflict reply says that no pull will: a tombstone from before this file's snapshot, or a

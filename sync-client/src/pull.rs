@@ -65,7 +65,7 @@ impl Engine {
                     Some(Code::CheckpointAhead | Code::HistoryDiverged) => {
                         let fork = self.find_fork(&source)?;
                         Meta::Fork.set(&self.store.conn, fork)?;
-                        return self.must_rebuild("the server's history was rewritten");
+                        return self.must_rebuild(REWRITTEN);
                     }
                     Some(Code::ScopeUninitialized) => return Ok(Pulled::Reconnect),
                     // This device seeds the scope, and every row of its first push was refused.
@@ -183,7 +183,7 @@ impl Engine {
     /// The server's history is not the one that this file knows: rebuild from where both part.
     pub(crate) fn must_fork(&self, source: &str) -> Result<(), Error> {
         Meta::Fork.set(&self.store.conn, self.find_fork(source)?)?;
-        Meta::Rebuild.set(&self.store.conn, "the server's history was rewritten")
+        Meta::Rebuild.set(&self.store.conn, REWRITTEN)
     }
 
     fn must_rebuild(&self, why: &str) -> Result<Pulled, Error> {
@@ -461,3 +461,5 @@ const SMALL_PAGE_ROWS: i64 = 200;
 const ROWS_PER_TRANSACTION: i64 = 2000;
 /// History hashes that are kept to find a fork.
 const KEPT_HASHES: i64 = 1000;
+/// Why a file is rebuilt whose history is not the server's.
+pub(crate) const REWRITTEN: &str = "the server's history was rewritten";

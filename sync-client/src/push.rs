@@ -145,7 +145,6 @@ impl Engine {
                 }
                 Some(
                     Code::ScopeUninitialized
-                    | Code::ScopeInitializing
                     | Code::InitializationStale
                     | Code::InitializationExpired
                     | Code::PushSessionInvalid,

@@ -220,7 +220,7 @@ impl Store {
     }
 
     /// Every row and tombstone above the fork is local work again.
-    fn reopen_above(&self, fork: i64, now: i64) -> Result<(), Error> {
+    pub(crate) fn reopen_above(&self, fork: i64, now: i64) -> Result<(), Error> {
         let reopened = self.conn.execute(
             "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE abs(v) > ?",
             (now, fork),

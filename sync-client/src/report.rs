@@ -8,7 +8,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attached {
-    /// The file was attached before, or was detached from this history and goes on.
+    /// The file was attached before, or was detached from this account and goes on. Where the account's history
+    /// is another by now, the next pull puts this file's rows on top of what both share.
     Resumed,
     /// The scope was new: this file's rows seed it with the next push.
     Seeding,

@@ -17,6 +17,11 @@ impl Store {
         Ok(Known::from_stored(v))
     }
 
+    /// Whether the server was ever known to have a row that this file has.
+    pub(crate) fn knows_rows(&self) -> Result<bool, Error> {
+        Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_row WHERE v >= 0 LIMIT 1")?.exists([])?)
+    }
+
     /// Remembers what was heard.
     pub(crate) fn set_known(&self, t: i64, k: &[u8], known: Known) -> Result<(), Error> {
         let v = match known {

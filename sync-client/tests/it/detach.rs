@@ -238,7 +238,7 @@ fn another_user_gets_the_rows_only_by_choice() {
     }
 }
 
-/// Another history of the same account is merged: rows are recognised, none is taken for deleted.
+/// Another history of the same account: rows are recognised, none is taken for deleted.
 #[test]
 fn another_history_is_merged() {
     let mut w = World::new();
@@ -259,7 +259,7 @@ fn another_history_is_merged() {
     c.sql("INSERT INTO people (id, name) VALUES ('kept', 'x')");
     c.sync();
     a.open();
-    assert_eq!(a.client().attach().unwrap(), Attached::Merged);
+    assert_eq!(a.client().attach().unwrap(), Attached::Resumed);
     converge(&[&a, &c]);
     assert_eq!(c.count("SELECT count(*) FROM people"), 8);
     assert!(a.client().discarded().unwrap().is_empty());

@@ -22,6 +22,7 @@ mod owner;
 mod poison;
 mod relay;
 mod resume;
+mod rewritten;
 mod rounds;
 mod status;
 mod support;
