@@ -164,10 +164,21 @@ impl Engine {
         let known = store.known(m.id, &k)?;
         let whole = |b: &Record| b.iter().all(Option::is_some);
         let target = match (self.committed_row(m.id, &k)?, known) {
-            (Some(row), _) => Ok(row),
+            // A column that was not sent is as it was before the edit.
+            (Some(row), _) => Ok(row.map(|row| {
+                let before = dirty.base.clone().unwrap_or_default().into_iter().chain(std::iter::repeat(None));
+                fit(row, table).into_iter().zip(before).map(|(sent, before)| sent.or(before)).collect::<Record>()
+            })),
             (None, Known::Live(_)) => dirty.base.clone().filter(whole).map(|b| Some(fit(b, table))).ok_or(()),
             (None, Known::Never | Known::Gone(_)) => Ok(None),
         };
+        // A column that came since, in which only this edit can have put anything.
+        let target = target.map(|row| {
+            row.map(|row: Record| {
+                let now = |v: Option<Value>, nullable| v.or(if nullable { Some(Value::Null) } else { None });
+                row.into_iter().zip(&table.columns).map(|(v, c)| now(v, !c.not_null)).collect::<Record>()
+            })
+        });
         store.drop_dirty(m.id, &k)?;
         let same = match (&live, &target) {
             (Some(live), Ok(Some(row))) => live.iter().zip(row).all(|(l, r)| r.as_ref().is_none_or(|r| r == l)),

@@ -48,7 +48,9 @@ impl Engine {
         let export = Export::open(path)?;
         let (mut push, mut pull) = (PushReport::default(), PullReport::default());
         self.connected(&mut pull)?;
-        if export.head.scope_id != Meta::ScopeId.get::<String>(&self.store.conn)? {
+        // A file that never met a server has work of no account yet.
+        let elsewhere = export.head.scope_id.is_some() || export.head.sent.is_some();
+        if elsewhere && export.head.scope_id != Meta::ScopeId.get::<String>(&self.store.conn)? {
             return Err(Error::Argument(
                 "this export is of another account than the file: nothing was imported or sent".into(),
             ));
@@ -217,10 +219,27 @@ impl Applier<'_> {
                     let message = "the row that this one refers to is not on the server any more";
                     self.displace(position, &key, "parent_deleted", message, None)?;
                 }
+                None if self.keep_referred_to(position, &key)? => {}
                 _ => self.outcome.applied += 1,
             }
         }
         Ok(())
+    }
+
+    /// An imported delete of a row that rows of this file refer to is not taken. Whether it was so.
+    fn keep_referred_to(&mut self, position: usize, key: &[Value]) -> Result<bool, Error> {
+        let (store, table) = (self.store, self.store.table(position));
+        let k = Key::pack(key)?.as_bytes().to_vec();
+        let Some(base) = store.dirty(store.managed[position].id, &k)?.and_then(|d| d.base) else { return Ok(false) };
+        let row = full(base);
+        for (child, fk) in store.schema().references_to(position) {
+            if !self.children(child, fk, table, &row)?.is_empty() {
+                let message = "this row was deleted on the other device, but rows of this file refer to it: it stays";
+                self.undo_delete(position, &k, key, Some(&row), message)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// This device's own change of the same row stays, and the imported one is kept in the inbox; of a number

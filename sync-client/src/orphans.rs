@@ -222,13 +222,21 @@ impl Applier<'_> {
             }
         }
         if contradicted {
-            self.undo_delete(position, k, key, dirty.base.is_some().then_some(&row))?;
+            let message = "this row was deleted here, but a new row on the server refers to it: the delete was undone";
+            self.undo_delete(position, k, key, dirty.base.is_some().then_some(&row), message)?;
         }
         Ok(())
     }
 
     /// The row comes back: from its base, or where there is none by the rebuild that is owed then.
-    fn undo_delete(&mut self, position: usize, k: &[u8], key: &[Value], row: Option<&Vec<Value>>) -> Result<(), Error> {
+    pub(crate) fn undo_delete(
+        &mut self,
+        position: usize,
+        k: &[u8],
+        key: &[Value],
+        row: Option<&Vec<Value>>,
+        message: &str,
+    ) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
         store.drop_dirty(m.id, k)?;
@@ -244,7 +252,7 @@ impl Applier<'_> {
             key,
             op: "DELETE",
             reason: "still_referred_to",
-            message: "this row was deleted here, but a new row on the server refers to it: the delete was undone",
+            message,
             local: None,
             base: None,
             server: row.map(Vec::as_slice),
@@ -260,7 +268,7 @@ impl Applier<'_> {
             let pending = store.dirty(store.managed[parent].id, parent_k.as_bytes())?;
             if let Some(pending) = pending {
                 let parent_row: Option<Vec<Value>> = pending.base.map(full);
-                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, parent_row.as_ref())?;
+                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, parent_row.as_ref(), message)?;
             }
         }
         Ok(())

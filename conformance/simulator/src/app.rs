@@ -90,6 +90,7 @@ kinds!(
     PersonAgain,
     PeopleInsert,
     PeopleUpdate,
+    Crowd,
     NoteInsert,
     NoteBody,
     NoteMove,
@@ -158,6 +159,10 @@ impl Sql {
             Kind::PeopleInsert => format!(
                 "WITH RECURSIVE c(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM c WHERE i < 24)
                  INSERT OR IGNORE INTO people (id, name, age) SELECT 'many {n} ' || i, '<w{w}:' || i || '>', i FROM c"
+            ),
+            Kind::Crowd => format!(
+                "WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i < 149)
+                 INSERT OR IGNORE INTO people (id, name, age) SELECT 'of a crowd ' || i, '<w{w}:' || i || '>', i FROM c"
             ),
             Kind::PeopleUpdate => format!("UPDATE people SET name = '<w{w}:' || id || '>' WHERE id > 'many {n}'"),
             Kind::NoteInsert => format!(

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use crate::accounts::is_exported;
 use crate::app::tokens;
 use crate::device::{Device, Seen, lock, rows, seen};
 use crate::ledger::all_tokens;
@@ -42,7 +43,6 @@ impl World {
             self.fail(Violation::new("counters are right", format!("device {}: {tally} for {notes}", d.index)));
         }
         let Some(seen) = seen(conn)? else { return Ok(()) };
-        self.covered("outbox", &seen.outbox);
         if seen.settled && !d.unseen.load(Ordering::Relaxed) {
             let rows = rows(conn)?;
             let models = lock(&self.models);
@@ -69,6 +69,7 @@ impl World {
             for n in 0..self.devices() {
                 self.clock.fetch_add(61_000, Ordering::Relaxed);
                 self.plain_sync(n);
+                self.import_rest(&self.device(n));
                 self.check_device(&self.device(n));
             }
             if let Some(v) = lock(&self.violation).clone() {
@@ -146,19 +147,27 @@ impl World {
             if let Some(wrong) = differs(model.now(), &seen, &rows) {
                 return Err(Violation::new("all replicas converge", format!("device {n}: {wrong}")));
             }
-            found.extend(&model.cascaded);
-            found.extend(all_tokens(model.now()));
             for (id, row) in model.now().iter() {
                 there.extend(row.values().flat_map(crate::model::tokens_of).map(|t| (id.clone(), t)));
             }
             // What a refusal holds back is still in its table.
             found.extend(all_tokens(&rows.into_iter().filter(|(id, _)| seen.held.contains(id)).collect()));
+            seen.reasons.iter().for_each(|r| self.covered("settled", r));
             for entry in seen.inbox {
+                // What was exported has to be where it was imported.
+                if is_exported(&entry) {
+                    continue;
+                }
                 found.extend(tokens_of_entry(&entry));
                 inboxes.push_str(&entry);
                 inboxes.push('\n');
             }
         }
+        for model in lock(&self.models).values() {
+            found.extend(&model.cascaded);
+            found.extend(all_tokens(model.now()));
+        }
+        found.extend(self.tokens_left_in_exports());
         self.server_agrees()?;
         (0..self.devices()).for_each(|n| self.verify(n));
         let ledger = lock(&self.ledger);
@@ -171,7 +180,8 @@ impl World {
         // Nor what a copy of a file, or its older self, still means to insert.
         let rewritten = lock(&self.models).values().any(UserModel::was_rewritten)
             || lock(&self.cover).count("history", "device copied") > 0
-            || lock(&self.cover).count("history", "device restored") > 0;
+            || lock(&self.cover).count("history", "device restored") > 0
+            || lock(&self.cover).count("history", "user switched") > 0;
         for (table, key) in ledger.resurrected(&there).into_iter().filter(|_| !rewritten) {
             let named = held.contains(&(*table, key.clone()))
                 || key.iter().all(|v| match v {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use sync_client::Client;
 
 use crate::model::{Id, Row, State, TABLES, Val};
-use crate::plan::DeviceSetup;
+use crate::plan::{DeviceSetup, Joins};
 
 /// Locks; a run that failed under a lock is judged by what it left.
 pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -25,6 +25,12 @@ pub(crate) struct Device {
     pub(crate) setup: DeviceSetup,
     /// Whose it is.
     pub(crate) user: Mutex<String>,
+    /// What was said becomes of the file's rows when it joins an account, if anything.
+    pub(crate) joins: Mutex<Option<Joins>>,
+    /// Whose file it was when a verb last ended.
+    pub(crate) joined: Mutex<String>,
+    /// The outbox after the last verb.
+    pub(crate) outbox: Mutex<String>,
     dir: PathBuf,
     generation: AtomicU32,
     path: Mutex<PathBuf>,
@@ -38,8 +44,8 @@ pub(crate) struct Device {
     pub(crate) room: AtomicU32,
     /// A migration dropped the capture since the client last looked.
     pub(crate) unseen: AtomicBool,
-    /// The user's backup and the ledger's moment.
-    pub(crate) backup: Mutex<Option<(PathBuf, u64)>>,
+    /// The user's backup, the ledger's moment, whose it was, and as what it last joined.
+    pub(crate) backup: Mutex<Option<(PathBuf, u64, String, String)>>,
     /// The files as a crash left them.
     pub(crate) crashed: Mutex<Option<Crashed>>,
     /// Commits of the app that the power may take: frames of the log before each, and the moment.
@@ -88,6 +94,9 @@ impl Device {
             index,
             setup,
             user: Mutex::new(user.to_owned()),
+            joins: Mutex::new(Some(setup.joins).filter(|j| *j != Joins::Merge)),
+            joined: Mutex::new(user.to_owned()),
+            outbox: Mutex::new("none".into()),
             dir: dir.to_owned(),
             generation: AtomicU32::new(0),
             path: Mutex::new(path),
@@ -293,6 +302,8 @@ pub(crate) struct Seen {
     pub(crate) aside: std::collections::BTreeSet<Id>,
     /// State of the outbox.
     pub(crate) outbox: String,
+    /// The kind and the reason of each inbox entry.
+    pub(crate) reasons: Vec<String>,
     /// Every inbox entry, as text.
     pub(crate) inbox: Vec<String>,
 }
@@ -342,7 +353,10 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
             .collect::<Result<_, _>>()?;
         let at: Vec<String> =
             def.key.iter().map(|k| format!("c{}", columns.iter().position(|c| c == k).unwrap_or_default())).collect();
-        if let Ok(mut s) = conn.prepare_cached(&format!("SELECT DISTINCT {} FROM _sync_log_{t}", at.join(", "))) {
+        // A detached file has no logs.
+        let log = format!("_sync_log_{t}");
+        if conn.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?")?.exists([&log])? {
+            let mut s = conn.prepare_cached(&format!("SELECT DISTINCT {} FROM {log}", at.join(", ")))?;
             let mut found = s.query([])?;
             while let Some(r) = found.next()? {
                 let key = (0..at.len()).map(|i| val(r.get_ref_unwrap(i))).collect();
@@ -351,7 +365,7 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
         }
     }
     let mut s = conn.prepare(
-        "SELECT tbl, key, reason, kind || ' ' || op || ' ' || tbl || ' ' || key || ' ' || reason || ': ' ||
+        "SELECT tbl, key, reason, kind || ' ' || reason, kind || ' ' || op || ' ' || tbl || ' ' || key || ' ' || reason || ': ' ||
            coalesce(local_row, '') || ' / ' || coalesce(server_row, '') FROM _sync_inbox",
     )?;
     let mut found = s.query([])?;
@@ -364,7 +378,8 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
         {
             out.aside.insert((def.name, key));
         }
-        out.inbox.push(r.get(3)?);
+        out.reasons.push(r.get(3)?);
+        out.inbox.push(r.get(4)?);
     }
     Ok(Some(out))
 }

@@ -3,7 +3,9 @@
 
 use crate::app::{Kind, Sql};
 use crate::dice::Dice;
-use crate::plan::{AppStep, DeviceSetup, Fault, Leave, Migration, Plan, Planned, Setup, Step, Verb, VerbStep, Wins};
+use crate::plan::{
+    AppStep, DeviceSetup, Fault, Joins, Leave, Migration, Plan, Planned, Setup, Step, Verb, VerbStep, Wins,
+};
 
 /// The character of a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,8 @@ enum Mood {
     Crashes,
     Histories,
     Migrations,
+    Accounts,
+    Crowd,
     Everything,
 }
 
@@ -29,8 +33,10 @@ pub fn plan(seed: u64) -> Plan {
         Mood::Crashes,
         Mood::Histories,
         Mood::Migrations,
+        Mood::Accounts,
         Mood::Everything,
     ]);
+    let mood = if d.chance(1, 24) { Mood::Crowd } else { mood };
     let devices = 2 + d.below(2) as usize;
     let setup = Setup {
         devices: (0..devices)
@@ -46,6 +52,8 @@ pub fn plan(seed: u64) -> Plan {
                 foreign_keys: !d.chance(1, 6),
                 durable: d.chance(1, 2),
                 keep: d.chance(1, 4),
+                user: u8::from(mood == Mood::Accounts && d.chance(1, 3)),
+                joins: d.pick(&[Joins::Merge, Joins::Merge, Joins::Merge, Joins::TakeRemote, Joins::Fail]),
             })
             .collect(),
         retained: d.pick(&[3, 3, 10, 10_000]),
@@ -53,6 +61,11 @@ pub fn plan(seed: u64) -> Plan {
         bundle_rows: d.pick(&[0, 0, 0, 6]),
     };
     let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood)).collect();
+    if mood == Mood::Crowd {
+        // Enough rows that a table is compared by ranges.
+        let sql = vec![Sql(Kind::Crowd, 0, 0, 0)];
+        steps.insert(0, Step::App(AppStep { device: 0, sql, together: false, undone: false }));
+    }
     // Last, so that these few change nothing else of a seed's plan.
     for step in &mut steps {
         if let Step::Verb(v) = step
@@ -79,16 +92,39 @@ fn step(d: &mut Dice, devices: usize, mood: Mood) -> Step {
             return Step::Migrate(device, migration(d));
         }
         Mood::Migrations | Mood::Everything if (24..27).contains(&rare) => return Step::MigrateServer,
+        Mood::Accounts if rare < 5 => return Step::SwitchUser(device, d.below(2) as u8, leave(d), joins(d)),
+        Mood::Accounts if rare < 10 => return Step::Detach(device, Leave::Export),
+        Mood::Accounts if rare < 14 => {
+            let faults = (0..d.below(2)).map(|_| planned(d, devices, mood)).collect();
+            return Step::Verb(VerbStep { device, verb: Verb::Import, faults });
+        }
         _ => {}
     }
     match rare {
         30..33 => Step::Wait(d.pick(&[1_000, 60_000, 400_000, 1_000_000, 90_000_000])),
         33..35 => Step::Reopen(device),
         35..36 => Step::RestartServer,
-        36..37 => Step::Detach(device, d.pick(&[Leave::Clean, Leave::Keep, Leave::Discard])),
+        36..37 if mood == Mood::Everything && d.chance(1, 2) => {
+            Step::SwitchUser(device, d.below(2) as u8, leave(d), joins(d))
+        }
+        36..37 => Step::Detach(device, leave(d)),
         37..39 => Step::Inbox(device, d.chance(2, 3)),
-        39..72 => {
-            let verb = d.pick(&[Verb::Sync, Verb::Sync, Verb::Sync, Verb::Sync, Verb::Push, Verb::Pull, Verb::Rebuild]);
+        39..40 => match d.below(4) {
+            0 => Step::Retain(d.pick(&[1, 3, 10, 10_000])),
+            _ => Step::Damage(device, d.chance(1, 2)),
+        },
+        40..73 => {
+            let verb = match d.below(16) {
+                _ if mood == Mood::Crowd && d.chance(1, 3) => d.pick(&[Verb::Verify, Verb::Repair]),
+                0..9 => Verb::Sync,
+                9 => Verb::Push,
+                10 => Verb::Pull,
+                11 => Verb::Rebuild,
+                12 => Verb::Brief,
+                13 => Verb::Frugal,
+                14 => d.pick(&[Verb::Attach, Verb::Import]),
+                _ => d.pick(&[Verb::Verify, Verb::Repair]),
+            };
             let n = match mood {
                 Mood::Calm => d.pick(&[0, 0, 0, 1]),
                 _ => d.pick(&[0, 1, 1, 2, 3]),
@@ -100,12 +136,21 @@ fn step(d: &mut Dice, devices: usize, mood: Mood) -> Step {
     }
 }
 
+fn leave(d: &mut Dice) -> Leave {
+    d.pick(&[Leave::Clean, Leave::Keep, Leave::Discard, Leave::Export])
+}
+
+fn joins(d: &mut Dice) -> Joins {
+    d.pick(&[Joins::Merge, Joins::TakeRemote, Joins::Fail])
+}
+
 fn migration(d: &mut Dice) -> Migration {
-    d.pick(&[Migration::AddColumn, Migration::AddTable, Migration::AddIndex, Migration::RebuildTable])
+    d.pick(Migration::ALL)
 }
 
 fn app(d: &mut Dice, device: usize) -> AppStep {
-    let n = 1 + d.below(6);
+    // Now and then an app is busy.
+    let n = if d.chance(1, 5) { 10 + d.below(50) } else { 1 + d.below(6) };
     let sql = (0..n).map(|_| sql(d)).collect();
     let together = d.chance(1, 2);
     AppStep { device, sql, together, undone: together && d.chance(1, 6) }
@@ -114,7 +159,11 @@ fn app(d: &mut Dice, device: usize) -> AppStep {
 fn sql(d: &mut Dice) -> Sql {
     let kind = d.pick(Kind::ALL);
     // Bulk writes are as many rows as all others together.
-    let kind = if kind == Kind::PeopleInsert && d.chance(2, 3) { Kind::PersonInsert } else { kind };
+    let kind = match kind {
+        Kind::PeopleInsert if d.chance(2, 3) => Kind::PersonInsert,
+        Kind::Crowd => Kind::PersonInsert,
+        kind => kind,
+    };
     Sql(kind, d.below(7) as u8, d.below(7) as u8, d.below(1000) as u16)
 }
 
@@ -130,7 +179,8 @@ fn planned(d: &mut Dice, devices: usize, mood: Mood) -> Planned {
 fn fault(d: &mut Dice, devices: usize, mood: Mood) -> Fault {
     let other = d.below(devices as u64) as usize;
     let n = d.below(64) as u32;
-    let weight = |m: Mood, is: u64, otherwise: u64| if mood == m || mood == Mood::Everything { is } else { otherwise };
+    let all = matches!(mood, Mood::Everything | Mood::Crowd);
+    let weight = |m: Mood, is: u64, otherwise: u64| if mood == m || all { is } else { otherwise };
     let (network, crashes, history) =
         (weight(Mood::Network, 12, 4), weight(Mood::Crashes, 10, 3), weight(Mood::Histories, 2, 0));
     let migrations = weight(Mood::Migrations, 4, 0);
@@ -156,7 +206,7 @@ fn fault(d: &mut Dice, devices: usize, mood: Mood) -> Fault {
     }
     roll -= crashes;
     if roll < history {
-        return if d.chance(4, 5) { Fault::Restore } else { Fault::Wipe };
+        return if d.chance(2, 3) { Fault::Restore } else { Fault::Wipe };
     }
     roll -= history;
     if roll < migrations {

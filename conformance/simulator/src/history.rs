@@ -42,6 +42,7 @@ impl World {
     pub(crate) fn restore(&self) {
         let Some((dir, marks)) = lock(&self.backup).clone() else { return };
         self.covered("history", "restored");
+        lock(&self.run).rewritten = true;
         lock(&self.ledger).server_went_back();
         self.server.stop();
         self.server.use_dir(dir);
@@ -55,6 +56,7 @@ impl World {
 
     pub(crate) fn wipe(&self) {
         self.covered("history", "wiped");
+        lock(&self.run).rewritten = true;
         lock(&self.ledger).server_went_back();
         self.server.stop();
         let dir = self.server.fresh_dir();
@@ -79,21 +81,24 @@ impl World {
         let d = self.device(n);
         let to = d.next_path("backup");
         copy_file(&d.path(), &to).expect("a copy");
-        *lock(&d.backup) = Some((to, lock(&self.ledger).now()));
+        *lock(&d.backup) = Some((to, lock(&self.ledger).now(), lock(&d.user).clone(), lock(&d.joined).clone()));
     }
 
     pub(crate) fn restore_device(&self, n: usize) {
         let d = self.device(n);
-        let Some((from, moment)) = lock(&d.backup).clone() else { return };
+        let Some((from, moment, user, joined)) = lock(&d.backup).clone() else { return };
         self.covered("history", "device restored");
-        let inbox = lock(&d.app).as_ref().and_then(|conn| seen(conn).ok().flatten()).unwrap_or_default().inbox;
+        let inbox = lock(&d.app).as_ref().and_then(|c| seen(c).expect("a file can be read")).unwrap_or_default().inbox;
         lock(&self.ledger).give_up(inbox.iter().flat_map(|entry| tokens_of_entry(entry)));
         d.close();
+        *lock(&d.user) = user;
+        *lock(&d.joined) = joined;
         let to = d.next_path("restored");
         copy_file(&from, &to).expect("a copy");
         d.use_file(to);
         d.open_app().expect("the app opens");
         self.forgive(&d, moment);
+        self.take_imports_back(n, moment);
     }
 
     pub(crate) fn copy_device(&self, n: usize) {
@@ -106,25 +111,45 @@ impl World {
         copy_file(&d.path(), &to).expect("a copy");
         let user = lock(&d.user).clone();
         let twin = Device::of_file(self.dir.path(), self.devices(), d.setup, &user, to);
+        lock(&d.joined).clone_into(&mut lock(&twin.joined));
+        *lock(&twin.joins) = *lock(&d.joins);
         twin.open_app().expect("the app opens");
         lock(&self.all).push(Arc::new(twin));
     }
 
-    pub(crate) fn detach(&self, n: usize, how: Leave) {
+    /// Whether it is detached now.
+    pub(crate) fn detach(&self, n: usize, how: Leave) -> bool {
         let d = self.device(n);
         self.open(&d);
-        let Some(c) = lock(&d.client).take() else { return };
+        let Some(c) = lock(&d.client).take() else { return false };
         let how = match how {
             Leave::Clean => Detach::WhenClean,
             Leave::Keep => Detach::KeepData,
             Leave::Discard => Detach::Discard,
+            Leave::Export => Detach::Export(self.export_path()),
         };
-        let name = format!("detached {how:?}");
-        let clean = how == Detach::WhenClean;
-        match c.detach(how) {
-            Ok(_) => self.covered("history", &name),
-            Err(Error::PendingWork(_)) if clean => {}
-            Err(e) => self.fail(Violation::new("detach", format!("device {n}: {e}"))),
+        match c.detach(how.clone()) {
+            Ok(_) => {
+                let name = match how {
+                    Detach::WhenClean => "detached when clean",
+                    Detach::KeepData => "detached with data",
+                    Detach::Discard => "detached and discarded",
+                    Detach::Export(path) => {
+                        self.exported(path);
+                        "detached and exported"
+                    }
+                };
+                self.covered("history", name);
+                if *lock(&d.joined) != *lock(&d.user) {
+                    self.forget_inbox(&d);
+                }
+                true
+            }
+            Err(Error::PendingWork(_)) if how == Detach::WhenClean => false,
+            Err(e) => {
+                self.fail(Violation::new("detach", format!("device {n}: {e}")));
+                false
+            }
         }
     }
 }

@@ -26,14 +26,62 @@ pub(crate) enum Point {
 }
 
 impl Point {
-    /// Its name, for coverage.
-    #[must_use]
-    pub(crate) fn name(self) -> String {
+    /// The phase that it is in.
+    const fn phase(self) -> Phase {
+        use FaultPoint as P;
         match self {
-            Self::Send(e) => format!("{e:?}"),
-            Self::Received(e) => format!("after {e:?}"),
-            Self::Client(p) => p.name().to_owned(),
+            Self::Send(e) | Self::Received(e) => match e {
+                Endpoint::Capabilities | Endpoint::Connect | Endpoint::Other => Phase::Connect,
+                Endpoint::CreatePush | Endpoint::Chunk | Endpoint::DeletePush => Phase::Push,
+                Endpoint::Commit => Phase::Commit,
+                Endpoint::Pull | Endpoint::CommittedRows => Phase::Pull,
+                Endpoint::CreateSnapshot | Endpoint::SnapshotPage | Endpoint::DeleteSnapshot | Endpoint::Digest => {
+                    Phase::Snapshot
+                }
+            },
+            Self::Client(p) => match p {
+                P::Frozen | P::Uploading => Phase::Push,
+                P::BeforeCommit | P::AfterCommit => Phase::Commit,
+                P::Staged | P::Applying => Phase::Pull,
+                P::Downloading | P::Rebuilding => Phase::Snapshot,
+            },
         }
+    }
+}
+
+/// Parts of a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Connect,
+    Push,
+    Commit,
+    Pull,
+    Snapshot,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 5] = [Self::Connect, Self::Push, Self::Commit, Self::Pull, Self::Snapshot];
+
+    /// Its name, for coverage.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Push => "push",
+            Self::Commit => "commit",
+            Self::Pull => "pull",
+            Self::Snapshot => "snapshot",
+        }
+    }
+
+    /// The faults that can happen in it, by name. A disk is full for a whole verb, and only bundles are
+    /// tampered with: a server's other replies are taken for true.
+    pub(crate) fn faults(self) -> impl Iterator<Item = &'static str> {
+        let possible = move |f: &&&str| match **f {
+            "disk_full" => false,
+            "tampered" => matches!(self, Self::Pull),
+            _ => true,
+        };
+        Fault::NAMES.iter().filter(possible).copied()
     }
 }
 
@@ -42,6 +90,29 @@ impl Point {
 pub(crate) struct ClientCrash;
 
 impl Fault {
+    /// Every name.
+    pub(crate) const NAMES: &[&str] = &[
+        "request_lost",
+        "reply_lost",
+        "duplicated",
+        "late",
+        "cut",
+        "status",
+        "tampered",
+        "crash_client",
+        "power_cut",
+        "crash_server",
+        "restart_server",
+        "restore",
+        "wipe",
+        "app",
+        "sync",
+        "busy",
+        "clock",
+        "disk_full",
+        "migrate",
+    ];
+
     /// Its name, for coverage.
     #[must_use]
     pub(crate) fn name(&self) -> &'static str {
@@ -121,7 +192,7 @@ impl World {
             };
             let planned = planned?;
             self.covered("fault", planned.what.name());
-            self.covered("pair", &format!("{} × {}", planned.what.name(), point.name()));
+            self.covered("pair", &format!("{} × {}", planned.what.name(), point.phase().name()));
             if planned.what.of_network() {
                 return Some(planned.what);
             }

@@ -4,7 +4,9 @@
 //! A seed makes a plan, a plan makes a run, and a run that breaks an invariant is shrunk to a plan that a
 //! person can read and replay.
 
+mod accounts;
 pub mod app;
+mod apps;
 mod check;
 pub mod cover;
 mod device;
@@ -19,6 +21,7 @@ mod observe;
 pub mod plan;
 pub mod run;
 mod server;
+mod verbs;
 mod world;
 
 pub use world::Violation;

@@ -155,6 +155,11 @@ fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, keep_going: b
         operations(&cover),
         done as f64 / begun.elapsed().as_secs_f64()
     );
+    let missing = cover.missing();
+    if done >= RUNS_FOR_COVERAGE && !missing.is_empty() {
+        println!("never occurred:\n  {}", missing.join("\n  "));
+        return ExitCode::FAILURE;
+    }
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -187,6 +192,9 @@ fn find_mutants(seeds: u64, threads: usize, only: &[String]) -> ExitCode {
     }
     if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
+
+/// From so many runs on, everything has to occur.
+const RUNS_FOR_COVERAGE: u64 = 1000;
 
 /// Runs that shrinking may cost.
 const TRIES: u32 = 1500;

@@ -133,7 +133,7 @@ pub(crate) struct UserModel {
     in_doubt: Option<String>,
     /// States of histories that a restore or a loss ended.
     former: Vec<Vec<Arc<State>>>,
-    /// Tokens of rows that a cascade took on the server.
+    /// Tokens that a cascade took on the server, and those in a column that whoever deleted the row may lack.
     pub(crate) cascaded: BTreeSet<u64>,
 }
 
@@ -295,7 +295,9 @@ impl UserModel {
             changed.insert(row.id.clone());
             match (row.op.as_str(), row.payload) {
                 ("DELETE", _) => {
-                    state.remove(&row.id);
+                    // An app that lacks a column deletes its value without ever having seen it.
+                    let unseen = state.remove(&row.id).and_then(|mut r| r.remove("nick"));
+                    self.cascaded.extend(unseen.iter().flat_map(tokens_of));
                     self.cascade(&mut state, &row.id, &mut changed);
                 }
                 (_, Some(payload)) => {

@@ -19,7 +19,7 @@ pub struct Plan {
 /// The world before the first step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// The devices, all of one user at first.
+    /// The devices.
     pub devices: Vec<DeviceSetup>,
     /// Bundles that the server keeps.
     pub retained: i64,
@@ -41,6 +41,25 @@ pub struct DeviceSetup {
     /// Whether an edit of a note or a tag brings back what it belongs to.
     #[serde(default)]
     pub keep: bool,
+    /// Whose it is at first: 0 or 1.
+    #[serde(default)]
+    pub user: u8,
+    /// What becomes of its rows when it joins an account.
+    #[serde(default)]
+    pub joins: Joins,
+}
+
+/// What becomes of a file's rows when it joins an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Joins {
+    /// Both sides are kept.
+    #[default]
+    Merge,
+    /// The account's rows replace them.
+    TakeRemote,
+    /// Nothing happens where both have rows; a person then says `Merge`.
+    Fail,
 }
 
 /// A conflict policy.
@@ -93,6 +112,13 @@ pub enum Step {
     Detach(usize, Leave),
     /// A person retries or drops what waits in the inbox.
     Inbox(usize, bool),
+    /// Another user signs in on a device: it is detached so, and joins that account so.
+    SwitchUser(usize, u8, Leave, Joins),
+    /// A row of a device changes behind everybody's back, and `verify` repairs it, with the server's row or the
+    /// file's.
+    Damage(usize, bool),
+    /// The server keeps so many bundles from now on.
+    Retain(i64),
 }
 
 /// What an app does.
@@ -131,6 +157,34 @@ pub enum Verb {
     Pull,
     /// Everything anew.
     Rebuild,
+    /// Only join the account.
+    Attach,
+    /// Push and pull for a moment.
+    Brief,
+    /// Push and pull for a few bytes.
+    Frugal,
+    /// Compare the file with the server.
+    Verify,
+    /// The same, and repair what differs.
+    Repair,
+    /// Take up what another device exported.
+    Import,
+}
+
+impl Verb {
+    /// Every verb.
+    pub const ALL: &[Self] = &[
+        Self::Sync,
+        Self::Push,
+        Self::Pull,
+        Self::Rebuild,
+        Self::Attach,
+        Self::Brief,
+        Self::Frugal,
+        Self::Verify,
+        Self::Repair,
+        Self::Import,
+    ];
 }
 
 /// What becomes of pending work in a detach.
@@ -143,6 +197,8 @@ pub enum Leave {
     Keep,
     /// It is undone.
     Discard,
+    /// It moves into a file that another device can import.
+    Export,
 }
 
 /// Something that happens during a verb: at its `at`-th hook, or at the next one where it can.
@@ -210,4 +266,9 @@ pub enum Migration {
     AddIndex,
     /// Create, copy, drop, rename.
     RebuildTable,
+}
+
+impl Migration {
+    /// Every kind.
+    pub const ALL: &[Self] = &[Self::AddColumn, Self::AddTable, Self::AddIndex, Self::RebuildTable];
 }

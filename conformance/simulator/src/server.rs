@@ -98,7 +98,7 @@ pub(crate) struct Server {
     dir: Mutex<PathBuf>,
     generation: Mutex<u32>,
     schema: Mutex<String>,
-    limits: Limits,
+    limits: Mutex<Limits>,
     service: Mutex<Option<Service>>,
     /// Where it dies next.
     pub(crate) armed: Mutex<Option<FaultPoint>>,
@@ -114,7 +114,7 @@ impl Server {
             dir: Mutex::new(dir),
             generation: Mutex::new(0),
             schema: Mutex::new(schema.to_owned()),
-            limits,
+            limits: Mutex::new(limits),
             service: Mutex::new(None),
             armed: Mutex::new(None),
         }
@@ -123,7 +123,7 @@ impl Server {
     /// Starts it on what is on its disk.
     pub(crate) fn start(&self, env: Arc<dyn Environment>) {
         let mut config = ServiceConfig::new(lock(&self.dir).clone(), lock(&self.schema).clone());
-        config.limits = self.limits.clone();
+        config.limits = lock(&self.limits).clone();
         let service = Service::open(config, env).unwrap_or_else(|e| panic!("the server does not start: {e}"));
         *lock(&self.service) = Some(service);
     }
@@ -138,6 +138,11 @@ impl Server {
     /// Gives it another schema, from the next start on.
     pub(crate) fn set_schema(&self, schema: &str) {
         schema.clone_into(&mut lock(&self.schema));
+    }
+
+    /// Keeps so many bundles, from the next start on.
+    pub(crate) fn retain(&self, bundles: i64) {
+        lock(&self.limits).retained_bundles = bundles;
     }
 
     /// A copy of its disk.

@@ -1,22 +1,20 @@
 //! The world of one run: one server, a few devices, the model that watches, and the steps of a plan.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use sync_client::{Client, Conflict, Error, ErrorClass, Policy, Repair, Resolution, Tie};
 use sync_server::limits::Limits;
 
-use crate::app::{LOCAL_SCHEMA, SCHEMA, migration};
+use crate::accounts::{Exported, user_name};
+use crate::app::{LOCAL_SCHEMA, SCHEMA};
 use crate::cover::Cover;
-use crate::device::{Device, frames, lock};
+use crate::device::{Device, lock};
 use crate::dice::Dice;
-use crate::hooks::{ClientCrash, ClientEnv, Link};
 use crate::ledger::Ledger;
 use crate::model::{Mark, UserModel};
-use crate::plan::{AppStep, Fault, Migration, Plan, Planned, Step, Verb, VerbStep, Wins};
+use crate::plan::{Plan, Planned, Step};
 use crate::server::{Owned, Server};
 
 /// An invariant that does not hold.
@@ -44,6 +42,8 @@ pub(crate) struct Running {
     pub(crate) hooks: u32,
     pub(crate) armed: Vec<Planned>,
     pub(crate) fired: bool,
+    /// The server went back, or lost everything.
+    pub(crate) rewritten: bool,
     /// Requests since the verb began.
     pub(crate) requests: u32,
     pub(crate) busy_until: Option<u32>,
@@ -68,7 +68,8 @@ pub(crate) struct World {
     pub(crate) cover: Mutex<Cover>,
     pub(crate) violation: Mutex<Option<Violation>>,
     pub(crate) backup: Mutex<Option<(PathBuf, Marks)>>,
-    writes: Mutex<u64>,
+    pub(crate) exports: Mutex<Vec<Exported>>,
+    pub(crate) writes: Mutex<u64>,
     /// Somebody was told to wait for another device.
     pub(crate) waits: Mutex<bool>,
     pub(crate) migrated: Mutex<bool>,
@@ -107,6 +108,7 @@ impl World {
             cover: Mutex::default(),
             violation: Mutex::default(),
             backup: Mutex::default(),
+            exports: Mutex::default(),
             writes: Mutex::new(0),
             waits: Mutex::new(false),
             migrated: Mutex::new(false),
@@ -115,7 +117,7 @@ impl World {
         world.start_server();
         let schema = format!("{SCHEMA}{LOCAL_SCHEMA}");
         for (n, setup) in plan.setup.devices.iter().enumerate() {
-            let d = Device::make(world.dir.path(), n, *setup, "ada", &schema).expect("a device");
+            let d = Device::make(world.dir.path(), n, *setup, user_name(setup.user), &schema).expect("a device");
             lock(&world.all).push(Arc::new(d));
         }
         world
@@ -192,257 +194,17 @@ impl World {
                 self.open(&d);
             }
             Step::MigrateServer => self.migrate_server(),
-            Step::Detach(n, how) => self.detach(*n, *how),
+            Step::Detach(n, how) => drop(self.detach(*n, *how)),
             Step::Inbox(n, retry) => self.inbox(*n, *retry),
+            Step::SwitchUser(n, to, how, joins) => self.switch_user(*n, *to, *how, *joins),
+            Step::Damage(n, from_file) => self.damage(*n, *from_file),
+            Step::Retain(bundles) => {
+                self.server.retain(*bundles);
+                self.restart_server();
+            }
         }
         self.covered("step", step_name(step));
         lock(&self.violation).clone().map_or(Ok(()), Err)
-    }
-
-    /// The client's process starts, where it does not run.
-    pub(crate) fn open(&self, d: &Arc<Device>) {
-        if lock(&d.client).is_some() {
-            return;
-        }
-        let user = lock(&d.user).clone();
-        let builder = Client::builder(d.path())
-            .server("http://simulated")
-            .token(move |_| Ok(user.clone()))
-            .all_tables()
-            .policy(policy(d.setup.policy));
-        let builder = if d.setup.keep { builder.keep_edits_of("notes").keep_edits_of("tags") } else { builder };
-        let opened = builder
-            .transport(Arc::new(Link { world: self.me.clone(), device: d.index }))
-            .environment(Arc::new(ClientEnv { world: self.me.clone(), device: d.index }))
-            .open();
-        match opened {
-            Ok(c) => *lock(&d.client) = Some(c),
-            Err(e) if d.room.load(Ordering::Relaxed) > 0 => self.tell(|| format!("    not opened: {e}")),
-            Err(e) => self.fail(Violation::new("opens", format!("device {}: {e}", d.index))),
-        }
-    }
-
-    fn verb(&self, v: &VerbStep) {
-        let d = self.device(v.device);
-        let room = v.faults.iter().find_map(|f| if let Fault::DiskFull(n) = f.what { Some(n) } else { None });
-        if let Some(n) = room {
-            *lock(&d.client) = None;
-            d.room.store(1 + n % 12, Ordering::Relaxed);
-            self.covered("fault", "disk_full");
-        }
-        self.open(&d);
-        {
-            let mut run = lock(&self.run);
-            run.device = d.index;
-            run.depth = 1;
-            run.hooks = 0;
-            run.fired = room.is_some();
-            run.armed.clone_from(&v.faults);
-            run.armed.sort_by_key(|p| p.at);
-        }
-        self.covered("verb", &format!("{:?}", v.verb));
-        let outcome = self.call(&d, v.verb);
-        let fired = {
-            let mut run = lock(&self.run);
-            run.depth = 0;
-            run.armed.clear();
-            run.busy_until = None;
-            *lock(&d.neighbour) = None;
-            run.fired || !run.late.is_empty()
-        };
-        *lock(&self.server.armed) = None;
-        self.judge(&d, outcome, fired);
-        if room.is_some() {
-            d.room.store(0, Ordering::Relaxed);
-            *lock(&d.client) = None;
-            self.open(&d);
-        }
-        self.check_device(&d);
-    }
-
-    /// A sync that nothing is planned for, also inside another device's verb.
-    pub(crate) fn plain_sync(&self, n: usize) {
-        let d = self.device(n);
-        self.open(&d);
-        let outcome = self.call(&d, Verb::Sync);
-        // Inside another device's verb, the server may be about to die.
-        let faulty = lock(&self.run).depth > 0;
-        self.judge(&d, outcome, faulty);
-    }
-
-    fn call(&self, d: &Arc<Device>, verb: Verb) -> Result<(), Option<Error>> {
-        let Some(client) = lock(&d.client).clone() else { return Ok(()) };
-        d.unseen.store(false, Ordering::Relaxed);
-        if lock(&self.run).depth <= 1 {
-            lock(&self.run).requests = 0;
-        }
-        let called = catch_unwind(AssertUnwindSafe(|| match verb {
-            Verb::Sync => client.sync().map(drop),
-            Verb::Push => client.push().map(drop),
-            Verb::Pull => client.pull().map(drop),
-            Verb::Rebuild => client.rebuild().map(drop),
-        }));
-        drop(client);
-        match called {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(Some(e)),
-            Err(p) if p.is::<ClientCrash>() => {
-                let moment = lock(&self.ledger).now();
-                let survived = d.come_back().expect("the file opens after a crash");
-                if let Some(at) = survived.filter(|at| *at < moment) {
-                    self.forgive(d, at);
-                }
-                self.tell(|| "    the client died".into());
-                Err(None)
-            }
-            Err(p) => {
-                let text = p
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| p.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-                    .unwrap_or_default();
-                self.fail(Violation::new("panic", text));
-                Ok(())
-            }
-        }
-    }
-
-    /// Without a fault no verb may fail; with one, only by an error that says "later".
-    fn judge(&self, d: &Device, outcome: Result<(), Option<Error>>, fired: bool) {
-        let e = match outcome {
-            Ok(()) => return self.covered("outcome", "ok"),
-            Err(None) => return self.covered("outcome", "died"),
-            Err(Some(e)) => e,
-        };
-        self.tell(|| format!("    error: {e}"));
-        self.covered("outcome", &format!("{:?}", e.class()));
-        let excused = match &e {
-            Error::RetryLater { .. } => {
-                *lock(&self.waits) = true;
-                true
-            }
-            Error::Offline { .. } | Error::Stopped => fired,
-            Error::Sqlite(s) => {
-                use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
-                fired && matches!(s.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull))
-            }
-            // A session that is gone: the next sync begins it anew.
-            Error::Refused { .. } => fired && e.class() == ErrorClass::Offline,
-            _ => false,
-        };
-        if !excused {
-            self.fail(Violation::new("no verb fails without a cause", format!("device {}: {e}", d.index)));
-        }
-    }
-
-    /// Compares a device at rest with the server, by digests.
-    pub(crate) fn verify(&self, n: usize) {
-        let d = self.device(n);
-        self.open(&d);
-        let Some(c) = lock(&d.client).clone() else { return };
-        match c.verify(Repair::No) {
-            Ok(report) if report.differing_rows == 0 => self.covered("verify", "equal"),
-            Ok(report) => {
-                let text = format!("device {n}: {:?}", report.differences);
-                self.fail(Violation::new("digests agree where rows do", text));
-            }
-            Err(e) => self.fail(Violation::new("digests agree where rows do", format!("device {n}: {e}"))),
-        }
-    }
-
-    /// The app writes.
-    pub(crate) fn app(&self, a: &AppStep) {
-        let d = self.device(a.device);
-        let Ok(before) = d.rows() else { return };
-        let app = lock(&d.app);
-        let Some(conn) = app.as_ref() else { return };
-        let frames = frames(conn).unwrap_or(0);
-        if a.together && conn.execute_batch("BEGIN").is_err() {
-            return;
-        }
-        for sql in &a.sql {
-            let w = {
-                let mut writes = lock(&self.writes);
-                *writes += 1;
-                *writes
-            };
-            let text = sql.text(w);
-            let done = conn.execute_batch(&text);
-            self.tell(|| format!("    {}: {text} {done:?}", d.index));
-            self.covered("sql", &format!("{:?}", sql.0));
-            if done.is_ok() {
-                self.covered("sql done", &format!("{:?}", sql.0));
-            }
-        }
-        if !conn.is_autocommit() {
-            let end = if a.undone { "ROLLBACK" } else { "COMMIT" };
-            if conn.execute_batch(end).is_err() {
-                conn.execute_batch("ROLLBACK").unwrap_or(());
-            }
-        }
-        let Ok(after) = crate::device::rows(conn) else { return };
-        if before != after {
-            let mut ledger = lock(&self.ledger);
-            ledger.note(d.index, &before, &after);
-            d.committed(conn, frames, ledger.now()).expect("frames are counted");
-        }
-    }
-
-    /// The app changes its schema, with whatever runs beside it.
-    pub(crate) fn migrate(&self, n: usize, kind: Migration) {
-        let d = self.device(n);
-        let Ok(before) = d.rows() else { return };
-        let app = lock(&d.app);
-        let Some(conn) = app.as_ref() else { return };
-        let w = {
-            let mut writes = lock(&self.writes);
-            *writes += 1;
-            *writes
-        };
-        let frames = frames(conn).unwrap_or(0);
-        let done = conn.execute_batch(&migration(kind, w).replace("{w}", &format!("<w{w}>")));
-        self.tell(|| format!("    {}: {kind:?} {done:?}", d.index));
-        if !conn.is_autocommit() {
-            conn.execute_batch("ROLLBACK").unwrap_or(());
-        }
-        conn.pragma_update(None, "foreign_keys", d.setup.foreign_keys).expect("a pragma");
-        if done.is_ok() {
-            d.unseen.store(true, Ordering::Relaxed);
-            self.covered("migration", &format!("{kind:?}"));
-        }
-        if let Ok(after) = crate::device::rows(conn)
-            && done.is_ok()
-        {
-            let mut ledger = lock(&self.ledger);
-            ledger.note(d.index, &before, &after);
-            d.committed(conn, frames, ledger.now()).expect("frames are counted");
-        }
-    }
-
-    /// A person goes through what was refused.
-    fn inbox(&self, n: usize, retry: bool) {
-        let d = self.device(n);
-        self.open(&d);
-        let Some(c) = lock(&d.client).clone() else { return };
-        let rows = match c.rejected() {
-            Ok(rows) => rows,
-            Err(e) => return self.fail(Violation::new("inbox", format!("device {n}: {e}"))),
-        };
-        for r in rows.iter().filter(|r| r.key != "{}").take(3) {
-            let before = d.rows().unwrap_or_default();
-            let done = if retry { c.retry(&r.table, &r.key) } else { c.drop_row(&r.table, &r.key) };
-            if retry {
-                lock(&self.ledger).put_back(&before, &d.rows().unwrap_or_default());
-            }
-            self.covered("inbox", if retry { "retried" } else { "dropped" });
-            self.tell(|| format!("    {} {} {}: {done:?}", if retry { "retry" } else { "drop" }, r.table, r.key));
-            match done {
-                Ok(_) => {}
-                // A row that does not fit cannot be put back.
-                Err(Error::Argument(_)) if retry => {}
-                Err(e) => self.fail(Violation::new("inbox", format!("device {n}, {} {}: {e}", r.table, r.key))),
-            }
-        }
     }
 }
 
@@ -451,30 +213,6 @@ fn scratch() -> tempfile::TempDir {
     let memory = std::path::Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.or_else(|_| tempfile::tempdir()).expect("a directory")
-}
-
-fn policy(wins: Wins) -> Policy {
-    match wins {
-        Wins::Server => Policy::ServerWins,
-        Wins::Client => Policy::ClientWins,
-        Wins::Custom => Policy::Custom(Arc::new(merge)),
-        Wins::Columns => Policy::MergeColumns(Tie::Server),
-        Wins::OwnColumns => Policy::MergeColumns(Tie::Client),
-    }
-}
-
-/// The app's own function: a column that changed here only stays, everything else is the server's.
-fn merge(c: &Conflict) -> Resolution {
-    let (Some(local), Some(base), Some(server)) = (&c.local, &c.base, &c.server) else {
-        return Resolution::TakeServer;
-    };
-    let mut merged = server.clone();
-    for (name, v) in local {
-        if base.get(name).is_some_and(|b| b != v) && base.get(name) == server.get(name) {
-            merged.insert(name.clone(), v.clone());
-        }
-    }
-    Resolution::Merged(merged)
 }
 
 fn step_name(step: &Step) -> &'static str {
@@ -494,5 +232,8 @@ fn step_name(step: &Step) -> &'static str {
         Step::MigrateServer => "migrate_server",
         Step::Detach(..) => "detach",
         Step::Inbox(..) => "inbox",
+        Step::SwitchUser(..) => "switch_user",
+        Step::Damage(..) => "damage",
+        Step::Retain(_) => "retain",
     }
 }
