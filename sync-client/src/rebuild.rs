@@ -12,7 +12,7 @@ use sync_core::record::{self, Record};
 use sync_core::value::Value;
 
 use crate::api::CallError;
-use crate::apply::{Applier, fit};
+use crate::apply::{Applier, fit, is_constraint};
 use crate::attach::Attach;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
@@ -21,7 +21,7 @@ use crate::mutant::{self, Mutant};
 use crate::pull::Pulled;
 use crate::report::{Event, PullReport};
 use crate::stage::{Stage, StagedRow};
-use crate::store::{Meta, OutboxState, Store};
+use crate::store::{Grown, Meta, OutboxState, Store};
 
 impl Engine {
     /// Downloads a snapshot and merges it with the file.
@@ -170,13 +170,6 @@ impl Engine {
 }
 
 impl Store {
-    /// Tables that got columns since the last rebuild, by position: how many they had.
-    fn grown_tables(&self) -> Result<BTreeMap<usize, usize>, Error> {
-        let mut s = self.conn.prepare("SELECT id, grown_from FROM main._sync_table WHERE grown_from IS NOT NULL")?;
-        let rows: Vec<(i64, i64)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-        Ok(rows.into_iter().filter_map(|(id, n)| Some((self.position(id)?, usize::try_from(n).ok()?))).collect())
-    }
-
     /// What a snapshot says of the outbox. `committed` is its bundle, 0 where only that it committed is known:
     /// then every frozen row is settled, a newer edit of it stands on it, and what others did since is seen
     /// against it. Otherwise a row that is in the snapshot as it was sent had committed.
@@ -241,7 +234,7 @@ impl Applier<'_> {
         &mut self,
         r: StagedRow,
         fork: Option<i64>,
-        grown: &BTreeMap<usize, usize>,
+        grown: &BTreeMap<usize, Grown>,
     ) -> Result<(), Error> {
         let r = self.unrounded(r)?;
         let (store, m) = (self.store, &self.store.managed[r.position]);
@@ -270,18 +263,24 @@ impl Applier<'_> {
         let remote = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, store.table(r.position)));
         store.set_known(m.id, &r.k, Known::Live(r.version))?;
         let mut live = m.sql.read(&store.conn, &key)?;
-        if let (Some(Ok(row)), Some(remote), Some(old)) = (&mut live, &remote, grown.get(&r.position)) {
+        if let (Some(Ok(row)), Some(remote), Some(grown)) = (&mut live, &remote, grown.get(&r.position)) {
             // A column that is new here has the server's value, unless the app has given it one since.
-            let mut filled = false;
-            for (mine, theirs) in row.iter_mut().zip(remote).skip(*old) {
-                if let (Value::Null, Some(theirs)) = (&*mine, theirs) {
-                    filled |= !theirs.is_null();
-                    *mine = theirs.clone();
+            let mut filled = row.clone();
+            for column in store.unset_columns(grown, &key)? {
+                if let Some(theirs) = &remote[column] {
+                    filled[column].clone_from(theirs);
                 }
             }
-            if filled {
-                m.sql.update(&store.conn, &key, row)?;
-                self.changed(r.position, &r.k, false);
+            if filled != *row {
+                match m.sql.update(&store.conn, &key, &filled) {
+                    Ok(_) => {
+                        *row = filled;
+                        self.changed(r.position, &r.k, false);
+                    }
+                    // The schema here does not take it beside what the app wrote: that is an edit as it stands.
+                    Err(e) if is_constraint(&e) => {}
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
         match (live, &remote) {

@@ -93,9 +93,15 @@ impl Store {
                 Meta::Rebuild.set(conn, "the tables of this file changed")?;
             }
             let Some(old) = old.filter(|old| old.iter().all(|c| today.contains(&c.as_str()))) else { continue };
+            let mut selected: Vec<String> = old.iter().map(|c| quote(c)).collect();
+            for (column, name) in today.iter().enumerate() {
+                if !old.iter().any(|o| o == name) {
+                    selected.push(self.unset(position, column)?);
+                }
+            }
             let mut read = conn.prepare(&format!(
                 "SELECT {} FROM main.{} WHERE {}",
-                old.iter().map(|c| quote(c)).collect::<Vec<_>>().join(", "),
+                selected.join(", "),
                 quote(&table.sql_name),
                 m.sql.by_key
             ))?;
@@ -105,11 +111,16 @@ impl Store {
                 let (k, was): (Vec<u8>, Vec<u8>) = (r.get(0)?, r.get(1)?);
                 let key = Key::from_stored(k.clone()).unpack()?;
                 let mut found = read.query(params_from_iter(&key))?;
-                match found.next()?.map(|r| read_values(r, 0, old.len())) {
-                    Some(Ok(row)) if hash(&row) == was => {
-                        self.drop_dirty(m.id, &k)?;
+                match found.next()? {
+                    Some(r) => {
+                        let mut unset = true;
+                        for i in old.len()..selected.len() {
+                            unset &= r.get::<_, bool>(i)?;
+                        }
+                        if unset && read_values(r, 0, old.len()).is_ok_and(|row| hash(&row) == was) {
+                            self.drop_dirty(m.id, &k)?;
+                        }
                     }
-                    Some(_) => {}
                     None => {
                         conn.prepare_cached("INSERT OR IGNORE INTO main._sync_dirty (t, k, since) VALUES (?, ?, ?)")?
                             .execute((m.id, &k, now))?;

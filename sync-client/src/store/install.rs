@@ -131,7 +131,9 @@ impl Store {
             return Err(Error::MixedTrigger(t.name.clone()));
         }
         let conn = &self.conn;
-        let attached = Meta::Attached.integer(conn)? != 0;
+        // A file that was detached is compared when it wakes up; what the app changes after that is for a rebuild.
+        let woken = Meta::Resume.integer(conn)? != 0 && Meta::KeptColumns.get::<String>(conn)?.is_none();
+        let attached = woken || Meta::Attached.integer(conn)? != 0;
         let mut managed = Vec::new();
         for table in found.schema.tables() {
             let early =

@@ -3,6 +3,7 @@
 mod asleep;
 mod dirty;
 mod fold;
+mod grown;
 mod install;
 mod meta;
 mod migrate;
@@ -20,6 +21,7 @@ use sync_core::sqlite::introspect::Found;
 use sync_core::sqlite::rows::RowSql;
 
 pub(crate) use dirty::{Dirty, WAITS_FOR};
+pub(crate) use grown::Grown;
 pub(crate) use install::Selection;
 pub(crate) use meta::Meta;
 pub(crate) use outbox::{Outbox, OutboxRow, OutboxState};

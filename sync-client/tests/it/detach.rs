@@ -285,27 +285,45 @@ fn a_pruned_history_brings_nothing_back() {
     assert_eq!(b.text("SELECT name FROM people WHERE id = 'edited'"), "unwatched");
 }
 
-/// The app gets another version while the file is detached.
+/// The app gets another version while the file is detached, or before it was asked whether it may go on.
 #[test]
 fn a_migration_while_detached_loses_nothing() {
-    let (old, new) = (
-        "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT);",
-        "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT, due TEXT);",
-    );
-    let mut w = World::with(new, Limits::default());
-    let b = w.device("b");
-    w.schema = old.into();
-    let mut a = w.device("a");
-    b.sql("INSERT INTO t VALUES ('1', 'one', 'monday'), ('2', 'two', 'tuesday'), ('3', 'three', 'sunday')");
-    b.sync();
-    a.sync();
-    detach(&mut a, Detach::WhenClean);
-    a.sql(
-        "ALTER TABLE t ADD COLUMN due TEXT; UPDATE t SET title = 'edited' WHERE id = '2'; DELETE FROM t WHERE id = '3'",
-    );
-    a.open();
-    converge(&[&a, &b]);
-    assert_eq!(b.text("SELECT group_concat(title || due) FROM t"), "onemonday,editedtuesday");
+    for due in ["due TEXT", "due TEXT NOT NULL DEFAULT 'none'"] {
+        for woken in [false, true] {
+            let mut w = World::with(
+                &format!("CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT, {due});"),
+                Limits::default(),
+            );
+            let b = w.device("b");
+            w.schema = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT);".into();
+            let mut a = w.device("a");
+            w.schema = w.schema.replace("title TEXT", &format!("title TEXT, {due}"));
+            b.sql(
+                "INSERT INTO t VALUES ('1', 'one', 'monday'), ('2', 'two', 'tuesday'), ('3', 'three', 'sunday'),
+                   ('4', 'four', 'sunday')",
+            );
+            b.sync();
+            a.sync();
+            detach(&mut a, Detach::WhenClean);
+            if woken {
+                w.stop();
+                a.open();
+                a.client().attach().unwrap_err();
+            }
+            a.sql(&format!(
+                "ALTER TABLE t ADD COLUMN {due}; UPDATE t SET title = 'edited' WHERE id = '2';
+                 DELETE FROM t WHERE id = '3'; UPDATE t SET due = 'friday' WHERE id = '4'"
+            ));
+            if woken {
+                w.start();
+            }
+            a.open();
+            converge(&[&a, &b]);
+            let rows = "SELECT group_concat(title || due) FROM (SELECT * FROM t ORDER BY id)";
+            assert_eq!(b.text(rows), "onemonday,editedtuesday,fourfriday", "{due}, woken: {woken}");
+            assert!(a.client().conflicts().unwrap().is_empty() && a.client().discarded().unwrap().is_empty());
+        }
+    }
 }
 
 /// A full-text index that triggers of the app keep stays right through all of it.

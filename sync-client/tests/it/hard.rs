@@ -67,23 +67,34 @@ fn a_row_set_aside_returns_when_the_schema_takes_it() {
 /// A device whose app gets a column later must not erase what others wrote in it.
 #[test]
 fn a_column_added_later_is_filled_before_anything_is_pushed() {
-    let old = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT);";
-    let mut w = World::with("CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT, due TEXT);", Limits::default());
-    let b = w.device("b");
-    w.schema = old.to_owned();
-    let mut a = w.device("a");
-    b.sql("INSERT INTO t VALUES ('1', 'one', 'monday'), ('2', 'two', 'tuesday')");
-    b.sync();
-    a.sync();
-    a.sql("UPDATE t SET title = 'edited before' WHERE id = '1'");
-    a.close();
-    a.sql("ALTER TABLE t ADD COLUMN due TEXT; UPDATE t SET title = 'edited after' WHERE id = '2'");
-    a.open();
-    converge(&[&a, &b]);
-    assert_eq!(b.text("SELECT group_concat(title || due) FROM t"), "edited beforemonday,edited aftertuesday");
-    a.sql("UPDATE t SET due = 'never' WHERE id = '1'");
-    converge(&[&a, &b]);
-    assert_eq!(b.text("SELECT due FROM t WHERE id = '1'"), "never");
+    for due in ["due TEXT", "due TEXT NOT NULL DEFAULT 'none'", "due TEXT DEFAULT \"none\""] {
+        let mut w = World::with(
+            &format!("CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT, {due});"),
+            Limits::default(),
+        );
+        let b = w.device("b");
+        w.schema = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, title TEXT);".into();
+        let mut a = w.device("a");
+        b.sql("INSERT INTO t VALUES ('1', 'one', 'monday'), ('2', 'two', 'tuesday'), ('3', 'three', 'sunday')");
+        b.sync();
+        a.sync();
+        a.sql("UPDATE t SET title = 'edited before' WHERE id = '1'");
+        a.close();
+        a.sql(&format!(
+            "ALTER TABLE t ADD COLUMN {due}; UPDATE t SET title = 'edited after' WHERE id = '2';
+             UPDATE t SET due = 'friday' WHERE id = '3'"
+        ));
+        a.open();
+        converge(&[&a, &b]);
+        assert_eq!(
+            b.text("SELECT group_concat(title || due) FROM (SELECT * FROM t ORDER BY id)"),
+            "edited beforemonday,edited aftertuesday,threefriday",
+            "{due}"
+        );
+        a.sql("UPDATE t SET due = 'never' WHERE id = '1'");
+        converge(&[&a, &b]);
+        assert_eq!(b.text("SELECT due FROM t WHERE id = '1'"), "never");
+    }
 }
 
 /// H1, by a rebuild that was asked for: what a restored server never had is not taken for deleted.
