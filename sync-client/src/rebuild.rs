@@ -322,8 +322,11 @@ impl Applier<'_> {
                     Some(dirty) => {
                         let k = r.k.clone();
                         self.meet(r, known, &dirty)?;
-                        // The tombstone's own version is not known: the server names it if it matters.
-                        store.set_known(m.id, &k, Known::Never)?;
+                        // The tombstone's own version is not known: the server names it if it matters. Of a row that
+                        // waits for the end, what was known says until then what its edit meant.
+                        if !self.keep.table(position) {
+                            store.set_known(m.id, &k, Known::Never)?;
+                        }
                     }
                     None => {
                         let k = r.k.clone();

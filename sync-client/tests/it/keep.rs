@@ -150,6 +150,33 @@ fn a_parent_that_a_snapshot_lacks_comes_back() {
     assert!(b.client().rejected().unwrap().is_empty() && b.client().discarded().unwrap().is_empty());
 }
 
+/// And a delete of the row itself, of which a snapshot tells: the policy decides here, too.
+#[test]
+fn a_row_that_a_snapshot_lacks_is_the_policys() {
+    for policy in [Policy::ServerWins, Policy::ClientWins] {
+        let w = World::with(SCHEMA, Limits { retained_bundles: 1, ..Limits::default() });
+        let client_wins = matches!(policy, Policy::ClientWins);
+        let a = w.device("a");
+        let b = w.device_built("b", move |b| b.policy(policy.clone()).keep_edits_of("notes"));
+        a.sql("INSERT INTO people (id) VALUES ('p'); INSERT INTO notes VALUES ('n', 'p', 'old')");
+        converge(&[&a, &b]);
+        a.sql("DELETE FROM notes");
+        a.sync();
+        for n in 0..3 {
+            a.sql(&format!("INSERT INTO people (id) VALUES ('{n}')"));
+            a.sync();
+        }
+        b.sql("UPDATE notes SET body = 'edited'");
+        assert!(b.sync().pull.rebuilt, "the history is pruned");
+        converge(&[&a, &b]);
+        assert_eq!(a.count("SELECT count(*) FROM notes"), i64::from(client_wins));
+        let (discarded, conflicts) = (b.client().discarded().unwrap(), b.client().conflicts().unwrap());
+        assert_eq!((discarded.len(), conflicts.len()), if client_wins { (0, 1) } else { (1, 0) });
+        let told = discarded.iter().chain(&conflicts).all(|e| e.local_row.as_ref().unwrap().contains("edited"));
+        assert!(told, "{discarded:?} {conflicts:?}");
+    }
+}
+
 /// A foreign key to a UNIQUE column, and a table that refers to itself.
 #[test]
 fn parents_are_found_by_any_foreign_key() {
