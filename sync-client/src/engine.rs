@@ -241,7 +241,10 @@ impl Engine {
                 }
                 Pushed::Rejected(n) => report.rejected_rows += n,
                 Pushed::Narrowed | Pushed::Undecided => {}
-                Pushed::Thawed => self.greeted = None,
+                Pushed::Thawed => {
+                    self.greeted = None;
+                    self.greet()?;
+                }
                 Pushed::Reconnect => self.reconnect(pull)?,
             }
         }

@@ -101,18 +101,24 @@ impl Engine {
 
     /// The session for the outbox, or what stands in its way. Every code of the failure table has its line.
     fn create(&self, outbox: &Outbox) -> Result<Created, Error> {
-        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
-        let hash = Meta::HistoryHash.get::<String>(&self.store.conn)?;
-        self.create_after(outbox, hash.filter(|_| checkpoint > 0 && self.api.is_ours()).map(|h| (checkpoint, h)))
+        self.create_after(outbox, self.lineage()?, outbox.rows)
     }
 
-    /// The same on the history that has this hash at this bundle, or on any.
-    fn create_after(&self, outbox: &Outbox, lineage: Option<(i64, String)>) -> Result<Created, Error> {
+    /// The bundle that this file's rows stand on, and the hash of the history up to it.
+    fn lineage(&self) -> Result<Option<(i64, String)>, Error> {
+        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
+        let hash = Meta::HistoryHash.get::<String>(&self.store.conn)?;
+        Ok(hash.filter(|_| checkpoint > 0 && self.api.is_ours()).map(|h| (checkpoint, h)))
+    }
+
+    /// The same on the history that has this hash at this bundle, or on any. What is only asked about is asked as
+    /// one row: no limit of today stands in the way of an answer, and a session that is made is proof and goes.
+    fn create_after(&self, outbox: &Outbox, lineage: Option<(i64, String)>, rows: i64) -> Result<Created, Error> {
         let conn = &self.store.conn;
         let (after_bundle_seq, after_history_hash) = lineage.unzip();
         let mut request = CreatePushRequest {
             source_bundle_id: outbox.source_bundle_id,
-            planned_row_count: outbox.rows,
+            planned_row_count: rows,
             initialization_id: Meta::InitializationId.get(conn)?,
             request_hash: self.api.is_ours().then(|| outbox.request_hash.hex()),
             after_bundle_seq,
@@ -169,6 +175,10 @@ impl Engine {
                     Ok(Created::Ended(Pushed::Rebuild))
                 }
                 // Frozen under another limit.
+                Some(Code::BundleTooLarge) if sent && rows > 1 => {
+                    let end = self.release_proven(outbox, None)?;
+                    Ok(Created::Ended(end.unwrap_or(Pushed::Thawed)))
+                }
                 Some(Code::BundleTooLarge) if !sent => {
                     let tx = self.store.begin()?;
                     self.store.release_outbox()?;
@@ -251,7 +261,7 @@ impl Engine {
     /// that was restored or wiped may have forgotten what it had confirmed.
     pub(crate) fn confirm_committed(&self) -> Result<Option<i64>, Error> {
         let Some(outbox) = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen) else { return Ok(None) };
-        match self.create_after(&outbox, None)? {
+        match self.create_after(&outbox, None, 1)? {
             Created::Committed(reply) => {
                 let ours = reply.request_hash.as_ref().is_none_or(|h| *h == outbox.request_hash.hex());
                 Ok(ours.then_some(reply.bundle_seq))
@@ -301,7 +311,7 @@ impl Engine {
             None => false,
         };
         if !gone {
-            match self.create(outbox)? {
+            match self.create_after(outbox, self.lineage()?, 1)? {
                 Created::Session(id) => {
                     self.api.delete_push(&outbox.source_id, &id)?;
                 }

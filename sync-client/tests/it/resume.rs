@@ -24,6 +24,8 @@ enum Fate {
     NoNetwork,
     /// The reply breaks off half-way.
     ReplyCut,
+    /// It does not arrive, and somebody else answers.
+    Answered(u16, &'static str),
 }
 
 /// Decides each request's fate by its text and its number.
@@ -73,6 +75,9 @@ impl Transport for Fated {
         }
         if fate == Fate::Lost {
             return Err(TransportError::Broken("the request was lost".into()));
+        }
+        if let Fate::Answered(status, body) = fate {
+            return Ok(Response { status, retry_after: None, body: Box::new(body.as_bytes()) });
         }
         let mut response = self.http.send(request)?;
         match fate {
@@ -369,4 +374,58 @@ fn a_sync_within_bytes_goes_on_later() {
     assert!(calls >= 6 && (400_000..900_000).contains(&bytes), "{calls} calls, {bytes} bytes");
     let b = w.device("b");
     converge(&[&a, &b]);
+}
+
+/// The server takes fewer rows at once since: a push in doubt, or one that waits to be confirmed, is asked about all
+/// the same, also where the server looks at the limit first, and what did not commit goes in parts.
+#[test]
+fn a_lowered_limit_stops_no_push_in_doubt() {
+    let too_large = r#"{"error":"bundle_too_large","message":"planned_row_count exceeds max_rows_per_bundle"}"#;
+    for limit_first in [true, false] {
+        for (fate, waits) in
+            [(Fate::Lost, false), (Fate::ReplyLost, false), (Fate::ReplyLost, true), (Fate::Passes, true)]
+        {
+            let case = format!("{fate:?}, waits: {waits}, limit first: {limit_first}");
+            let mut w = World::new();
+            let (mut a, b) = (w.device("a"), w.device("b"));
+            fill(&a, 3);
+            a.sync();
+            a.close();
+            let seen = AtomicUsize::new(0);
+            let transport = Fated::new(&w, move |r, _| {
+                let commit = r.path.ends_with("/commit");
+                match seen.fetch_add(usize::from(commit), Ordering::Relaxed) {
+                    0 if commit => fate,
+                    0 => Fate::Passes,
+                    _ => Fate::NoNetwork,
+                }
+            });
+            let mut client = open(&a, &transport);
+            a.sql("INSERT INTO counters (label) VALUES ('once'), ('twice'), ('thrice'); DELETE FROM people");
+            assert_eq!(client.push().is_ok(), fate == Fate::Passes, "{case}");
+            a.sql("UPDATE counters SET label = 'edited' WHERE id = 1");
+            drop(client);
+            w.stop();
+            w.limits.max_rows_per_bundle = 2;
+            w.start();
+            if waits {
+                b.sql("INSERT INTO people (id) VALUES ('of b')");
+                b.sync();
+            }
+            transport.judge(move |r, _| {
+                let rows = r.body.and_then(|body| std::str::from_utf8(body).ok()).unwrap_or_default();
+                let over = rows.contains("\"planned_row_count\":6");
+                if limit_first && over { Fate::Answered(413, too_large) } else { Fate::Passes }
+            });
+            client = open(&a, &transport);
+            client.sync().unwrap_or_else(|e| panic!("{case}: {e}"));
+            drop(client);
+            a.open();
+            converge(&[&a, &b]);
+            let labels = "SELECT group_concat(label) FROM (SELECT label FROM counters ORDER BY id)";
+            assert_eq!(b.text(labels), "edited,twice,thrice", "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM people"), i64::from(waits), "{case}");
+            assert!(a.client().rejected().unwrap().is_empty() && a.client().conflicts().unwrap().is_empty(), "{case}");
+        }
+    }
 }

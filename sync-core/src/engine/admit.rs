@@ -63,7 +63,7 @@ pub enum Admitted {
 /// What can be said of a request without looking at the scope.
 ///
 /// # Errors
-/// `push_session_invalid`, `bundle_too_large`.
+/// `push_session_invalid`.
 pub fn check_create(request: &Create<'_>) -> Result<(), ApiError> {
     if request.source_bundle_id <= 0 {
         return Err(ApiError::new(Code::PushSessionInvalid, "source_bundle_id must be > 0"));
@@ -71,6 +71,11 @@ pub fn check_create(request: &Create<'_>) -> Result<(), ApiError> {
     if request.planned_row_count <= 0 {
         return Err(ApiError::new(Code::PushSessionInvalid, "planned_row_count must be > 0"));
     }
+    Ok(())
+}
+
+/// A limit is for what is to come: a tuple that is history was taken under another.
+fn check_size(request: &Create<'_>) -> Result<(), ApiError> {
     let max = request.max_rows_per_bundle;
     if max > 0 && request.planned_row_count > max {
         let text = format!("planned_row_count {} exceeds max_rows_per_bundle {max}", request.planned_row_count);
@@ -83,7 +88,7 @@ pub fn check_create(request: &Create<'_>) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// The codes of the seed's failure contract for the endpoint, in the order of reference-server §1.5.2,
-/// but a committed tuple is recognised before the scope refuses an `initialization_id`.
+/// but a committed tuple is recognised before the scope refuses an `initialization_id`; `bundle_too_large` comes last.
 pub fn create(
     request: &Create<'_>,
     who: Who<'_>,
@@ -144,6 +149,7 @@ pub fn create(
             format!("source {} for user {} expected next source_bundle_id {expected}, got {got}", who.source, who.user),
         ));
     }
+    check_size(request)?;
     Ok(Admitted::Stage { renews_lease })
 }
 
@@ -322,6 +328,7 @@ mod tests {
             (request(6, None), &init, Some(&active), false, Err(SourceSequenceOutOfOrder)),
             (request(4, None), &init, Some(&active), true, done),
             (request(4, Some("L")), &init, Some(&active), true, done),
+            (Create { planned_row_count: 11, ..request(4, None) }, &init, Some(&active), true, done),
             (request(4, None), &init, Some(&gone), true, done),
             (request(2, None), &init, Some(&active), false, Err(HistoryPruned)),
             (request(5, Some("L")), &init, Some(&active), false, Err(PushSessionInvalid)),
