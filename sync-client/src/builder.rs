@@ -11,11 +11,12 @@ use crate::attach::Attach;
 use crate::client::Client;
 use crate::conflict::{Policies, Policy};
 use crate::context::{Environment, Observer, System};
+use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::lock::OwnerLock;
 use crate::report::Event;
-use crate::store::{Meta, Selection, Store};
+use crate::store::{Meta, Selection, Store, look};
 use crate::transport::{Http, Transport};
 
 /// Opens a [`Client`]. Made by [`Client::builder`].
@@ -146,19 +147,12 @@ impl Builder {
     /// [`Error::Owned`] where another process syncs it; [`Error::Schema`] where a named table cannot be
     /// synced; [`Error::Argument`] where a function is to be remembered; SQLite's.
     pub fn open(self) -> Result<Client, Error> {
-        if !self.path.exists() {
-            return Err(Error::Argument(format!("there is no file {}", self.path.display())));
-        }
-        let lock = OwnerLock::take(&self.path)?;
-        if let (Some(server), None) = (&self.server, &self.transport) {
-            Http::new(server)?;
-        }
-        let mut store = Store::open(&self.path)?;
-        self.env.opened(&store.conn);
+        let (mut store, lock) = self.take()?;
         let now = self.env.now_ms();
         let asleep = store.asleep()?;
         if store.installed()? && !asleep {
             if let Some(selection) = &self.selection {
+                look(&store.conn, selection)?;
                 store.select(selection)?;
             }
             store.refresh(now)?;
@@ -178,23 +172,57 @@ impl Builder {
             Meta::AttachMode.keep(&store.conn, mode.name().to_owned())?;
         }
         let remembered: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
-        let server = match self.server {
-            Some(s) if s != remembered => {
-                Meta::Server.set(&store.conn, &s)?;
-                s
+        let server = match &self.server {
+            Some(s) if *s != remembered => {
+                Meta::Server.set(&store.conn, s)?;
+                s.clone()
             }
             _ => remembered,
         };
         if self.remember && !self.policies.is_empty() {
             self.policies.remember(&store.conn)?;
         }
+        let path = self.path.clone();
+        Ok(Client::new(path, self.engine(store, &server)?, lock))
+    }
+
+    /// Detaches the file as [`Client::detach`] does, without opening it for syncing first: the way out where
+    /// [`Builder::open`] refuses what the app did to its schema. No network, no token.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialized`] where the file is not a synced one; [`Error::Owned`]; [`Error::PendingWork`];
+    /// [`Error::ChangedKey`], for which only [`crate::forget`] is left; SQLite's.
+    pub fn detach(self, how: &Detach) -> Result<Detached, Error> {
+        let (store, _lock) = self.take()?;
+        if !store.installed()? || store.asleep()? {
+            return Err(Error::NotInitialized);
+        }
+        let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
+        self.engine(store, &server)?.detach(how)
+    }
+
+    /// The file, for this process only.
+    fn take(&self) -> Result<(Store, OwnerLock), Error> {
+        if !self.path.exists() {
+            return Err(Error::Argument(format!("there is no file {}", self.path.display())));
+        }
+        let lock = OwnerLock::take(&self.path)?;
+        if let (Some(server), None) = (&self.server, &self.transport) {
+            Http::new(server)?;
+        }
+        let store = Store::open(&self.path)?;
+        self.env.opened(&store.conn);
+        Ok((store, lock))
+    }
+
+    fn engine(self, store: Store, server: &str) -> Result<Engine, Error> {
         let policies = self.policies.over_remembered(&store.conn)?;
         let transport = match self.transport {
             Some(t) => t,
-            None => Arc::new(Http::new(&server)?),
+            None => Arc::new(Http::new(server)?),
         };
         let stopping = Arc::new(AtomicBool::new(false));
-        let engine = Engine {
+        Ok(Engine {
             store,
             api: Arc::new(Api::new(transport, self.token)),
             env: self.env,
@@ -203,12 +231,11 @@ impl Builder {
             stage: None,
             snapshot: None,
             bundle: None,
-            path: self.path.clone(),
+            path: self.path,
             observer: self.observer,
             stopping,
             greeted: None,
             can_watch: false,
-        };
-        Ok(Client::new(self.path, engine, lock))
+        })
     }
 }

@@ -167,14 +167,16 @@ impl Client {
     /// Makes the file an ordinary one again: every row stays, the capture ends, and what is not on the
     /// server yet becomes what [`Detach`] says. The client is closed afterwards; a builder with server and
     /// tables makes the file a synced one again, and [`crate::forget`] removes what is left of ours.
+    /// [`Builder::detach`] does it where the file cannot be opened for what the app did to its schema.
     ///
     /// # Errors
-    /// [`Error::PendingWork`]; SQLite's.
+    /// [`Error::PendingWork`]; [`Error::ChangedKey`]; SQLite's.
     pub fn detach(&self, how: Detach) -> Result<Detached, Error> {
         calling::not_inside()?;
         self.stop();
-        let detached = self.with(|e| e.detach(&how))?;
-        *self.lock() = None;
+        let mut engine = self.lock();
+        let detached = engine.as_mut().ok_or_else(closed)?.detach(&how)?;
+        *engine = None;
         Ok(detached)
     }
 

@@ -53,24 +53,31 @@ pub struct Detached {
 }
 
 impl Engine {
-    pub(crate) fn detach(&self, how: &Detach) -> Result<Detached, Error> {
+    /// Also where the app did to its schema what sync refuses: this is the way out.
+    pub(crate) fn detach(&mut self, how: &Detach) -> Result<Detached, Error> {
         let status = read_status(&self.path)?;
         let pending = status.pending_rows + status.rejected_rows;
         if *how == Detach::WhenClean && pending > 0 {
             return Err(Error::PendingWork(pending));
         }
-        let tx = self.store.begin()?;
+        let outcome = self.store.begin_leaving(self.env.now_ms()).and_then(|()| self.leave(how));
+        self.store.end(outcome)
+    }
+
+    /// In a transaction of the caller.
+    fn leave(&self, how: &Detach) -> Result<Detached, Error> {
+        let conn = &self.store.conn;
         self.store.absorb(self.env.now_ms())?;
         let mut detached = Detached::default();
         match how {
             _ if mutant::on(Mutant::DetachWipes) => {
                 self.undo_pending("wiped", "")?;
-                tx.execute("DELETE FROM main._sync_inbox WHERE reason = 'wiped'", [])?;
+                conn.execute("DELETE FROM main._sync_inbox WHERE reason = 'wiped'", [])?;
             }
             // A write that came since is kept, not refused.
             Detach::WhenClean | Detach::KeepData => {
                 let waiting = "SELECT (SELECT count(*) FROM main._sync_dirty) + (SELECT count(*) FROM main._sync_out)";
-                detached.kept_rows = tx.query_row(waiting, [], |r| r.get::<_, i64>(0))?.unsigned_abs();
+                detached.kept_rows = conn.query_row(waiting, [], |r| r.get::<_, i64>(0))?.unsigned_abs();
             }
             Detach::Discard => {
                 let message = "this change was not on the server yet when the file was detached, and was undone";
@@ -85,7 +92,6 @@ impl Engine {
             }
         }
         self.store.fall_asleep(self.env.now_ms())?;
-        tx.commit()?;
         Ok(detached)
     }
 

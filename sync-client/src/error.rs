@@ -87,16 +87,44 @@ pub enum Error {
         "trigger {0} writes both synced and unsynced tables; sync all tables that it writes, or split it into two triggers"
     )]
     MixedTrigger(String),
-    /// The app removed a column that other devices have.
-    #[error(
-        "column {column} of table {table} was removed, but the server and other devices still have it: add it again \
-         (ALTER TABLE {table} ADD COLUMN {column} …) and leave it unused; nothing was sent"
-    )]
+    /// The app removed or renamed a column that other devices have.
+    #[error("{}; nothing was sent, and nothing is lost", removed(table, column, renamed.as_deref()))]
     RemovedColumn {
         /// As in the schema.
         table: String,
         /// As it was in the schema.
         column: String,
+        /// The column that stands in its place, where it was renamed.
+        renamed: Option<String>,
+    },
+    /// The app gave a column another type than other devices have.
+    #[error(
+        "column {column} of table {table} was {was} and is {now} now, but the server and other devices still have it as \
+         {was}: make it {was} again, and put what needs the other type into a column of another name; nothing was sent, \
+         and nothing is lost"
+    )]
+    RetypedColumn {
+        /// As in the schema.
+        table: String,
+        /// As in the schema.
+        column: String,
+        /// Its declared type before.
+        was: String,
+        /// Its declared type now.
+        now: String,
+    },
+    /// The app gave a table another primary key than other devices have.
+    #[error(
+        "the primary key of table {table} was ({was}) and is ({now}) now, but the server and other devices know its \
+         rows by the old one: bring that back, or make a table of another name; nothing was sent, and nothing is lost"
+    )]
+    ChangedKey {
+        /// As in the schema.
+        table: String,
+        /// The key's columns before.
+        was: String,
+        /// The key's columns now.
+        now: String,
     },
     /// Detaching would lose work.
     #[error("{0} changed rows are not on the server yet; sync first, or say what becomes of them")]
@@ -170,6 +198,21 @@ impl From<sync_core::key::KeyError> for Error {
 impl From<sync_core::record::RecordError> for Error {
     fn from(e: sync_core::record::RecordError) -> Self {
         Self::Damaged(e.to_string())
+    }
+}
+
+fn removed(table: &str, column: &str, renamed: Option<&str>) -> String {
+    match renamed {
+        Some(now) => format!(
+            "column {column} of table {table} is called {now} now, but the server and other devices still have it as \
+             {column}: rename it back (ALTER TABLE {table} RENAME COLUMN {now} TO {column}); for another name, add a \
+             column and copy the values"
+        ),
+        None => format!(
+            "column {column} of table {table} was removed, but the server and other devices still have it: add it again \
+             (ALTER TABLE {table} ADD COLUMN {column} …) and leave it unused, or detach the file and sync it again, to go \
+             on without the column here"
+        ),
     }
 }
 

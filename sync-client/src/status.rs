@@ -112,9 +112,9 @@ impl Count {
 fn logged_rows(conn: &Connection) -> Result<Count, Error> {
     let mut all = Count::default();
     let mut keys = conn.prepare(
-        "SELECT t.id, group_concat('c' || i.cid, ', ') FROM main._sync_table t \
-         JOIN (SELECT t.id, i.cid FROM main._sync_table t, pragma_table_info(t.name, 'main') i WHERE i.pk > 0 \
-               ORDER BY t.id, i.pk) i ON i.id = t.id GROUP BY t.id",
+        "SELECT id, group_concat('c' || at, ', ') FROM \
+         (SELECT t.id, c.key AS at FROM main._sync_table t, pragma_table_info(t.name, 'main') i, json_each(t.columns) c \
+          WHERE i.pk > 0 AND c.value = i.name COLLATE NOCASE ORDER BY t.id, i.pk) GROUP BY id",
     )?;
     let keys: Vec<(i64, String)> = keys.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
     for (t, key) in keys {

@@ -236,7 +236,8 @@ mod tests {
              CREATE TABLE _sync_log_1 (n INTEGER PRIMARY KEY, op, c0, c1);
              CREATE TRIGGER _sync_1_update AFTER UPDATE ON t BEGIN
                INSERT INTO _sync_log_1 (op, c0, c1) VALUES (2, OLD.id, OLD.a); END;
-             ALTER TABLE _sync_inbox DROP COLUMN merged_row; UPDATE _sync_meta SET value = 1 WHERE name = 'format';
+             ALTER TABLE _sync_inbox DROP COLUMN merged_row; ALTER TABLE _sync_table DROP COLUMN shape;
+             UPDATE _sync_meta SET value = 1 WHERE name = 'format';
              UPDATE t SET a = 'new'",
         )
         .unwrap();

@@ -1,6 +1,6 @@
 //! Making a file a synced one, and keeping its capture in step with its schema.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use sync_core::schema::Table;
 use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, introspect};
@@ -8,6 +8,7 @@ use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
 use super::fold::{Rows, fold};
+use super::shape::{Shape, Stance};
 use super::{Managed, Meta, Store, migrate};
 use crate::error::Error;
 use crate::verify::REPAIRED;
@@ -107,24 +108,44 @@ impl Store {
         }
         // The app may migrate at any moment: what is read here is read under the write lock.
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let outcome = self.refresh_locked(now).and_then(|plan| self.wake_rows(now).map(|()| plan));
-        match outcome {
-            Ok(plan) => {
-                self.conn.execute_batch("COMMIT")?;
-                Ok(app_triggers::install_copies(&self.conn, &plan.copy)?)
-            }
-            Err(e) => {
-                self.schema_version = -1;
-                self.conn.execute_batch("ROLLBACK")?;
-                Err(e)
-            }
-        }
+        let outcome = self.refresh_locked(now, None).and_then(|plan| self.wake_rows(now).map(|()| plan));
+        let plan = self.end(outcome)?;
+        Ok(app_triggers::install_copies(&self.conn, &plan.copy)?)
     }
 
-    fn refresh_locked(&mut self, now: i64) -> Result<app_triggers::Plan, Error> {
+    /// Begins the last write of ours before a file is detached: also where [`Store::refresh`] refuses what the app
+    /// did to its schema. [`Store::end`] ends it.
+    pub(crate) fn begin_leaving(&mut self, now: i64) -> Result<(), Error> {
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        if self.read_schema_version()? != self.schema_version {
+            let plan = self.refresh_locked(now, Some(Stance::Leaving))?;
+            app_triggers::install_copies(&self.conn, &plan.copy)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a write in which the schema may have been read: where it failed, nothing is kept of that either.
+    pub(crate) fn end<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.is_ok() {
+            self.conn.execute_batch("COMMIT")?;
+        } else {
+            self.schema_version = -1;
+            if !self.conn.is_autocommit() {
+                self.conn.execute_batch("ROLLBACK")?;
+            }
+        }
+        outcome
+    }
+
+    fn refresh_locked(&mut self, now: i64, stance: Option<Stance>) -> Result<app_triggers::Plan, Error> {
         migrate::migrate(&self.conn)?;
+        let stance = stance.map_or_else(|| Stance::of(&self.conn), Ok)?;
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
-        let found = look(&self.conn, &Selection::from_stored(&stored)?)?;
+        let selection = Selection::from_stored(&stored)?;
+        let found = introspect(&self.conn, selection.names())?;
+        if stance != Stance::Leaving {
+            refuse(&self.conn, &found, &selection)?;
+        }
         let app = app_triggers::read(&mut self.conn)?;
         let plan = app_triggers::plan(&found.schema, &app);
         if let Some(t) = plan.mixed.first() {
@@ -138,7 +159,7 @@ impl Store {
         for table in found.schema.tables() {
             let early =
                 app.iter().any(|t| t.table.eq_ignore_ascii_case(&table.sql_name) || t.writes.contains(&table.name));
-            let (id, seen) = capture(conn, table, early, now)?;
+            let (id, seen) = capture(conn, table, early, stance, now)?;
             let m = Managed { id, sql: RowSql::new(table), order: table.canonical_order() };
             if seen == Seen::Partly {
                 suspect_all(conn, &m, table, now)?;
@@ -148,7 +169,6 @@ impl Store {
             }
             managed.push(m);
         }
-        release_tables(conn, &found)?;
         // C14: what this schema refused, it may take now.
         let version = self.read_schema_version()?;
         if attached && Meta::SetAside.integer(conn)? != 0 && Meta::SchemaSeen.integer(conn)? != version {
@@ -159,7 +179,8 @@ impl Store {
         self.by_id = managed.iter().enumerate().map(|(position, m)| (m.id, position)).collect();
         self.managed = managed;
         self.found = found;
-        self.schema_version = version;
+        self.end_capture(stance != Stance::Fresh, now)?;
+        self.schema_version = self.read_schema_version()?;
         Ok(plan)
     }
 
@@ -180,29 +201,18 @@ impl Store {
     }
 }
 
-/// Ends the capture of tables that are not synced any more. Their rows stay.
-fn release_tables(conn: &Connection, found: &Found) -> Result<(), Error> {
-    let mut s = conn.prepare("SELECT id, name FROM main._sync_table")?;
-    let known: Vec<(i64, String)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-    for (id, _) in known.into_iter().filter(|(_, name)| found.schema.table(name).is_none()) {
-        // What is in flight is settled first.
-        if conn.prepare("SELECT 1 FROM main._sync_out WHERE t = ?")?.exists([id])? {
-            continue;
+/// A table that cannot be synced is an error where it was named, or was synced before; one that the app dropped is not.
+fn refuse(conn: &Connection, found: &Found, selection: &Selection) -> Result<(), Error> {
+    let exists = "SELECT 1 FROM main.sqlite_schema WHERE name = ? COLLATE NOCASE";
+    let synced = "SELECT 1 FROM main._sync_table WHERE name = lower(?)";
+    let mut refused = Vec::new();
+    for r in &found.refused {
+        let there = conn.prepare_cached(exists)?.exists([&r.table])?;
+        if there && (selection.names().is_some() || conn.prepare_cached(synced)?.exists([&r.table])?) {
+            refused.push(r.clone());
         }
-        let mut s = conn.prepare(
-            "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) = ?1",
-        )?;
-        let names: Vec<String> = s.query_map([format!("_sync_{id}_")], |r| r.get(0))?.collect::<Result<_, _>>()?;
-        for name in names {
-            conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
-        }
-        conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(&log_name(id))))?;
-        for table in ["_sync_dirty", "_sync_row"] {
-            conn.execute(&format!("DELETE FROM main.{table} WHERE t = ?"), [id])?;
-        }
-        conn.execute("DELETE FROM main._sync_table WHERE id = ?", [id])?;
     }
-    Ok(())
+    if refused.is_empty() { Ok(()) } else { Err(Error::Schema(refused)) }
 }
 
 /// Whether capture saw every write of a table.
@@ -217,21 +227,12 @@ enum Seen {
 }
 
 /// Makes sure of a table's number, log and triggers.
-fn capture(conn: &Connection, table: &Table, early: bool, now: i64) -> Result<(i64, Seen), Error> {
-    let columns = serde_json::to_string(&table.columns.iter().map(|c| &c.sql_name).collect::<Vec<_>>())
-        .map_err(|e| Error::Damaged(e.to_string()))?;
-    let existing: Option<(i64, String)> = conn
-        .query_row("SELECT id, columns FROM main._sync_table WHERE name = ?", [&table.name], |r| {
-            Ok((r.get(0)?, r.get(1)?))
-        })
-        .optional()?;
-    let (id, old_columns) = match existing {
+fn capture(conn: &Connection, table: &Table, early: bool, stance: Stance, now: i64) -> Result<(i64, Seen), Error> {
+    let (id, shape) = match Shape::read(conn, &table.name)? {
         Some(found) => found,
-        None => {
-            conn.execute("INSERT INTO main._sync_table (name, columns) VALUES (?, ?)", (&table.name, &columns))?;
-            (conn.last_insert_rowid(), columns.clone())
-        }
+        None => Shape::add(conn, table)?,
     };
+    shape.check(table, stance)?;
     let wanted = triggers(id, table, early);
     let mut s = conn.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?")?;
     let present: Vec<(String, String)> =
@@ -240,18 +241,17 @@ fn capture(conn: &Connection, table: &Table, early: bool, now: i64) -> Result<(i
     let ours = format!("_sync_{id}_");
     let present: Vec<&(String, String)> = present.iter().filter(|(n, _)| n.starts_with(&ours)).collect();
     let mut seen = if present.is_empty() { Seen::Partly } else { Seen::Whole };
-    if wanted.len() == present.len() && wanted.iter().all(|w| present.contains(&w)) && columns == old_columns {
+    let (unmoved, another_key) = (shape.has_columns_of(table), shape.has_another_key(table));
+    if wanted.len() == present.len() && wanted.iter().all(|w| present.contains(&w)) && unmoved && !another_key {
+        shape.keep(conn, id, table, stance)?;
         return Ok((id, Seen::Whole));
     }
-    let old: Vec<String> = serde_json::from_str(&old_columns).map_err(|_| Error::Damaged("columns".into()))?;
-    let gone = old.iter().find(|o| !table.columns.iter().any(|c| c.sql_name.eq_ignore_ascii_case(o)));
-    if let Some(column) = gone.filter(|_| old.len() != table.columns.len()) {
-        return Err(Error::RemovedColumn { table: table.sql_name.clone(), column: column.clone() });
-    }
+    let old = &shape.columns;
     let log = quote(&log_name(id));
     conn.execute_batch(&create_log(id, old.len()))?;
-    if old != table.columns.iter().map(|c| c.sql_name.clone()).collect::<Vec<_>>() {
-        if !absorb_old(conn, id, table, &old, !early, now)? {
+    if !unmoved {
+        shape.reorder(conn, id, table)?;
+        if !absorb_old(conn, id, table, old, !early, now)? {
             seen = Seen::Partly;
         }
         if table.columns.len() > old.len() {
@@ -268,7 +268,7 @@ fn capture(conn: &Connection, table: &Table, early: bool, now: i64) -> Result<(i
     }
     // A trigger that the app made since may have hidden what the rows were.
     if early && old.len() == table.columns.len() {
-        absorb_old(conn, id, table, &old, false, now)?;
+        absorb_old(conn, id, table, old, false, now)?;
         conn.execute_batch(&format!("DELETE FROM main.{log}"))?;
     }
     for (name, _) in &present {
@@ -277,7 +277,12 @@ fn capture(conn: &Connection, table: &Table, early: bool, now: i64) -> Result<(i
     for (_, sql) in &wanted {
         conn.execute_batch(sql)?;
     }
-    conn.execute("UPDATE main._sync_table SET columns = ? WHERE id = ?", (&columns, id))?;
+    if another_key {
+        // Nobody else knows these rows yet, and under the old key nobody will.
+        conn.execute("DELETE FROM main._sync_dirty WHERE t = ?", [id])?;
+        seen = Seen::Partly;
+    }
+    shape.keep(conn, id, table, stance)?;
     Ok((id, seen))
 }
 

@@ -70,4 +70,6 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
 ",
     // What a merge made of two rows.
     "ALTER TABLE main._sync_inbox ADD COLUMN merged_row TEXT;",
+    // The declared types and the key of a table, to tell when the app changes them; none in a file of before.
+    "ALTER TABLE main._sync_table ADD COLUMN shape TEXT;",
 ];

@@ -3,11 +3,13 @@
 mod asleep;
 mod dirty;
 mod fold;
+mod gone;
 mod grown;
 mod install;
 mod meta;
 mod migrate;
 mod outbox;
+mod shape;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use sync_core::sqlite::rows::RowSql;
 
 pub(crate) use dirty::{Dirty, WAITS_FOR};
 pub(crate) use grown::Grown;
-pub(crate) use install::Selection;
+pub(crate) use install::{Selection, look};
 pub(crate) use meta::Meta;
 pub(crate) use outbox::{Outbox, OutboxRow, OutboxState};
 

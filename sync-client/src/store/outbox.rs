@@ -141,6 +141,7 @@ impl Store {
     /// Puts every frozen row back among the intents. An older base wins over that of a newer edit.
     /// Only after proof that the server did not commit it, or that it does not matter.
     pub(crate) fn release_outbox(&self) -> Result<(), Error> {
+        self.keep_unsent()?;
         self.conn.execute(
             "INSERT INTO main._sync_dirty (t, k, since, base) SELECT t, k, since, base FROM main._sync_out WHERE true \
              ON CONFLICT (t, k) DO UPDATE SET base = excluded.base, since = excluded.since",
@@ -154,7 +155,8 @@ impl Store {
         self.conn.execute_batch("DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;")?;
         Meta::PushSession.clear(&self.conn)?;
         Meta::OutboxDisturbed.clear(&self.conn)?;
-        Meta::OutboxThrough.clear(&self.conn)
+        Meta::OutboxThrough.clear(&self.conn)?;
+        self.forget_gone(true, None)
     }
 
     /// Remembers that every change noticed so far is settled, where nothing waits or is under way.

@@ -354,8 +354,7 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
         sync_client::forget(&args.file)?;
         Detached::default()
     } else {
-        let client = file::builder(&args.file, None, &args::Rules::default()).open()?;
-        client.detach(if pending.keep {
+        let how = if pending.keep {
             Detach::KeepData
         } else if pending.discard {
             Detach::Discard
@@ -363,7 +362,8 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
             Detach::Export(export.clone())
         } else {
             Detach::WhenClean
-        })?
+        };
+        file::builder(&args.file, None, &args::Rules::default()).detach(&how)?
     };
     token::forget(&args.file).map_err(|error| {
         Failure::local(format!("The file is detached, but its token file cannot be removed: {error}."))
