@@ -207,6 +207,7 @@ impl Recorder {
             // A new number is told by the inbox, too.
             Event::Rekeyed { .. }
             | Event::Started
+            | Event::Pulling { .. }
             | Event::Downloaded { .. }
             | Event::Changed { .. }
             | Event::Finished { .. } => {}

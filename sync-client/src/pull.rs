@@ -1,8 +1,10 @@
 //! Pulling: bundles after the checkpoint are staged, verified, and applied whole (hops `pull`, `apply`).
 
+use std::cell::Cell;
+
 use sync_core::hash::{Algorithm, BundleHasher, Digest, HashRow};
 use sync_core::key::Key;
-use sync_core::protocol::pull::{BundleHead, PullRequest};
+use sync_core::protocol::pull::{BundleHead, PullHead, PullRequest};
 use sync_core::protocol::rows::{PullSink, ReadError, WireRow, read_pull};
 use sync_core::protocol::{Code, Op};
 use sync_core::record;
@@ -82,8 +84,16 @@ impl Engine {
                 None => stage.clear()?,
             }
             stage.begin()?;
+            let told = Cell::new(target > 0);
+            let tell = |head: &PullHead| {
+                if !told.replace(true) && head.stable_bundle_seq > checkpoint {
+                    let (target, rows) = (head.stable_bundle_seq, head.row_count.map(i64::unsigned_abs));
+                    self.tell(&Event::Pulling { checkpoint, target, rows });
+                }
+            };
             let mut sink = Sink {
                 intake: Intake::new(self.store.schema(), self.algorithm()),
+                begin: &tell,
                 stage: &stage,
                 expected: checkpoint + 1,
                 ordinal: 0,
@@ -104,6 +114,7 @@ impl Engine {
                 }
             };
             stage.end()?;
+            tell(&head);
             Meta::LatestKnown
                 .keep(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
             if head.stable_bundle_seq < checkpoint {
@@ -407,6 +418,7 @@ pub(crate) fn read_failed(e: ReadError<Error>) -> Error {
 
 struct Sink<'a> {
     intake: Intake<'a>,
+    begin: &'a dyn Fn(&PullHead),
     stage: &'a Stage,
     /// The only sequence that may come next.
     expected: i64,
@@ -416,6 +428,10 @@ struct Sink<'a> {
 
 impl PullSink for Sink<'_> {
     type Error = Error;
+
+    fn begin(&mut self, head: PullHead) {
+        (self.begin)(&head);
+    }
 
     fn row(&mut self, w: WireRow) -> Result<(), Error> {
         if let Some(row) = self.intake.row(&w)? {

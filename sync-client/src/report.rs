@@ -226,6 +226,16 @@ pub enum Event {
         /// Rows, effects included.
         rows: u64,
     },
+    /// A pull begins, and there is something to pull: said before the first of it is read. A server that does not
+    /// say it first is waited for until the first page is here, before anything is applied.
+    Pulling {
+        /// The checkpoint before.
+        checkpoint: i64,
+        /// The checkpoint once all is applied: so many bundles in between.
+        target: i64,
+        /// Rows in them, this device's own included; where the server says.
+        rows: Option<u64>,
+    },
     /// Rows were downloaded.
     Downloaded {
         /// So far.

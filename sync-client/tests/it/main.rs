@@ -20,6 +20,7 @@ mod neighbours;
 mod numbers;
 mod owner;
 mod poison;
+mod progress;
 mod refused_schema;
 mod relay;
 mod resume;

@@ -58,6 +58,8 @@ impl BundleHead {
 pub struct PullHead {
     /// The frozen end of the window.
     pub stable_bundle_seq: i64,
+    /// Rows of all bundles up to there (additive; where `max_inline_rows` was asked for).
+    pub row_count: Option<i64>,
     /// Whether the window has more bundles.
     pub has_more: bool,
 }
@@ -68,6 +70,7 @@ impl PullHead {
     pub fn read(m: &Members) -> Option<Self> {
         Some(Self {
             stable_bundle_seq: integer(m, "stable_bundle_seq")?,
+            row_count: integer(m, "row_count"),
             has_more: m.get("has_more") == Some(&crate::json::Scalar::Bool(true)),
         })
     }

@@ -174,6 +174,10 @@ pub fn read_page<E>(reader: impl Read, each: impl FnMut(WireRow) -> Result<(), E
 pub trait PullSink {
     /// Why a sink stops the reading.
     type Error;
+    /// What was said before the first bundle: in our server's replies the whole window. Does nothing.
+    fn begin(&mut self, head: PullHead) {
+        let _ = head;
+    }
     /// A row of the bundle whose head comes next.
     ///
     /// # Errors
@@ -224,6 +228,10 @@ fn read_object<S: Elements>(reader: impl Read, array: &'static str, sink: &mut S
 
 /// Takes the elements of the one array that is streamed.
 trait Elements {
+    /// The members that came before the array.
+    fn begin(&mut self, members: &Members) {
+        let _ = members;
+    }
     fn element<'de, D: Deserializer<'de>>(&mut self, d: D) -> Result<(), D::Error>;
 }
 
@@ -245,6 +253,12 @@ struct Bundles<'a, S: PullSink> {
 }
 
 impl<S: PullSink> Elements for Bundles<'_, S> {
+    fn begin(&mut self, members: &Members) {
+        if let Some(head) = PullHead::read(members) {
+            self.sink.begin(head);
+        }
+    }
+
     fn element<'de, D: Deserializer<'de>>(&mut self, d: D) -> Result<(), D::Error> {
         let sink = &mut *self.sink;
         let mut rows = Rows { each: |row| sink.row(row), stopped: self.stopped };
@@ -289,6 +303,7 @@ impl<'de, S: Elements> Visitor<'de> for Object<'_, S> {
                     return Err(de::Error::custom("duplicate member"));
                 }
                 streamed = true;
+                self.sink.begin(&members);
                 map.next_value_seed(Array { sink: &mut *self.sink })?;
             } else {
                 if members.0.len() >= 64 || members.get(&name).is_some() {
@@ -396,6 +411,9 @@ mod tests {
 
     impl PullSink for Log {
         type Error = ();
+        fn begin(&mut self, head: PullHead) {
+            self.0.push(format!("{} rows up to {}", head.row_count.unwrap_or(0), head.stable_bundle_seq));
+        }
         fn row(&mut self, row: WireRow) -> Result<(), ()> {
             self.0.push(format!("row {} {}", row.table, row.version));
             Ok(())
@@ -419,11 +437,11 @@ mod tests {
         }
         .push(&mut row);
         let text = format!(
-            r#"{{"stable_bundle_seq":6,"bundles":[{{"bundle_seq":5,"source_id":"s","source_bundle_id":1,"rows":[{row}]}},{{"bundle_seq":6,"source_id":"s","source_bundle_id":2,"rows":[],"rows_omitted":true}}],"has_more":true}}"#
+            r#"{{"stable_bundle_seq":6,"row_count":4,"bundles":[{{"bundle_seq":5,"source_id":"s","source_bundle_id":1,"rows":[{row}]}},{{"bundle_seq":6,"source_id":"s","source_bundle_id":2,"rows":[],"rows_omitted":true}}],"has_more":true}}"#
         );
         let mut log = Log::default();
         let head = read_pull(text.as_bytes(), &mut log).unwrap();
-        assert_eq!(head, PullHead { stable_bundle_seq: 6, has_more: true });
-        assert_eq!(log.0, ["row t 5", "bundle 5", "bundle 6"]);
+        assert_eq!(head, PullHead { stable_bundle_seq: 6, row_count: Some(4), has_more: true });
+        assert_eq!(log.0, ["4 rows up to 6", "row t 5", "bundle 5", "bundle 6"]);
     }
 }

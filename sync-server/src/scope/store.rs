@@ -219,6 +219,13 @@ pub(crate) fn bundles(conn: &Connection, after: i64, to: i64, mut each: impl FnM
     Ok(())
 }
 
+/// Rows of the bundles after one, up to another.
+pub(crate) fn rows_between(conn: &Connection, after: i64, to: i64) -> rusqlite::Result<i64> {
+    let sql = "SELECT coalesce((SELECT first_row + row_count FROM _sync_bundle WHERE seq > ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT 1) \
+               - (SELECT first_row FROM _sync_bundle WHERE seq > ?1 ORDER BY seq LIMIT 1), 0)";
+    conn.prepare_cached(sql)?.query_row([after, to], |r| r.get(0))
+}
+
 /// Where the next bundle's rows go.
 pub(crate) fn next_row(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("SELECT coalesce(max(first_row + row_count), 1) FROM (SELECT first_row, row_count FROM _sync_bundle ORDER BY seq DESC LIMIT 1)", [], |r| r.get(0))

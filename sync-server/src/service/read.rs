@@ -52,7 +52,7 @@ impl Inner {
             })?),
         };
         let scope = self.readable(caller)?;
-        let (window, bundles, more) = scope.read(|conn| {
+        let (window, rows, bundles, more) = scope.read(|conn| {
             let state = store::state(conn)?;
             self.check_readable(caller, &state)?;
             let (after, target) = (request.after_bundle_seq, request.target_bundle_seq);
@@ -71,10 +71,15 @@ impl Inner {
             }
             let max_bytes = self.limits.max_bytes_per_pull;
             let (bundles, more) = page(conn, w.after, w.stable, w.max_bundles, max_bytes, request.max_inline_rows)?;
-            Ok((w, bundles, more))
+            let rows = match request.max_inline_rows {
+                Some(_) => Some(store::rows_between(conn, w.after, w.stable)?),
+                None => None,
+            };
+            Ok((w, rows, bundles, more))
         })?;
         let mut pieces = VecDeque::with_capacity(bundles.len() * 4 + 2);
-        pieces.push_back(Piece::Text(format!("{{\"stable_bundle_seq\":{},\"bundles\":[", window.stable)));
+        let rows = rows.map(|n| format!("\"row_count\":{n},")).unwrap_or_default();
+        pieces.push_back(Piece::Text(format!("{{\"stable_bundle_seq\":{},{rows}\"bundles\":[", window.stable)));
         for (n, b) in bundles.into_iter().enumerate() {
             let omitted = request.max_inline_rows.is_some_and(|m| b.row_count > m);
             let rows = all_rows(&b);

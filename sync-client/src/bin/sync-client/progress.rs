@@ -2,7 +2,10 @@
 
 use std::{
     io::IsTerminal as _,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +49,8 @@ impl Phase {
 pub(crate) struct Progress {
     bar: ProgressBar,
     phase: Mutex<Option<Phase>>,
+    /// Rows of the pull that is under way, where the server says.
+    coming: AtomicU64,
     visible: bool,
 }
 
@@ -54,7 +59,12 @@ impl Progress {
     pub(crate) fn new(out: Output) -> Self {
         let visible = !out.json && std::io::stderr().is_terminal();
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bar: ProgressBar::with_draw_target(None, target), phase: Mutex::new(None), visible }
+        Self {
+            bar: ProgressBar::with_draw_target(None, target),
+            phase: Mutex::new(None),
+            coming: AtomicU64::new(0),
+            visible,
+        }
     }
 
     /// Follows an event.
@@ -64,7 +74,11 @@ impl Progress {
             Event::Uploaded { rows, total } if rows >= total => self.at(Phase::Confirming, 0, None),
             Event::Uploaded { rows, total } => self.at(Phase::Sending, rows, Some(total)),
             Event::Downloaded { rows, total } => self.at(Phase::Receiving, rows, total),
-            Event::Applied { rows, .. } => self.at(Phase::Writing, rows, None),
+            Event::Pulling { rows, .. } => self.coming.store(rows.unwrap_or(0), Ordering::Relaxed),
+            Event::Applied { rows, .. } => {
+                let coming = self.coming.load(Ordering::Relaxed);
+                self.at(Phase::Writing, rows, Some(coming).filter(|coming| *coming >= rows));
+            }
             Event::Finished { .. } | Event::Failed { .. } => self.clear(),
             _ => {}
         }
