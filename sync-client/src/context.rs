@@ -42,6 +42,14 @@ pub enum FaultPoint {
     Downloading,
     /// A snapshot is applied, the transaction is open.
     Rebuilding,
+    /// Rows that differ from the server's are repaired, the transaction is open.
+    Repairing,
+    /// Pending work is in an export under its name, and in this file all the same.
+    Exporting,
+    /// The capture is ended, the transaction is open.
+    Detaching,
+    /// Another device's work is taken up, the transaction is open.
+    Importing,
 }
 
 impl FaultPoint {
@@ -55,6 +63,10 @@ impl FaultPoint {
         Self::Applying,
         Self::Downloading,
         Self::Rebuilding,
+        Self::Repairing,
+        Self::Exporting,
+        Self::Detaching,
+        Self::Importing,
     ];
 
     /// The name, for tests that name a phase.
@@ -69,6 +81,10 @@ impl FaultPoint {
             Self::Applying => "applying",
             Self::Downloading => "downloading",
             Self::Rebuilding => "rebuilding",
+            Self::Repairing => "repairing",
+            Self::Exporting => "exporting",
+            Self::Detaching => "detaching",
+            Self::Importing => "importing",
         }
     }
 }

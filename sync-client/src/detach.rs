@@ -9,8 +9,10 @@ use sync_core::record::{self, Record};
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit};
+use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::export::Export;
 use crate::inbox::Entry;
 use crate::lock::OwnerLock;
 use crate::mutant::{self, Mutant};
@@ -60,8 +62,25 @@ impl Engine {
         if *how == Detach::WhenClean && pending > 0 {
             return Err(Error::PendingWork(pending));
         }
+        if let Detach::Export(path) = how {
+            self.name_export(path)?;
+        }
         let outcome = self.store.begin_leaving(self.env.now_ms()).and_then(|()| self.leave(how));
         self.store.end(outcome)
+    }
+
+    /// Gives the export an id that this file remembers before there is an export: what a try that was cut has left under
+    /// this name is known by it, and made anew.
+    fn name_export(&self, path: &Path) -> Result<(), Error> {
+        let conn = &self.store.conn;
+        if path.exists() {
+            let begun: Option<String> = Meta::Exporting.get(conn)?;
+            if begun.is_none() || Export::open(path).ok().map(|e| e.head.id) != begun {
+                return Err(Error::Argument(format!("{} exists already; choose another name", path.display())));
+            }
+            std::fs::remove_file(path)?;
+        }
+        Meta::Exporting.set(conn, self.env.new_id())
     }
 
     /// In a transaction of the caller.
@@ -87,11 +106,15 @@ impl Engine {
                 if self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Frozen) {
                     self.store.release_outbox()?;
                 }
-                detached.exported_rows = self.store.export(path, &self.env.new_id(), self.env.now_ms())?;
+                let id: String = Meta::Exporting.get(conn)?.ok_or_else(|| Error::Damaged("exporting".into()))?;
+                detached.exported_rows = self.store.export(path, &id, self.env.now_ms())?;
+                self.env.fault(FaultPoint::Exporting);
                 self.undo_pending("exported", "this change was moved into an export when the file was detached")?;
             }
         }
         self.store.fall_asleep(self.env.now_ms())?;
+        Meta::Exporting.clear(conn)?;
+        self.env.fault(FaultPoint::Detaching);
         Ok(detached)
     }
 

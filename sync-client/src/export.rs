@@ -58,9 +58,6 @@ impl Store {
     /// Writes what is pending into a new file, durably. In a transaction of the caller, in which the logs
     /// were absorbed and an outbox of which nothing was sent was released. Returns how many rows it has.
     pub(crate) fn export(&self, path: &Path, id: &str, now: i64) -> Result<u64, Error> {
-        if path.exists() {
-            return Err(Error::Argument(format!("{} exists already; choose another name", path.display())));
-        }
         let fresh = beside(path, "-new");
         match std::fs::remove_file(&fresh) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),

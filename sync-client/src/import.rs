@@ -12,6 +12,7 @@ use sync_core::record::{self, Record};
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, full, is_constraint, is_unique};
+use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::export::{Export, ExportedRow, Sent};
@@ -162,6 +163,7 @@ impl Engine {
         let mut ids = self.imported()?;
         ids.insert(export.head.id.clone());
         Meta::Imported.set(&tx, serde_json::to_string(&ids).map_err(|e| Error::Damaged(e.to_string()))?)?;
+        self.env.fault(FaultPoint::Importing);
         tx.commit()?;
         outcome.events.iter().for_each(|e| self.tell(e));
         let committed_rows = match &export.head.sent {

@@ -64,6 +64,8 @@ pub(crate) enum Meta {
     Switched,
     /// Exports that were imported into this file.
     Imported,
+    /// The export that a detach was about to write.
+    Exporting,
     /// The columns of each table when the file was detached.
     KeptColumns,
     /// Where the search for a row that the server does not name stands.
@@ -115,6 +117,7 @@ impl Meta {
             Self::Resume => "resume",
             Self::Switched => "switched",
             Self::Imported => "imported",
+            Self::Exporting => "exporting",
             Self::KeptColumns => "kept_columns",
             Self::Search => "search",
             Self::Part => "part",

@@ -89,7 +89,7 @@ impl Engine {
             }
             said.say(self, &f, remedy)
         })?;
-        self.env.fault(FaultPoint::Applying);
+        self.env.fault(FaultPoint::Repairing);
         tx.commit()?;
         self.tell(&Event::Applied { rows: outcome.applied, checkpoint: report.bundle_seq });
         outcome.events.iter().for_each(|e| self.tell(e));

@@ -14,6 +14,7 @@ mod hard;
 mod inbox;
 mod june;
 mod keep;
+mod killed;
 mod migration;
 mod nameless;
 mod neighbours;
