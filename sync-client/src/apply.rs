@@ -11,6 +11,7 @@ use sync_core::record::{self, Record};
 use sync_core::schema::Table;
 use sync_core::value::Value;
 
+use crate::aside::Aside;
 use crate::changes::Changes;
 use crate::conflict::Policies;
 use crate::error::Error;
@@ -20,7 +21,7 @@ use crate::mutant::{self, Mutant};
 use crate::release::Watch;
 use crate::report::Event;
 use crate::stage::{Stage, StagedRow};
-use crate::store::{Meta, Store};
+use crate::store::Store;
 
 /// What a transaction of remote rows did.
 #[derive(Debug, Default)]
@@ -58,6 +59,7 @@ pub(crate) struct Applier<'a> {
     pub(crate) keep: Keep,
     /// While another device's work is taken up: the intents that are of it.
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
+    pub(crate) aside: Aside,
     changes: Changes,
     /// Refused rows whose cause may go away with a row that comes.
     watch: Option<Watch>,
@@ -94,6 +96,7 @@ impl<'a> Applier<'a> {
             missing: BTreeSet::new(),
             stage: None,
             numbered: BTreeMap::new(),
+            aside: Aside::new(store)?,
             changes: Changes::default(),
             outcome: Outcome::default(),
         })
@@ -266,6 +269,9 @@ impl<'a> Applier<'a> {
             w.touch(self.store.managed[r.position].id, &r.k, self.own.then_some(r.op));
         }
         self.lowest = self.lowest.min(r.version);
+        if self.aside.any {
+            self.came_beside_absent(r)?;
+        }
         match &r.row {
             None => {
                 self.went.insert(r.position);
@@ -279,34 +285,6 @@ impl<'a> Applier<'a> {
     /// A row of the file was written, or is gone: the app is told.
     pub(crate) fn changed(&mut self, position: usize, k: &[u8], gone: bool) {
         self.changes.note(position, k, gone);
-    }
-
-    /// C14: a constraint that only this file has.
-    pub(crate) fn set_aside(&mut self, r: &StagedRow, why: &str) -> Result<(), Error> {
-        let table = self.store.table(r.position);
-        let key = Key::from_stored(r.k.clone()).unpack()?;
-        let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
-        let message = format!("this file's schema refuses the server's row: {why}");
-        self.record(&Entry {
-            kind: "conflict",
-            at: self.now,
-            table,
-            key: &key,
-            op: r.op.name(),
-            reason: "set_aside",
-            message: &message,
-            local: None,
-            base: None,
-            server: server.as_deref(),
-        })?;
-        // The version is not taken: a later edit conflicts, as it should, and no rebuild passes the row over.
-        let m = &self.store.managed[r.position];
-        if !m.sql.exists(&self.store.conn, &key)? {
-            self.store.set_known(m.id, &r.k, Known::Never)?;
-        }
-        Meta::SetAside.set(&self.store.conn, 1)?;
-        self.outcome.set_aside += 1;
-        Ok(())
     }
 
     /// Rows that were blocked get another chance, then their blockers give way.
@@ -413,6 +391,9 @@ impl<'a> Applier<'a> {
     /// Ends the transaction's work: orphans are settled, and refused rows whose cause may be gone are
     /// tried again.
     pub(crate) fn finish(mut self) -> Result<Outcome, Error> {
+        if self.aside.any {
+            self.settle_absent()?;
+        }
         if self.any_dirty {
             self.settle_orphans()?;
         }

@@ -26,6 +26,7 @@
 
 mod api;
 mod apply;
+mod aside;
 mod attach;
 mod budget;
 mod builder;

@@ -43,7 +43,8 @@ impl Point {
                 P::Frozen | P::Uploading => Phase::Push,
                 P::BeforeCommit | P::AfterCommit => Phase::Commit,
                 P::Staged | P::Applying => Phase::Pull,
-                P::Downloading | P::Rebuilding => Phase::Snapshot,
+                P::Downloading | P::Rebuilding | P::Repairing => Phase::Snapshot,
+                P::Exporting | P::Detaching | P::Importing => Phase::Connect,
             },
         }
     }

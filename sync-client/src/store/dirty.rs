@@ -15,6 +15,9 @@ use crate::error::Error;
 /// Entries of a log: about a tenth of a second.
 const MUCH: i64 = 20_000;
 
+/// Why a row is held that belongs to more rows than the server takes at once. One that changes changes them all.
+const GROUP_TOO_LARGE: &str = "group_too_large";
+
 /// Why a row is held that nobody refused: it needs one that was.
 pub(crate) const WAITS_FOR: &str = "waits_for";
 
@@ -33,6 +36,7 @@ impl Store {
     /// Folds the logs into the intents. An edit of a refused row lets it be tried again.
     pub(crate) fn absorb(&self, now: i64) -> Result<(), Error> {
         let mut noticed = false;
+        let grouped = self.grouped()?;
         for (position, m) in self.managed.iter().enumerate() {
             let table = self.table(position);
             let log = quote(&log_name(m.id));
@@ -50,7 +54,27 @@ impl Store {
             self.conn.prepare_cached(&format!("DELETE FROM main.{log}"))?.execute([])?;
             noticed = true;
         }
-        if noticed { notice(&self.conn) } else { Ok(()) }
+        if !noticed {
+            return Ok(());
+        }
+        if grouped > self.grouped()? {
+            self.let_groups_go()?;
+        }
+        notice(&self.conn)
+    }
+
+    /// Rows that are held with a group of rows.
+    fn grouped(&self) -> Result<i64, Error> {
+        let sql = "SELECT count(*) FROM main._sync_dirty WHERE held = ? AND held IS NOT NULL";
+        Ok(self.conn.prepare_cached(sql)?.query_row([GROUP_TOO_LARGE], |r| r.get(0))?)
+    }
+
+    /// One of them changed: the groups are made anew by the next freeze.
+    fn let_groups_go(&self) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE held = ?")?
+            .execute([GROUP_TOO_LARGE])?;
+        Ok(())
     }
 
     /// Whether there is any intent, or, with `pushable`, one that no refusal holds back.
@@ -103,6 +127,9 @@ impl Store {
     pub(crate) fn drop_dirty(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
         let sql = "DELETE FROM main._sync_dirty WHERE t = ? AND k = ? RETURNING held";
         let held: Option<Option<String>> = self.conn.prepare_cached(sql)?.query_row((t, k), |r| r.get(0)).optional()?;
+        if held.as_ref().is_some_and(|h| h.as_deref() == Some(GROUP_TOO_LARGE)) {
+            self.let_groups_go()?;
+        }
         // Whatever waited for this row is looked at again by the next freeze.
         if held.as_ref().is_some_and(|h| h.as_deref().is_some_and(|h| h != WAITS_FOR)) {
             self.conn
@@ -133,6 +160,9 @@ impl Store {
 
     /// Lets one held intent be tried again.
     pub(crate) fn let_go(&self, t: i64, k: &[u8]) -> Result<(), Error> {
+        if self.dirty(t, k)?.is_some_and(|d| d.held.as_deref() == Some(GROUP_TOO_LARGE)) {
+            return self.let_groups_go();
+        }
         self.conn
             .prepare_cached("UPDATE main._sync_dirty SET held = NULL, message = NULL WHERE t = ? AND k = ?")?
             .execute((t, k))?;

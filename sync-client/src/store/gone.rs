@@ -5,10 +5,11 @@ use rusqlite::Connection;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record;
-use sync_core::sqlite::capture::log_name;
+use sync_core::sqlite::capture::{log_columns, log_name};
 use sync_core::sqlite::quote;
 
 use super::Store;
+use super::fold::{Rows, fold};
 use super::shape::Shape;
 use crate::apply::full;
 use crate::error::Error;
@@ -18,7 +19,8 @@ impl Store {
     /// Ends the capture of tables that are not synced any more. Their rows, where they still have them, stay.
     pub(super) fn end_capture(&self, tell: bool, now: i64) -> Result<(), Error> {
         let conn = &self.conn;
-        for (id, _) in self.gone()? {
+        for (id, name) in self.gone()? {
+            self.count_logged(id, &name, now)?;
             let mut s = conn.prepare(
                 "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) = ?1",
             )?;
@@ -29,6 +31,23 @@ impl Store {
             conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(&log_name(id))))?;
         }
         self.forget_gone(tell, Some(now))
+    }
+
+    /// What was captured last counts among what is pending.
+    fn count_logged(&self, id: i64, name: &str, now: i64) -> Result<(), Error> {
+        let log = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?";
+        if !self.conn.prepare_cached(log)?.exists([log_name(id)])? {
+            return Ok(());
+        }
+        let Some((_, shape)) = Shape::read(&self.conn, name)? else { return Ok(()) };
+        let names = log_columns(shape.columns.len());
+        let table = shape.table(name);
+        if table.key.is_empty() {
+            return Ok(());
+        }
+        let key: Vec<&str> = table.key.iter().map(|i| names[*i].as_str()).collect();
+        fold(&self.conn, &Rows { id, key: &key, columns: names.len(), live: None }, now)?;
+        Ok(())
     }
 
     /// Forgets such tables, but for those of which rows are in flight: what is there is settled first.

@@ -64,6 +64,47 @@ fn a_row_set_aside_returns_when_the_schema_takes_it() {
     assert_eq!(a.count("SELECT count(*) FROM counters"), 2);
 }
 
+/// The same for an index that the app adds, and takes away again; one that rows of the app stand against cannot be made.
+#[test]
+fn a_row_that_an_index_of_the_app_refuses_is_set_aside_and_returns() {
+    let w = World::new();
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, name) VALUES ('p', 'Ann')");
+    converge(&[&a, &b]);
+    a.sql("CREATE UNIQUE INDEX one_name ON people(lower(name))");
+    b.sql("INSERT INTO people (id, name, email) VALUES ('q', 'ANN', 'q@x'), ('r', 'Bob', 'r@x'); INSERT INTO notes VALUES ('n', 'q', 'of q')");
+    b.sync();
+    let report = a.sync();
+    assert!(report.pull.set_aside > 0, "{report:?}");
+    assert_eq!(a.text("SELECT group_concat(id) FROM people"), "p,r");
+    assert_eq!(a.count("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+    // The app's own row stays its own, and nobody else's row is touched.
+    a.sql("UPDATE people SET age = 7 WHERE id = 'p'");
+    a.sync();
+    b.sync();
+    assert_eq!(b.text("SELECT group_concat(id || coalesce(age, '')) FROM people"), "p7,q,r");
+    a.sql("DROP INDEX one_name");
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT body FROM notes WHERE person = 'q'"), "of q");
+    // A row that is here already has to go, and what refers to it with it, edited or not; all of it is kept.
+    a.sql("CREATE UNIQUE INDEX one_age ON people(age)");
+    a.sql("INSERT INTO notes VALUES ('m', 'q', 'by a')");
+    b.sql("UPDATE people SET age = 8 WHERE id IN ('q', 'r')");
+    b.sync();
+    a.sync();
+    assert_eq!(a.count("SELECT count(*) FROM people WHERE age = 8"), 1);
+    assert_eq!(a.count("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+    b.sync();
+    assert_eq!(
+        b.text("SELECT group_concat(id) FROM (SELECT id FROM notes ORDER BY id)"),
+        "m,n",
+        "nothing of it is deleted elsewhere"
+    );
+    a.sql("DROP INDEX one_age");
+    converge(&[&a, &b]);
+    assert_eq!(a.count("SELECT count(*) FROM people WHERE age = 8"), 2);
+}
+
 /// A device whose app gets a column later must not erase what others wrote in it.
 #[test]
 fn a_column_added_later_is_filled_before_anything_is_pushed() {

@@ -8,6 +8,7 @@ mod cli_server;
 mod cli_verify;
 mod conflicts;
 mod detach;
+mod dropped;
 mod export;
 mod faults;
 mod hard;

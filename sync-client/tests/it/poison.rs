@@ -282,7 +282,28 @@ fn a_dirty_set_over_the_servers_limit_goes_in_parts() {
     let report = a.sync();
     assert_eq!((report.push.committed_rows, report.push.rejected_rows), (48 - 1, 0));
     converge(&[&b, &a]);
-    a.sql("UPDATE tree SET slot = -slot WHERE id <= 11; UPDATE tree SET slot = 1000 - slot WHERE id = 20");
-    a.sql("UPDATE tree SET slot = (SELECT -min(slot) FROM tree) WHERE id = 1");
-    let _ = a.sync();
+    // A group over the limit waits whole, with the reason, and the rest goes on.
+    a.sql(
+        "UPDATE tree SET slot = -slot WHERE id <= 12; UPDATE tree SET slot = -slot % 12 + 1 WHERE id <= 12;
+         INSERT INTO tree VALUES (100, NULL, 100)",
+    );
+    let report = a.sync();
+    assert_eq!((report.push.committed_rows, report.push.rejected_rows), (1, 0));
+    let waiting = a.client().rejected().unwrap();
+    assert_eq!(waiting.len(), 12);
+    for row in &waiting {
+        let part = "belongs to 12 rows that only make sense together, and the server takes 10 at once";
+        assert!(row.reason == "group_too_large" && row.message.contains(part), "{row:?}");
+    }
+    assert_eq!(a.client().status().unwrap().pending_rows, 0);
+    b.sync();
+    assert_eq!(
+        (b.count("SELECT slot FROM tree WHERE id = 12"), b.count("SELECT count(*) FROM tree WHERE id = 100")),
+        (12, 1)
+    );
+    // An edit that makes the group smaller sends all of it.
+    a.sql("UPDATE tree SET slot = -1 WHERE id = 12; UPDATE tree SET slot = -2 WHERE id = 6");
+    a.sync();
+    assert_eq!(a.client().rejected().unwrap(), []);
+    converge(&[&b, &a]);
 }

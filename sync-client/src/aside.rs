@@ -1,0 +1,173 @@
+//! Case C14: remote rows that only this file's schema refuses. They are set aside, what refers to them too, and all
+//! come back once the schema is another or a newer version fits.
+
+use std::collections::VecDeque;
+
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::record;
+use sync_core::value::Value;
+
+use crate::apply::{Applier, fit, full};
+use crate::error::Error;
+use crate::inbox::{Entry, key_json};
+use crate::orphans::parent_key;
+use crate::stage::StagedRow;
+use crate::store::{Meta, Store};
+
+/// The reason in one word.
+pub(crate) const SET_ASIDE: &str = "set_aside";
+
+/// What a transaction knows of rows that are set aside.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    /// Whether any row is, or may be.
+    pub(crate) any: bool,
+    /// Rows set aside in this transaction: their table, and what is known of them.
+    absent: VecDeque<(usize, Vec<Value>)>,
+    /// Rows that came and whose parent was not here then.
+    waiting: Vec<(usize, Vec<u8>)>,
+}
+
+impl Aside {
+    pub(crate) fn new(store: &Store) -> Result<Self, Error> {
+        Ok(Self { any: Meta::SetAside.integer(&store.conn)? != 0, ..Self::default() })
+    }
+}
+
+impl Applier<'_> {
+    /// A constraint that only this file has.
+    pub(crate) fn set_aside(&mut self, r: &StagedRow, why: &str) -> Result<(), Error> {
+        let table = self.store.table(r.position);
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
+        let message = format!("this file's schema refuses the server's row: {why}");
+        self.note_aside(r.position, &key, r.op.name(), &message, server.as_deref())?;
+        // The version is not taken: a later edit conflicts, as it should, and no rebuild passes the row over.
+        let m = &self.store.managed[r.position];
+        if !m.sql.exists(&self.store.conn, &key)? {
+            self.store.set_known(m.id, &r.k, Known::Never)?;
+            self.aside.absent.push_back((r.position, server.unwrap_or_else(|| only_key(table, &key))));
+        }
+        Ok(())
+    }
+
+    fn note_aside(
+        &mut self,
+        position: usize,
+        key: &[Value],
+        op: &'static str,
+        message: &str,
+        server: Option<&[Value]>,
+    ) -> Result<(), Error> {
+        let table = self.store.table(position);
+        self.record(&Entry {
+            kind: "conflict",
+            at: self.now,
+            table,
+            key,
+            op,
+            reason: SET_ASIDE,
+            message,
+            local: None,
+            base: None,
+            server,
+        })?;
+        Meta::SetAside.set(&self.store.conn, 1)?;
+        self.aside.any = true;
+        self.outcome.set_aside += 1;
+        Ok(())
+    }
+
+    /// A row came while others are set aside: one of those may be its parent, or it may be one that was and fits now.
+    pub(crate) fn came_beside_absent(&mut self, r: &StagedRow) -> Result<(), Error> {
+        let (store, table) = (self.store, self.store.table(r.position));
+        if r.row.is_none() {
+            return Ok(());
+        }
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let returned = store
+            .conn
+            .prepare_cached(
+                "UPDATE main._sync_inbox SET reason = 'returned' \
+                 WHERE kind = 'conflict' AND reason = ? AND tbl = ? AND key = ?",
+            )?
+            .execute((SET_ASIDE, &table.name, key_json(table, &key)))?;
+        if returned > 0 && store.schema().references_to(r.position).next().is_some() {
+            Meta::Rebuild.set(&store.conn, "rows whose parent was set aside may fit now")?;
+        }
+        if table.foreign_keys.is_empty() {
+            return Ok(());
+        }
+        let Some(Ok(row)) = store.managed[r.position].sql.read(&store.conn, &key)? else { return Ok(()) };
+        if !self.parents_exist(table, &row)? {
+            self.aside.waiting.push((r.position, r.k.clone()));
+        }
+        Ok(())
+    }
+
+    /// What refers to a row that is set aside is set aside too; a local edit leaves its table for the inbox.
+    pub(crate) fn settle_absent(&mut self) -> Result<(), Error> {
+        for (position, k) in std::mem::take(&mut self.aside.waiting) {
+            let key = Key::from_stored(k).unpack()?;
+            let Some(Ok(row)) = self.store.managed[position].sql.read(&self.store.conn, &key)? else { continue };
+            if self.refers_to_absent(position, &row)? {
+                self.follow(position, &key)?;
+            }
+        }
+        while let Some((position, row)) = self.aside.absent.pop_front() {
+            let table = self.store.table(position);
+            let key: Vec<Value> = table.key.iter().map(|i| row[*i].clone()).collect();
+            if self.store.managed[position].sql.exists(&self.store.conn, &key)? {
+                continue;
+            }
+            for (child, fk) in self.store.schema().references_to(position) {
+                for child_key in self.children(child, fk, table, &row)? {
+                    self.follow(child, &child_key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refers_to_absent(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
+        let store = self.store;
+        for fk in &store.table(position).foreign_keys {
+            let Some(parent) = store.schema().position(&fk.parent) else { continue };
+            if self.parent_exists(fk, parent, row)? {
+                continue;
+            }
+            let Some(key) = parent_key(fk, store.table(parent), row) else { continue };
+            let sql = "SELECT 1 FROM main._sync_inbox WHERE kind = 'conflict' AND reason = ? AND tbl = ? AND key = ?";
+            let table = store.table(parent);
+            if store.conn.prepare_cached(sql)?.exists((SET_ASIDE, &table.name, key_json(table, &key)))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn follow(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let k = Key::pack(key)?;
+        if store.dirty(m.id, k.as_bytes())?.is_some() {
+            let message = "the row that this one refers to is set aside: this file's schema refuses it";
+            return self.displace(position, key, "parent_set_aside", message, None);
+        }
+        let Some(Ok(row)) = m.sql.read(&store.conn, key)? else { return Ok(()) };
+        let message = "the row that this one refers to is set aside: this file's schema refuses it";
+        self.note_aside(position, key, "INSERT", message, Some(&row))?;
+        m.sql.delete(&store.conn, key)?;
+        store.set_known(m.id, k.as_bytes(), Known::Never)?;
+        self.changed(position, k.as_bytes(), true);
+        self.aside.absent.push_back((position, row));
+        Ok(())
+    }
+}
+
+/// A row of which only the key is known.
+fn only_key(table: &sync_core::schema::Table, key: &[Value]) -> Vec<Value> {
+    let mut row = vec![Value::Null; table.columns.len()];
+    table.key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
+    row
+}

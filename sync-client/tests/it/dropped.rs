@@ -1,0 +1,114 @@
+//! A table that the app drops, or takes out of those that are synced, while its rows are pending or on their way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sync_client::Client;
+use sync_client::transport::{Http, Request, Response, Transport, TransportError};
+
+use crate::world::{World, converge};
+
+/// HTTP that breaks at a commit, before it reaches the server or after, until it is allowed.
+struct Breaking {
+    http: Http,
+    /// The commit arrives.
+    arrives: bool,
+    broken: AtomicBool,
+}
+
+impl Transport for Breaking {
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        let lost = || Err(TransportError::Offline("the network is gone".into()));
+        if self.broken.load(Ordering::Relaxed) {
+            if !request.path.ends_with("/commit") {
+                return if request.path.contains("push-sessions") { self.http.send(request) } else { lost() };
+            }
+            if self.arrives {
+                self.http.send(request)?;
+            }
+            return lost();
+        }
+        self.http.send(request)
+    }
+}
+
+/// Whatever stage its push had reached: the rest goes on, and what the server does not have is told, whole where it was
+/// frozen.
+#[test]
+fn a_table_dropped_with_rows_in_flight_holds_nobody_up() {
+    for (n, arrives) in [None, Some(false), Some(true)].into_iter().enumerate() {
+        let w = World::new();
+        let (mut a, b) = (w.device("a"), w.device("b"));
+        a.sql("INSERT INTO people (id) VALUES ('p'); INSERT INTO notes VALUES ('n', 'p', 'x'); INSERT INTO tags VALUES ('n', 'old')");
+        converge(&[&a, &b]);
+        a.close();
+        let transport = Arc::new(Breaking {
+            http: Http::new(w.url()).unwrap(),
+            arrives: arrives == Some(true),
+            broken: AtomicBool::new(true),
+        });
+        a.sql("INSERT INTO tags VALUES ('n', 'red'); UPDATE notes SET body = 'y'");
+        if arrives.is_some() {
+            let sent = Arc::clone(&transport) as Arc<dyn Transport>;
+            let client = Client::builder(&a.path).token(|_| Ok("ada".into())).transport(sent).open().unwrap();
+            // Everything but the push itself works.
+            transport.broken.store(false, Ordering::Relaxed);
+            client.attach().unwrap();
+            client.pull().unwrap();
+            transport.broken.store(true, Ordering::Relaxed);
+            client.push().unwrap_err();
+            assert_eq!(client.status().unwrap().outbox, "sent");
+        }
+        a.sql("DROP TABLE tags");
+        a.open();
+        a.sync();
+        a.sql("INSERT INTO people (id) VALUES ('after')");
+        a.sync();
+        let status = a.client().status().unwrap();
+        assert_eq!((status.pending_rows, status.outbox.as_str()), (0, "none"), "{n}: {status:?}");
+        assert!(!status.tables.contains(&"tags".to_owned()), "{n}");
+        b.sync();
+        assert_eq!(b.text("SELECT (SELECT body FROM notes) || group_concat(id) FROM people"), "yafter,p", "{n}");
+        let there = if arrives == Some(true) { "old,red" } else { "old" };
+        assert_eq!(b.text("SELECT group_concat(tag) FROM tags"), there, "{n}");
+        let told = a.client().discarded().unwrap();
+        match arrives {
+            Some(true) => assert_eq!(told, [], "it is on the server"),
+            Some(false) => {
+                assert_eq!((told.len(), told[0].reason.as_str()), (1, "table_gone"), "{told:?}");
+                assert_eq!(told[0].local_row.as_deref(), Some(r#"{"note":"n","tag":"red"}"#));
+                assert!(told[0].message.contains("the app dropped table tags before this change was on the server"));
+            }
+            None => {
+                assert_eq!((told.len(), told[0].reason.as_str()), (1, "table_gone"), "{told:?}");
+                assert!(told[0].message.contains("the app dropped table tags while 1 changed rows of it were not"));
+            }
+        }
+        // It comes back as a table like any other.
+        a.sql("CREATE TABLE tags (note TEXT NOT NULL REFERENCES notes(id) ON DELETE CASCADE, tag TEXT NOT NULL, PRIMARY KEY (note, tag)) WITHOUT ROWID");
+        converge(&[&a, &b]);
+        assert_eq!(a.text("SELECT group_concat(tag) FROM tags"), there, "{n}");
+    }
+}
+
+/// A table that is not among those that are synced any more: its rows stay here, and it is told what the server lacks.
+#[test]
+fn a_table_taken_out_keeps_its_rows() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id) VALUES ('p'); INSERT INTO counters VALUES (1, 'one')");
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO counters VALUES (2, 'two')");
+    a.client().status().unwrap();
+    a.setup = Box::new(|b| b.tables(&["people", "notes", "tags"]));
+    a.open();
+    a.sql("INSERT INTO people (id) VALUES ('q')");
+    a.sync();
+    b.sync();
+    assert_eq!((a.count("SELECT count(*) FROM counters"), b.count("SELECT count(*) FROM counters")), (2, 1));
+    assert_eq!(b.count("SELECT count(*) FROM people"), 2);
+    a.setup = Box::new(|b| b);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM counters"), 2);
+}
