@@ -1,8 +1,9 @@
 //! One source of one user: its headers, its requests, its event streams.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::json::Json;
 use crate::lab::{Checked, Exchange, Lab, Stop};
 use crate::reply::{Reply, shown};
 
@@ -73,18 +74,27 @@ impl<'l> Device<'l> {
         self.send("DELETE", path, b"")
     }
 
-    /// Sends a request; one that was put off by a rate limit is sent again.
+    /// Sends a request; one that was put off by a rate limit is sent again. Under load, one that the
+    /// backend's storage put off is sent again too.
     pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> Checked<Reply> {
         loop {
             let reply = self.once(method, path, body)?;
-            if reply.status != 429 {
+            if self.lab.meter.is_some() && matches!(reply.status, 502 | 504) {
+                // Something before the backend says that it did not answer.
+                return Err(Stop::Inconclusive(reply.came()));
+            }
+            if reply.status != 429 && (reply.status != 503 || self.lab.meter.is_none()) {
                 crate::calls::examine(self, method, path, body, &reply)?;
                 return Ok(reply);
             }
             let after = reply.header("retry-after").and_then(|s| s.parse().ok()).unwrap_or(1);
             let wait = Duration::from_secs(after).max(Duration::from_millis(200));
             if wait > self.lab.left() {
-                return Err(Stop::Inconclusive(format!("{method} {path}: put off by a rate limit (429)")));
+                let status = reply.status;
+                return Err(Stop::Inconclusive(format!("{method} {path}: put off by the backend ({status})")));
+            }
+            if let Some(meter) = self.lab.meter {
+                meter.put_off(wait);
             }
             std::thread::sleep(wait);
         }
@@ -113,15 +123,11 @@ impl<'l> Device<'l> {
 
     fn once(&self, method: &str, path: &str, body: &[u8]) -> Checked<Reply> {
         let what = format!("{method} {path}");
-        let left = self.lab.left();
-        if left.is_zero() {
-            return Err(Stop::Inconclusive("the check's time is up".to_owned()));
-        }
-        self.lab.subject.turn();
+        let time = self.lab.turn()?;
         let (request, headers) = self.request(method, path);
         let agent = &self.lab.subject.agent;
-        let time = left.min(REQUEST);
         let wrong = |e: ureq::http::Error| Stop::Inconclusive(format!("{what}: {e}"));
+        let begun = Instant::now();
         let sent = if body.is_empty() && method != "POST" {
             let request = request.body(()).map_err(wrong)?;
             agent.run(
@@ -151,6 +157,9 @@ impl<'l> Device<'l> {
             Ok(response) => response,
             Err(e) => {
                 exchange.reply.clone_from(&e);
+                if let Some(meter) = self.lab.meter {
+                    meter.heard(method, path, 0, "no reply", begun.elapsed());
+                }
                 self.lab.record(exchange);
                 return Err(Stop::Inconclusive(format!("{what}: no reply: {e}")));
             }
@@ -162,13 +171,20 @@ impl<'l> Device<'l> {
         exchange.status = status;
         exchange.reply = shown(&read);
         self.lab.record(exchange);
+        if let Some(meter) = self.lab.meter {
+            let took = begun.elapsed();
+            let success = (200..300).contains(&status);
+            let json = if success { None } else { Json::parse(&read).ok() };
+            let code = json.as_ref().and_then(|j| j.get("error")).and_then(Json::text).unwrap_or_default();
+            meter.heard(method, path, status, code, took);
+        }
         Ok(Reply { what, status, headers, body: read })
     }
 
     /// Opens a stream of events. What comes is handed out line by line until the time is up.
     pub(crate) fn watch(&self, path: &str, time: Duration) -> Checked<Stream> {
         let what = format!("GET {path}");
-        self.lab.subject.turn();
+        self.lab.turn()?;
         let (request, headers) = self.request("GET", path);
         let agent = &self.lab.subject.agent;
         let request = request.body(()).map_err(|e| Stop::Inconclusive(format!("{what}: {e}")))?;
@@ -224,5 +240,3 @@ impl Events {
         }
     }
 }
-
-const REQUEST: Duration = Duration::from_secs(30);

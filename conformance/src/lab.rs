@@ -1,10 +1,12 @@
 //! What a check works with: fresh users, time, and a record of what was said.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::calls::Committed;
 pub(crate) use crate::device::{Device, Events, Stream};
+use crate::load::Meter;
 pub(crate) use crate::reply::{Reply, shown};
 use crate::subject::Subject;
 
@@ -69,11 +71,13 @@ pub struct Exchange {
 pub struct Lab<'s> {
     /// The backend.
     pub subject: &'s Subject,
+    /// With a load: what is left of it, and what is measured.
+    pub(crate) meter: Option<&'s Meter>,
     deadline: Instant,
     purpose: String,
     exchanges: Mutex<Vec<Exchange>>,
     users: Mutex<Vec<String>>,
-    commits: Mutex<Vec<(String, Committed)>>,
+    commits: Mutex<BTreeMap<(String, i64), Committed>>,
 }
 
 impl<'s> Lab<'s> {
@@ -82,6 +86,7 @@ impl<'s> Lab<'s> {
     pub fn new(subject: &'s Subject, purpose: &str, time: Duration) -> Self {
         Self {
             subject,
+            meter: None,
             deadline: Instant::now() + time,
             purpose: purpose.replace('.', "-"),
             exchanges: Mutex::default(),
@@ -90,14 +95,36 @@ impl<'s> Lab<'s> {
         }
     }
 
+    /// Surroundings of one user's devices under load: the time is the meter's, and of what was said the
+    /// last few requests are kept.
+    pub(crate) fn metered(subject: &'s Subject, meter: &'s Meter) -> Self {
+        Self { meter: Some(meter), ..Self::new(subject, "load", Duration::ZERO) }
+    }
+
     /// Remembers what a commit said, so that later replies can be held against it.
     pub(crate) fn committed(&self, user: &str, c: Committed) {
-        self.commits.lock().expect("invariant: no panic while the list is held").push((user.to_owned(), c));
+        let mut commits = self.commits.lock().expect("invariant: no panic while the list is held");
+        commits.entry((user.to_owned(), c.seq)).or_insert(c);
     }
 
     pub(crate) fn commit_of(&self, user: &str, seq: i64) -> Option<Committed> {
         let commits = self.commits.lock().expect("invariant: no panic while the list is held");
-        commits.iter().find(|(u, c)| u == user && c.seq == seq).map(|(_, c)| c.clone())
+        commits.get(&(user.to_owned(), seq)).cloned()
+    }
+
+    /// Waits until a request may be sent; how long it may take then.
+    pub(crate) fn turn(&self) -> Checked<Duration> {
+        let begun = Instant::now();
+        let mine = self.subject.turn(self.end());
+        let Some(meter) = self.meter else {
+            let left = self.left();
+            if !mine || left.is_zero() {
+                return Err(Stop::Inconclusive("the check's time is up".to_owned()));
+            }
+            return Ok(left.min(REQUEST));
+        };
+        meter.held_back(begun.elapsed());
+        if mine && meter.take() { Ok(REQUEST) } else { Err(Stop::Inconclusive("the load is over".to_owned())) }
     }
 
     /// What was said so far.
@@ -157,7 +184,11 @@ impl<'s> Lab<'s> {
     }
 
     pub(crate) fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.end().saturating_duration_since(Instant::now())
+    }
+
+    fn end(&self) -> Instant {
+        self.meter.map_or(self.deadline, Meter::end)
     }
 
     /// Begins the record anew.
@@ -170,7 +201,11 @@ impl<'s> Lab<'s> {
     }
 
     pub(crate) fn record(&self, exchange: Exchange) {
-        self.exchanges.lock().expect("invariant: no panic while the record is held").push(exchange);
+        let mut exchanges = self.exchanges.lock().expect("invariant: no panic while the record is held");
+        exchanges.push(exchange);
+        if self.meter.is_some() && exchanges.len() > 2 * KEPT {
+            exchanges.drain(..KEPT);
+        }
     }
 }
 
@@ -198,3 +233,7 @@ pub(crate) fn together<T: Send>(jobs: Vec<Job<'_, T>>) -> Vec<T> {
         handles.into_iter().map(|h| h.join().expect("invariant: checks do not panic")).collect()
     })
 }
+
+const REQUEST: Duration = Duration::from_secs(30);
+/// Requests that are kept of a load, for the transcript of a violation: this many at least.
+const KEPT: usize = 24;

@@ -8,6 +8,7 @@
 //! | all questions, by area | [`checks`] |
 //! | what the protocol states | [`statements`] |
 //! | running them | [`run`] |
+//! | many users and devices at once | [`load`] |
 //! | what is said in the end | [`report`] |
 
 mod calls;
@@ -18,8 +19,10 @@ mod hashing;
 pub mod init;
 pub mod json;
 pub mod lab;
+pub mod load;
 pub mod profile;
 mod property;
+mod random;
 mod reply;
 pub mod report;
 mod rows;

@@ -56,6 +56,9 @@ impl Subject {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
+            // A load has a thread for each device.
+            .max_idle_connections(MOST_CONNECTIONS)
+            .max_idle_connections_per_host(MOST_CONNECTIONS)
             .max_idle_age(Duration::from_secs(3))
             .user_agent(concat!("sync-conformance/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(10)))
@@ -173,19 +176,24 @@ impl Subject {
         }
     }
 
-    /// Waits for a turn, so that no more requests go out than the profile allows.
-    pub(crate) fn turn(&self) {
+    /// Waits for a turn, so that no more requests go out than the profile allows. False, at once, where
+    /// there is none before `end`.
+    pub(crate) fn turn(&self, end: Instant) -> bool {
         if self.profile.requests_per_second == 0 {
-            return;
+            return true;
         }
         let step = Duration::from_secs(1) / self.profile.requests_per_second;
         let at = {
             let mut next = self.next.lock().expect("invariant: no panic while the clock is held");
             let at = (*next).max(Instant::now());
+            if at > end {
+                return false;
+            }
             *next = at + step;
             at
         };
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        true
     }
 
     /// A limit of the capabilities; absent and 0 are no limit.
@@ -218,3 +226,6 @@ pub(crate) fn sign(user: &str, secret: &[u8], more: &str) -> String {
     let signature = mac.chain_update(&signed).finalize().into_bytes();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
+
+/// Kept open at most.
+const MOST_CONNECTIONS: usize = 1000;

@@ -10,7 +10,7 @@ mod snapshot;
 
 pub(crate) use self::digest::{Part, share};
 pub(crate) use self::examine::examine;
-pub(crate) use self::read::{check_hash, check_members, read_committed, read_session};
+pub(crate) use self::read::{check_hash, check_members, committed_already, read_committed, read_session};
 use crate::json::Json;
 
 /// A committed row, or a row of a snapshot (`op` is empty then).

@@ -55,7 +55,11 @@ impl Device<'_> {
 
     /// One page of a pull.
     pub(crate) fn pull(&self, query: &str) -> Checked<Pulled> {
-        let reply = self.pull_reply(query)?;
+        self.read_pulled(query, &self.pull_reply(query)?)
+    }
+
+    /// The reply to a pull with that query.
+    pub(crate) fn read_pulled(&self, query: &str, reply: &Reply) -> Checked<Pulled> {
         let json = reply.ok()?;
         let stable = reply.need_integer(&json, "stable_bundle_seq")?;
         let more = reply.need_boolean(&json, "has_more")?;
@@ -72,7 +76,7 @@ impl Device<'_> {
                 seq,
                 source: reply.need_text(item, "source_id")?,
                 source_bundle_id: reply.need_integer(item, "source_bundle_id")?,
-                rows: read_rows(self.lab, &reply, item, Some(seq))?,
+                rows: read_rows(self.lab, reply, item, Some(seq))?,
                 row_count: item.get("row_count").and_then(Json::integer),
                 hash: item.get("bundle_hash").and_then(Json::text).map(str::to_owned),
                 history: item.get("history_hash").and_then(Json::text).map(str::to_owned),

@@ -65,6 +65,17 @@ pub(crate) fn read_committed(reply: &Reply, json: &Json) -> Checked<Committed> {
     Ok(c)
 }
 
+/// The reply to the creation of a committed tuple.
+pub(crate) fn committed_already(reply: &Reply, c: &Committed) -> Checked {
+    let json = reply.ok()?;
+    let status = reply.need_text(&json, "status")?;
+    want!(status == "already_committed", "a committed tuple has the status already_committed", "{}", reply.came());
+    want!(json.get("push_id").is_none(), "already_committed has no push_id", "{}", reply.came());
+    let found = read_committed(reply, &json)?;
+    want!(found == *c, "already_committed repeats what the commit said", "{found:?}, the commit said {c:?}");
+    Ok(())
+}
+
 pub(crate) fn read_session(reply: &Reply) -> Checked<Session> {
     let json = reply.ok()?;
     let s = Session {

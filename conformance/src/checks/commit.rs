@@ -77,7 +77,7 @@ fn plain() -> Vec<Check> {
                 let push = d.stage(1, &[t.insert(1, "a")])?;
                 let c = d.commit(&push)?;
                 d.commit_reply(&push)?.refused(404, &["push_session_not_found"])?;
-                super::push::committed_already(&d.create_reply(1, 1)?, &c)?;
+                crate::calls::committed_already(&d.create_reply(1, 1)?, &c)?;
                 want!(d.pull("")?.seqs() == [1], "there is one bundle", "others");
                 Ok(())
             },

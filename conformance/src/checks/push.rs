@@ -5,7 +5,7 @@ mod seeding;
 mod sequence;
 mod sessions;
 
-use crate::calls::read_committed;
+use crate::calls::committed_already;
 use crate::check::Check;
 use crate::lab::{Checked, Device, Reply, job, together, want};
 
@@ -230,15 +230,4 @@ fn invalid(d: &Device<'_>, body: &str) -> Checked {
 fn unreadable(d: &Device<'_>, body: &str) -> Checked {
     d.post("/sync/push-sessions", body)?.refused(400, &["push_session_invalid", "invalid_request"])?;
     d.create(1, 1).map(drop)
-}
-
-/// The reply to the creation of a committed tuple.
-pub(super) fn committed_already(reply: &Reply, c: &crate::calls::Committed) -> Checked {
-    let json = reply.ok()?;
-    let status = reply.need_text(&json, "status")?;
-    want!(status == "already_committed", "a committed tuple has the status already_committed", "{}", reply.came());
-    want!(json.get("push_id").is_none(), "already_committed has no push_id", "{}", reply.came());
-    let found = read_committed(reply, &json)?;
-    want!(found == *c, "already_committed repeats what the commit said", "{found:?}, the commit said {c:?}");
-    Ok(())
 }

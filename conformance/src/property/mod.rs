@@ -2,7 +2,7 @@
 //! is shrunk, so that its transcript is short.
 
 mod hostile;
-mod model;
+pub(crate) mod model;
 mod sources;
 
 use proptest::strategy::Strategy;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 /// What a step does to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Op {
+pub(crate) enum Op {
     Insert,
     Update,
     Delete,
 }
 
 impl Op {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Insert => "INSERT",
             Self::Update => "UPDATE",
@@ -22,53 +22,53 @@ impl Op {
 
 /// One row of a push.
 #[derive(Debug, Clone)]
-pub(super) struct Change {
-    pub(super) row: i64,
-    pub(super) op: Op,
-    pub(super) base: i64,
-    pub(super) label: String,
+pub(crate) struct Change {
+    pub(crate) row: i64,
+    pub(crate) op: Op,
+    pub(crate) base: i64,
+    pub(crate) label: String,
 }
 
 /// A row that was ever there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) version: i64,
+pub(crate) struct State {
+    pub(crate) version: i64,
     /// `None` for a tombstone.
-    pub(super) label: Option<String>,
+    pub(crate) label: Option<String>,
 }
 
 /// A committed bundle.
 #[derive(Debug, Clone)]
-pub(super) struct Bundle {
-    pub(super) source: String,
-    pub(super) id: i64,
-    pub(super) changes: Vec<Change>,
+pub(crate) struct Bundle {
+    pub(crate) source: String,
+    pub(crate) id: i64,
+    pub(crate) changes: Vec<Change>,
 }
 
 /// A user's rows and their history.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Model {
-    pub(super) rows: BTreeMap<i64, State>,
-    pub(super) bundles: Vec<Bundle>,
+pub(crate) struct Model {
+    pub(crate) rows: BTreeMap<i64, State>,
+    pub(crate) bundles: Vec<Bundle>,
 }
 
 /// The rows that live: version and label.
-pub(super) type Live = BTreeMap<i64, (i64, String)>;
+pub(crate) type Live = BTreeMap<i64, (i64, String)>;
 
 impl Model {
-    pub(super) fn latest(&self) -> i64 {
+    pub(crate) fn latest(&self) -> i64 {
         self.bundles.len() as i64
     }
 
     /// Whether a change conflicts (reference §3.6).
-    pub(super) fn conflicts(&self, c: &Change) -> bool {
+    pub(crate) fn conflicts(&self, c: &Change) -> bool {
         let Some(row) = self.rows.get(&c.row) else { return c.op != Op::Insert || c.base != 0 };
         let live = row.label.is_some();
         c.base != row.version || live == (c.op == Op::Insert)
     }
 
     /// Commits, unless a row conflicts.
-    pub(super) fn commit(&mut self, source: &str, id: i64, changes: &[Change]) -> bool {
+    pub(crate) fn commit(&mut self, source: &str, id: i64, changes: &[Change]) -> bool {
         if changes.iter().any(|c| self.conflicts(c)) {
             return false;
         }
@@ -82,7 +82,7 @@ impl Model {
     }
 
     /// What lives now.
-    pub(super) fn live(&self) -> Live {
+    pub(crate) fn live(&self) -> Live {
         let live = self.rows.iter().filter_map(|(n, s)| Some((*n, (s.version, s.label.clone()?))));
         live.collect()
     }

@@ -22,6 +22,13 @@ pub struct Heading {
     pub users: Vec<String>,
 }
 
+impl Heading {
+    /// What the names of all made-up users begin with.
+    pub(crate) fn name(&self) -> &str {
+        self.users.first().map_or("", |u| u.rsplit_once('-').map_or(u.as_str(), |(p, _)| p))
+    }
+}
+
 /// Text as markup: nothing in it is an element, and nothing is a character that XML cannot have.
 fn markup(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

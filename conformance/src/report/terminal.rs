@@ -135,7 +135,7 @@ fn summary(out: &mut String, heading: &Heading, findings: &[Finding]) {
         findings.len(),
         heading.seconds,
         heading.users.len(),
-        heading.users.first().map_or("", |u| u.rsplit_once('-').map_or(u.as_str(), |(p, _)| p)),
+        heading.name(),
     );
     let _ = writeln!(out, "sync-conformance {VERSION}, protocol {DIALECT}");
     let _ = if must == 0 {

@@ -1,8 +1,10 @@
 //! The suite is judged itself: by our server, which keeps the protocol, and by proxies that break it.
 
 mod catalogue;
+mod load;
 mod mutations;
 mod proxy;
+mod readme;
 mod server;
 mod variants;
 mod whole;

@@ -2,7 +2,7 @@
 
 mod commit;
 mod content;
-mod edits;
+pub(crate) mod edits;
 mod push;
 mod reads;
 mod surface;
@@ -17,13 +17,13 @@ use sync_conformance::run::{self, Options, Verdict};
 use crate::proxy::{Break, Memory, Nothing, Reply, Request, ask, proxy};
 use crate::server::{Ours, subject};
 
-type OnRequest = fn(&mut Request, &Memory, SocketAddr) -> Option<Reply>;
-type OnReply = fn(&Request, &mut Reply, &Memory);
+pub(crate) type OnRequest = fn(&mut Request, &Memory, SocketAddr) -> Option<Reply>;
+pub(crate) type OnReply = fn(&Request, &mut Reply, &Memory);
 type OnLine = fn(String) -> Option<String>;
 
 /// One broken behaviour.
 #[derive(Clone, Copy)]
-struct Variant {
+pub(crate) struct Variant {
     name: &'static str,
     /// The only checks that are run.
     area: &'static str,
@@ -128,11 +128,11 @@ fn the_proxy_alone_passes() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-const fn request(name: &'static str, area: &'static str, f: OnRequest) -> Variant {
+pub(crate) const fn request(name: &'static str, area: &'static str, f: OnRequest) -> Variant {
     Variant { name, area, how: How::Request(f) }
 }
 
-const fn reply(name: &'static str, area: &'static str, f: OnReply) -> Variant {
+pub(crate) const fn reply(name: &'static str, area: &'static str, f: OnReply) -> Variant {
     Variant { name, area, how: How::Reply(f) }
 }
 

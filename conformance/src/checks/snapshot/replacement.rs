@@ -214,7 +214,7 @@ pub(super) fn replacement() -> Vec<Check> {
                 let (d, t) = (lab.ready()?, lab.plain()?);
                 let c = d.push(1, &[t.insert(1, "a")])?;
                 replace(&d, "device-new", "source_retired")?;
-                crate::checks::push::committed_already(&d.create_reply(1, 1)?, &c)
+                crate::calls::committed_already(&d.create_reply(1, 1)?, &c)
             },
         ),
         Check::must(

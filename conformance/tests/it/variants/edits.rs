@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use crate::proxy::{Memory, Reply, Request, ask};
 
-pub(super) const CHUNK: &str = "/sync/push-sessions/{}/chunks";
-pub(super) const COMMIT: &str = "/sync/push-sessions/{}/commit";
-pub(super) const ROWS: &str = "/sync/committed-bundles/{}/rows";
-pub(super) const PAGE: &str = "/sync/snapshot-sessions/{}";
+pub(crate) const CHUNK: &str = "/sync/push-sessions/{}/chunks";
+pub(crate) const COMMIT: &str = "/sync/push-sessions/{}/commit";
+pub(crate) const ROWS: &str = "/sync/committed-bundles/{}/rows";
+pub(crate) const PAGE: &str = "/sync/snapshot-sessions/{}";
 
 /// Everybody's sessions are used with their owner's token.
-pub(super) fn owner(q: &mut Request, m: &Memory, server: SocketAddr) -> Option<Reply> {
+pub(crate) fn owner(q: &mut Request, m: &Memory, server: SocketAddr) -> Option<Reply> {
     let made = q.is("POST", "/sync/push-sessions") || q.is("POST", "/sync/snapshot-sessions");
     if made {
         let reply = ask(q, server);
@@ -29,25 +29,25 @@ pub(super) fn owner(q: &mut Request, m: &Memory, server: SocketAddr) -> Option<R
     None
 }
 
-pub(super) fn error(status: u16, code: &str) -> Reply {
+pub(crate) fn error(status: u16, code: &str) -> Reply {
     Reply::json(status, &json!({"error": code, "message": "broken on purpose"}))
 }
 
-pub(super) fn staging() -> Reply {
+pub(crate) fn staging() -> Reply {
     Reply::json(
         200,
         &json!({"push_id": "0000-made-up", "status": "staging", "planned_row_count": 1, "next_expected_row_ordinal": 0}),
     )
 }
 
-pub(super) fn committed() -> Reply {
+pub(crate) fn committed() -> Reply {
     Reply::json(
         200,
         &json!({"bundle_seq": 1, "source_id": "device-a", "source_bundle_id": 1, "row_count": 1, "bundle_hash": "0".repeat(64)}),
     )
 }
 
-pub(super) fn set(r: &mut Reply, at: &str, f: impl FnOnce(Value) -> Value) {
+pub(crate) fn set(r: &mut Reply, at: &str, f: impl FnOnce(Value) -> Value) {
     r.edit(|v| {
         if let Some(v) = v.pointer_mut(at) {
             *v = f(v.take());
@@ -55,11 +55,11 @@ pub(super) fn set(r: &mut Reply, at: &str, f: impl FnOnce(Value) -> Value) {
     });
 }
 
-pub(super) fn add(r: &mut Reply, at: &str, n: i64) {
+pub(crate) fn add(r: &mut Reply, at: &str, n: i64) {
     set(r, at, |v| json!(v.as_i64().unwrap_or(0) + n));
 }
 
-pub(super) fn drop_member(r: &mut Reply, name: &str) {
+pub(crate) fn drop_member(r: &mut Reply, name: &str) {
     r.edit(|v| {
         if let Some(v) = v.as_object_mut() {
             v.remove(name);
@@ -67,7 +67,7 @@ pub(super) fn drop_member(r: &mut Reply, name: &str) {
     });
 }
 
-pub(super) fn each_row(q: &mut Request, f: impl Fn(&mut Value)) {
+pub(crate) fn each_row(q: &mut Request, f: impl Fn(&mut Value)) {
     if q.is("POST", CHUNK) {
         q.edit(|v| {
             v.pointer_mut("/rows")
@@ -81,7 +81,7 @@ pub(super) fn each_row(q: &mut Request, f: impl Fn(&mut Value)) {
 }
 
 /// Every payload and server row of a reply.
-pub(super) fn payloads(v: &mut Value) -> Vec<&mut Value> {
+pub(crate) fn payloads(v: &mut Value) -> Vec<&mut Value> {
     let mut found = Vec::new();
     let Some(v) = v.as_object_mut() else { return found };
     for (name, value) in v {
@@ -102,7 +102,7 @@ pub(super) fn payloads(v: &mut Value) -> Vec<&mut Value> {
     found
 }
 
-pub(super) fn each_payload(r: &mut Reply, f: impl Fn(&mut Value)) {
+pub(crate) fn each_payload(r: &mut Reply, f: impl Fn(&mut Value)) {
     r.edit(|v| {
         for p in payloads(v) {
             p.as_object_mut().into_iter().flatten().filter(|(n, _)| *n != "id").for_each(|(_, v)| f(v));
