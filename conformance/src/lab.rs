@@ -141,9 +141,14 @@ impl<'s> Lab<'s> {
 
     /// A device of a user that nobody has used. The scope does not exist yet.
     pub(crate) fn user(&self) -> Checked<Device<'_>> {
+        self.user_and_token().map(|(device, _)| device)
+    }
+
+    /// The same, with its token.
+    pub(crate) fn user_and_token(&self) -> Checked<(Device<'_>, String)> {
         let (user, token) = self.subject.fresh_user(&self.purpose).map_err(Stop::Inconclusive)?;
         self.users.lock().expect("invariant: no panic while the list is held").push(user.clone());
-        Ok(Device::new(self, user, token, "device-a"))
+        Ok((Device::new(self, user, token.clone(), "device-a"), token))
     }
 
     /// A device of a fresh user whose scope is initialized and empty.

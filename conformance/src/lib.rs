@@ -9,6 +9,7 @@
 //! | what the protocol states | [`statements`] |
 //! | running them | [`run`] |
 //! | many users and devices at once | [`load`] |
+//! | real devices, with the feature `replica` | `replica` |
 //! | what is said in the end | [`report`] |
 
 mod calls;
@@ -23,6 +24,8 @@ pub mod load;
 pub mod profile;
 mod property;
 mod random;
+#[cfg(feature = "replica")]
+mod replica;
 mod reply;
 pub mod report;
 mod rows;

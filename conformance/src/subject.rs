@@ -1,7 +1,7 @@
 //! The backend under judgement: where it is, how users come to be, how fast it may be asked.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -29,7 +29,35 @@ pub struct Subject {
     run: String,
     users: Mutex<Vec<String>>,
     taken: AtomicUsize,
+    pace: Arc<Pace>,
+}
+
+/// How fast requests may go out.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// Requests per second; 0 for no bound.
+    rate: u32,
     next: Mutex<Instant>,
+}
+
+impl Pace {
+    pub(crate) fn turn(&self, end: Instant) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        let step = Duration::from_secs(1) / self.rate;
+        let at = {
+            let mut next = self.next.lock().expect("invariant: no panic while the clock is held");
+            let at = (*next).max(Instant::now());
+            if at > end {
+                return false;
+            }
+            *next = at + step;
+            at
+        };
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        true
+    }
 }
 
 /// A backend that cannot be asked at all.
@@ -64,6 +92,7 @@ impl Subject {
             .timeout_connect(Some(Duration::from_secs(10)))
             .build()
             .new_agent();
+        let pace = Pace { rate: profile.requests_per_second, next: Mutex::new(Instant::now()) };
         let mut subject = Self {
             base: base.trim().trim_end_matches('/').to_owned(),
             profile,
@@ -74,7 +103,7 @@ impl Subject {
             run: run.to_owned(),
             users: Mutex::new(Vec::new()),
             taken: AtomicUsize::new(0),
-            next: Mutex::new(Instant::now()),
+            pace: Arc::new(pace),
         };
         subject.capabilities = subject.ask_capabilities()?;
         let limits = subject.capabilities.get("bundle_limits");
@@ -179,21 +208,13 @@ impl Subject {
     /// Waits for a turn, so that no more requests go out than the profile allows. False, at once, where
     /// there is none before `end`.
     pub(crate) fn turn(&self, end: Instant) -> bool {
-        if self.profile.requests_per_second == 0 {
-            return true;
-        }
-        let step = Duration::from_secs(1) / self.profile.requests_per_second;
-        let at = {
-            let mut next = self.next.lock().expect("invariant: no panic while the clock is held");
-            let at = (*next).max(Instant::now());
-            if at > end {
-                return false;
-            }
-            *next = at + step;
-            at
-        };
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        true
+        self.pace.turn(end)
+    }
+
+    /// The same for what outlives a borrow.
+    #[cfg(feature = "replica")]
+    pub(crate) fn pace(&self) -> Arc<Pace> {
+        Arc::clone(&self.pace)
     }
 
     /// A limit of the capabilities; absent and 0 are no limit.

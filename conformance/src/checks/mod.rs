@@ -10,12 +10,16 @@ mod paging;
 mod pull;
 mod push;
 mod refused;
+mod replica;
 mod retention;
 mod rows;
 mod snapshot;
 mod value;
 mod watch;
 
+pub use self::replica::REPLICA;
+#[cfg(feature = "replica")]
+pub(crate) use self::replica::Story;
 pub(crate) use self::snapshot::replace;
 use crate::check::Check;
 
@@ -38,6 +42,7 @@ pub fn all() -> Vec<Check> {
     all.extend(encoding::checks());
     all.extend(retention::checks());
     all.extend(crate::property::checks());
+    all.extend(replica::checks());
     all
 }
 

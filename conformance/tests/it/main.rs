@@ -5,6 +5,7 @@ mod load;
 mod mutations;
 mod proxy;
 mod readme;
+mod replica;
 mod server;
 mod variants;
 mod whole;

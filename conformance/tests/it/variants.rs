@@ -151,5 +151,6 @@ fn variants() -> Vec<Variant> {
     all.extend(surface::surface());
     all.extend(content::content());
     all.extend(content::property());
+    all.extend(content::replica());
     all
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use sync_conformance::checks;
 use sync_conformance::report::{self, Heading};
 use sync_conformance::run::{self, Finding, Options, Verdict};
 
@@ -46,6 +47,9 @@ pub(crate) fn judge(options: &Run) -> Outcome {
     let backend = options.backend.open(Duration::from_secs(options.patience))?;
     let chosen = Options { filter: options.filter.clone(), quick: options.quick, threads: options.threads };
     let total = chosen.choose().len();
+    if total == 0 && !checks::REPLICA && options.filter.iter().all(|f| f.starts_with("replica")) {
+        return Err("this program was built without real devices: cargo install with --features replica".into());
+    }
     if total == 0 {
         return Err("no check has such an id; `sync-conformance list` shows them".into());
     }

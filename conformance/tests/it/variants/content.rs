@@ -128,3 +128,49 @@ pub(super) fn property() -> Vec<Variant> {
         }),
     ]
 }
+
+/// What devices suffer from: a write that becomes another, a row that does not arrive.
+pub(super) fn replica() -> Vec<Variant> {
+    vec![
+        request("replica-update-lost", "replica", |q, _, _| {
+            each_row(q, |row| {
+                if row["op"] == "UPDATE" && row["payload"].get("title").is_some() {
+                    row["payload"]["title"] = json!("lost");
+                }
+            });
+            None
+        }),
+        request("replica-blobs-cut", "replica", |q, _, _| {
+            each_row(q, |row| {
+                if row["payload"]["data"].as_str().is_some_and(|s| s.len() > 4) {
+                    row["payload"]["data"] = json!("AAEC");
+                }
+            });
+            None
+        }),
+        reply("replica-snapshot-row-lost", "replica", |q, r, _| {
+            if q.is("POST", "/sync/snapshot-sessions") {
+                add(r, "/row_count", -1);
+                drop_member(r, "tables");
+            } else if q.is("GET", PAGE) && r.value().is_some_and(|v| v["has_more"] == json!(false)) {
+                add(r, "/next_row_ordinal", -1);
+                r.edit(|v| drop(v["rows"].as_array_mut().map(Vec::pop)));
+            }
+        }),
+        reply("replica-other-text-for-the-second", "replica", |q, r, m| {
+            let source = q.header("oversync-source-id");
+            m.put("first", source);
+            if !q.is("GET", "/sync/pull") || m.get("first").as_deref() == Some(source) {
+                return;
+            }
+            r.edit(|v| {
+                for b in v["bundles"].as_array_mut().into_iter().flatten() {
+                    b.as_object_mut().into_iter().for_each(|b| drop(b.remove("bundle_hash")));
+                    for p in payloads(b).into_iter().filter(|p| p.get("title").is_some()) {
+                        p["title"] = json!("other");
+                    }
+                }
+            });
+        }),
+    ]
+}
