@@ -4,12 +4,12 @@ use std::str::FromStr;
 
 use sync_core::protocol::Code;
 use sync_core::protocol::connect::Resolution;
-use sync_core::protocol::pull::PullRequest;
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::lineage::Lineage;
 use crate::mutant::{self, Mutant};
-use crate::pull::{Pulled, REWRITTEN};
+use crate::pull::Pulled;
 use crate::report::{Attached, PullReport};
 use crate::store::{Meta, OutboxState};
 
@@ -142,7 +142,8 @@ impl Engine {
             tx.commit()?;
             return Ok(false);
         }
-        if Meta::Checkpoint.integer(conn)? == 0 {
+        let checkpoint = Meta::Checkpoint.integer(conn)?;
+        if checkpoint == 0 {
             // Every history begins the same; with a push in it, or in doubt, a detached file has a part in this one.
             let part = woken && self.store.outbox()?.is_some_and(|o| o.state != OutboxState::Frozen);
             if part {
@@ -150,11 +151,11 @@ impl Engine {
             }
             return Ok(part);
         }
-        if !self.same_history(source)? {
-            let tx = self.store.begin()?;
-            Meta::Fork.set(&tx, 0)?;
-            Meta::Rebuild.set(&tx, REWRITTEN)?;
-            tx.commit()?;
+        // What is pruned below the checkpoint counts as the same: the rebuild that follows compares every row.
+        let hash: Option<String> = Meta::HistoryHash.get(conn)?;
+        let comparable = self.api.is_ours() && hash.is_some();
+        if !comparable || self.lineage_at(source, checkpoint, hash)? == Lineage::Other {
+            self.rewritten(0)?;
         }
         self.joined(None)?;
         Ok(true)
@@ -176,7 +177,7 @@ impl Engine {
             _ => {
                 return Err(Error::Refused {
                     code: Code::ScopeUninitialized.as_str().to_owned(),
-                    message: "the account went away while it was joined".into(),
+                    message: "the account changed while it was joined".into(),
                 });
             }
         }
@@ -241,31 +242,6 @@ impl Engine {
         match self.store.count_rows()? {
             0 => Ok(()),
             rows => Err(Error::OtherAccount { rows }),
-        }
-    }
-
-    /// Whether the server still has the history that this file is of. One that is pruned below the checkpoint
-    /// counts: the rebuild that follows compares every row.
-    fn same_history(&self, source: &str) -> Result<bool, Error> {
-        let conn = &self.store.conn;
-        let hash: Option<String> = Meta::HistoryHash.get(conn)?;
-        if !self.api.is_ours() || hash.is_none() {
-            return Ok(false);
-        }
-        let request = PullRequest {
-            after_bundle_seq: Meta::Checkpoint.integer(conn)?,
-            max_bundles: 1,
-            after_history_hash: hash,
-            max_inline_rows: Some(0),
-            ..PullRequest::default()
-        };
-        match self.api.pull(source, &request) {
-            Ok(_) => Ok(true),
-            Err(e) => match e.code() {
-                Some(Code::HistoryPruned) => Ok(true),
-                Some(Code::CheckpointAhead | Code::HistoryDiverged) => Ok(false),
-                _ => Err(e.into()),
-            },
         }
     }
 

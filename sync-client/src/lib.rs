@@ -47,6 +47,7 @@ mod held;
 mod import;
 mod inbox;
 mod keep;
+mod lineage;
 mod listing;
 mod lock;
 #[doc(hidden)]

@@ -54,7 +54,7 @@ impl Engine {
                     200
                 },
                 target_bundle_seq: target,
-                after_history_hash: Meta::HistoryHash.get::<String>(conn)?.filter(|_| ours && target == 0),
+                after_history_hash: Meta::HistoryHash.get::<String>(conn)?.filter(|_| ours),
                 max_inline_rows: ours.then_some(if small { SMALL_PAGE_ROWS } else { INLINE_ROWS }),
             };
             let source = self.source_id()?;
@@ -65,9 +65,8 @@ impl Engine {
                         return self.must_rebuild("the history after the checkpoint is no longer kept");
                     }
                     Some(Code::CheckpointAhead | Code::HistoryDiverged) => {
-                        let fork = self.find_fork(&source)?;
-                        Meta::Fork.set(&self.store.conn, fork)?;
-                        return self.must_rebuild(REWRITTEN);
+                        self.rewritten(0)?;
+                        return Ok(Pulled::Rebuild);
                     }
                     Some(Code::ScopeUninitialized) => return Ok(Pulled::Reconnect),
                     // This device seeds the scope, and every row of its first push was refused.
@@ -119,9 +118,8 @@ impl Engine {
                 .keep(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
             if head.stable_bundle_seq < checkpoint {
                 self.stage = Some(stage);
-                let fork = if ours { self.find_fork(&source)? } else { head.stable_bundle_seq };
-                Meta::Fork.set(&self.store.conn, fork)?;
-                return self.must_rebuild("the server's history ends before the checkpoint");
+                self.rewritten(head.stable_bundle_seq)?;
+                return Ok(Pulled::Rebuild);
             }
             target = head.stable_bundle_seq;
             let bundles = stage.bundles()?;
@@ -157,44 +155,6 @@ impl Engine {
                 return Err(Error::Protocol("a pull page made no progress".into()));
             }
         }
-    }
-
-    /// H1, H2: the highest bundle whose history hash the server confirms, among those that this file
-    /// remembers; 0 where there is none.
-    pub(crate) fn find_fork(&self, source: &str) -> Result<i64, Error> {
-        let mut s = self.store.conn.prepare("SELECT seq, hash FROM main._sync_history ORDER BY seq")?;
-        let known: Vec<(i64, Vec<u8>)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-        let (mut shared, mut low, mut high) = (0, 0, known.len());
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            let (seq, hash) = &known[middle];
-            let request = PullRequest {
-                after_bundle_seq: *seq,
-                max_bundles: 1,
-                after_history_hash: Digest::from_bytes(hash).map(|d| d.hex()),
-                max_inline_rows: Some(0),
-                ..PullRequest::default()
-            };
-            match self.api.pull(source, &request) {
-                Ok(_) => {
-                    shared = *seq;
-                    low = middle + 1;
-                }
-                Err(e) => match e.code() {
-                    Some(Code::CheckpointAhead | Code::HistoryDiverged) => high = middle,
-                    // Older than what is kept: cannot be compared, so it is not taken as shared.
-                    Some(Code::HistoryPruned) => low = middle + 1,
-                    _ => return Err(e.into()),
-                },
-            }
-        }
-        Ok(shared)
-    }
-
-    /// The server's history is not the one that this file knows: rebuild from where both part.
-    pub(crate) fn must_fork(&self, source: &str) -> Result<(), Error> {
-        Meta::Fork.set(&self.store.conn, self.find_fork(source)?)?;
-        Meta::Rebuild.set(&self.store.conn, REWRITTEN)
     }
 
     fn must_rebuild(&self, why: &str) -> Result<Pulled, Error> {
@@ -477,5 +437,3 @@ const SMALL_PAGE_ROWS: i64 = 200;
 const ROWS_PER_TRANSACTION: i64 = 2000;
 /// History hashes that are kept to find a fork.
 const KEPT_HASHES: i64 = 1000;
-/// Why a file is rebuilt whose history is not the server's.
-pub(crate) const REWRITTEN: &str = "the server's history was rewritten";

@@ -171,7 +171,7 @@ impl Engine {
                 }
                 // H2: the server was restored, and has regrown so far that its versions fit by chance.
                 Some(Code::HistoryDiverged | Code::CheckpointAhead) => {
-                    self.must_fork(&outbox.source_id)?;
+                    self.rewritten(0)?;
                     Ok(Created::Ended(Pushed::Rebuild))
                 }
                 // Frozen under another limit.
@@ -228,7 +228,7 @@ impl Engine {
                     Ok(Pushed::Undecided)
                 }
                 Some(Code::HistoryDiverged | Code::CheckpointAhead) => {
-                    self.must_fork(&outbox.source_id)?;
+                    self.rewritten(0)?;
                     Ok(Pushed::Rebuild)
                 }
                 // It took the upload and failed at the commit, without a word on which row.

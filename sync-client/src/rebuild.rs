@@ -6,22 +6,32 @@ use std::collections::BTreeMap;
 use sync_core::engine::change::Known;
 use sync_core::hash::Digest;
 use sync_core::key::Key;
-use sync_core::protocol::pull::PullRequest;
-use sync_core::protocol::{Code, Op};
+use sync_core::protocol::Op;
+use sync_core::protocol::snapshot::SnapshotSession;
 use sync_core::record::{self, Record};
 use sync_core::value::Value;
 
-use crate::api::CallError;
 use crate::apply::{Applier, fit, is_constraint};
 use crate::attach::Attach;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::lineage::Lineage;
 use crate::mutant::{self, Mutant};
 use crate::pull::Pulled;
 use crate::report::{Event, PullReport};
 use crate::stage::{Stage, StagedRow};
 use crate::store::{Grown, Meta, OutboxState, Store};
+
+/// What was asked about a snapshot.
+struct Asked {
+    /// The highest bundle that its history shares with this file's, where they are not the same.
+    fork: Option<i64>,
+    /// The bundle of the outbox in it: see [`Engine::confirm_committed`].
+    committed: Option<i64>,
+    /// Its newest bundle: see [`Engine::bundle_of`].
+    bundle: Option<String>,
+}
 
 impl Engine {
     /// Downloads a snapshot and merges it with the file.
@@ -42,23 +52,19 @@ impl Engine {
                 return other.map(|_| Pulled::Reconnect);
             }
         };
-        // Asked after the snapshot was made: what it shows is judged by the same history.
-        let asked = self
-            .notice_rewrite(&source, session.snapshot_bundle_seq)
-            .and_then(|()| Ok((self.confirm_committed()?, self.bundle_of(session.snapshot_bundle_seq)?)));
-        let (committed, bundle) = match asked {
-            Ok(asked) => asked,
-            Err(e) => {
+        let asked = match self.ask_after_snapshot(&source, &session) {
+            Ok(Some(asked)) => asked,
+            other => {
+                stage.clear()?;
                 self.stage = Some(stage);
-                return Err(e);
+                return other.map(|_| Pulled::Rebuild);
             }
         };
-        let outcome =
-            self.apply_snapshot(&stage, session.snapshot_bundle_seq, session.history_hash.as_deref(), committed);
+        let outcome = self.apply_snapshot(&stage, &session, &asked);
         stage.clear()?;
         self.stage = Some(stage);
         let outcome = outcome?;
-        match bundle {
+        match asked.bundle {
             Some(bundle) => Meta::CheckpointBundle.set(&self.store.conn, bundle)?,
             None => Meta::CheckpointBundle.clear(&self.store.conn)?,
         }
@@ -72,46 +78,28 @@ impl Engine {
         Ok(Pulled::Stable)
     }
 
-    /// H1: a rebuild must not take for deleted what a restored server never had. Where both histories part
-    /// is looked for each time: what was found before may be of a history that is gone as well.
-    fn notice_rewrite(&self, source: &str, snapshot_bundle_seq: i64) -> Result<(), Error> {
+    /// What the server has to say once a snapshot was made, so that what it shows is judged by its own history.
+    /// `None` where it cannot be: it is older than a push of this file, or of a history that is gone by now.
+    fn ask_after_snapshot(&self, source: &str, session: &SnapshotSession) -> Result<Option<Asked>, Error> {
         let conn = &self.store.conn;
-        let checkpoint = Meta::Checkpoint.integer(conn)?;
-        let ours = self.api.is_ours();
-        let mut fork = Meta::Fork.get::<i64>(conn)?;
-        if ours && checkpoint > 0 && (fork.is_some() || self.was_rewritten(source, checkpoint)?) {
-            fork = Some(self.find_fork(source)?);
-        }
-        if fork.is_none() && snapshot_bundle_seq < checkpoint {
-            fork = Some(snapshot_bundle_seq);
-        }
-        fork.map_or(Ok(()), |fork| Meta::Fork.set(conn, fork))
-    }
-
-    /// Whether the server says that its history is not the one of the checkpoint.
-    fn was_rewritten(&self, source: &str, checkpoint: i64) -> Result<bool, Error> {
-        let request = PullRequest {
-            after_bundle_seq: checkpoint,
-            max_bundles: 1,
-            after_history_hash: Meta::HistoryHash.get(&self.store.conn)?,
-            max_inline_rows: Some(0),
-            ..PullRequest::default()
-        };
-        match self.api.pull(source, &request) {
-            Err(CallError::Other(e)) => Err(e),
-            Err(e) => Ok(matches!(e.code(), Some(Code::CheckpointAhead | Code::HistoryDiverged))),
-            Ok(_) => Ok(false),
-        }
+        let seq = session.snapshot_bundle_seq;
+        let judged = Meta::Checkpoint.integer(conn)? > 0 || self.store.outbox()?.is_some();
+        let asked =
+            Asked { fork: self.fork(source, seq)?, committed: self.confirm_committed()?, bundle: self.bundle_of(seq)? };
+        let history = session.history_hash.clone().filter(|_| judged);
+        let stale = asked.committed.is_some_and(|committed| committed > seq)
+            || history.is_some() && self.lineage_at(source, seq, history)? == Lineage::Other;
+        Ok((!stale).then_some(asked))
     }
 
     fn apply_snapshot(
         &self,
         stage: &Stage,
-        seq: i64,
-        history: Option<&str>,
-        committed: Option<i64>,
+        session: &SnapshotSession,
+        asked: &Asked,
     ) -> Result<crate::apply::Outcome, Error> {
-        let fork = Meta::Fork.get::<i64>(&self.store.conn)?;
+        let &Asked { fork, committed, .. } = asked;
+        let seq = session.snapshot_bundle_seq;
         let tx = self.store.begin()?;
         // First: what happens below may ask for another one.
         Meta::Rebuild.clear(&tx)?;
@@ -127,7 +115,7 @@ impl Engine {
         }
         if let Some(outbox) = self.store.outbox()? {
             if outbox.state != OutboxState::Frozen {
-                self.store.settle_by_snapshot(stage, committed.filter(|seq_of_it| *seq_of_it <= seq))?;
+                self.store.settle_by_snapshot(stage, committed)?;
             }
             self.store.release_outbox()?;
             if committed.is_some() {
@@ -154,8 +142,9 @@ impl Engine {
         let outcome = applier.finish()?;
         Meta::Checkpoint.set(&tx, seq)?;
         Meta::LatestKnown.set(&tx, seq)?;
-        tx.execute("DELETE FROM main._sync_history WHERE seq >= ?", [seq])?;
-        match history.and_then(Digest::from_hex) {
+        // Hashes of a history that is no more would hide where the next one parts.
+        tx.execute("DELETE FROM main._sync_history WHERE seq >= ?1 OR seq > ?2", (seq, fork.unwrap_or(seq)))?;
+        match session.history_hash.as_deref().and_then(Digest::from_hex) {
             Some(h) => {
                 Meta::HistoryHash.set(&tx, h.hex())?;
                 tx.execute("INSERT INTO main._sync_history (seq, hash) VALUES (?, ?)", (seq, h.0.as_slice()))?;

@@ -23,7 +23,8 @@ pub(crate) enum Meta {
     InitializationId,
     /// Why the next pull has to be a rebuild.
     Rebuild,
-    /// With a rewritten history: the highest bundle that this file and the server share.
+    /// With a rewritten history, and where the server cannot be asked for it: the highest bundle that it may share
+    /// with this file.
     Fork,
     /// The columns of the frozen rows' tables when they were frozen.
     OutboxColumns,

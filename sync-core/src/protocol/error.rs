@@ -99,6 +99,8 @@ pub struct ErrorReply {
     pub replaced_by_source_id: Option<String>,
     /// With `push_chunk_out_of_order`, additive.
     pub next_expected_row_ordinal: Option<i64>,
+    /// With `history_pruned`, additive: the history hash that was sent is that of this history.
+    pub history_shared: bool,
     /// With `checkpoint_ahead`.
     pub latest_bundle_seq: Option<i64>,
     /// With `payload_too_large`.

@@ -58,13 +58,16 @@ impl Inner {
             let (after, target) = (request.after_bundle_seq, request.target_bundle_seq);
             let cap = self.limits.max_bundles_per_pull;
             // Before anything is said of what was pruned: it may have been another history's.
-            if let Some(hash) = hash.filter(|_| (0..state.history.floor).contains(&after)) {
-                check_lineage(conn, &state, after, hash)?;
-            }
-            let w = window(state.history, user, after, target, request.max_bundles, cap).inspect_err(|e| {
-                if e.code == Code::HistoryPruned {
-                    self.pruned.fetch_add(1, Ordering::Relaxed);
+            let shared = match hash.filter(|_| (0..state.history.floor).contains(&after)) {
+                Some(hash) => check_lineage(conn, &state, after, hash)?,
+                None => false,
+            };
+            let w = window(state.history, user, after, target, request.max_bundles, cap).map_err(|e| {
+                if e.code != Code::HistoryPruned {
+                    return e;
                 }
+                self.pruned.fetch_add(1, Ordering::Relaxed);
+                if shared { e.with_json("history_shared", "true".into()) } else { e }
             })?;
             if let Some(hash) = hash {
                 check_lineage(conn, &state, after, hash)?;

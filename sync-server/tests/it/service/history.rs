@@ -126,6 +126,19 @@ fn a_rewritten_history_is_noticed() {
     fill(&a, 4, 4);
     assert_eq!(ask(1, &hashes[0]), "ok", "at the floor the next bundle proves it");
     assert_eq!(ask(1, &hashes[1]), "history_diverged");
+    // Below the floor nothing is served, but what is remembered says whether the caller is of this history.
+    fill(&a, 5, 6);
+    assert_eq!(ask(2, &hashes[0]), "history_diverged");
+    let shared = |after: i64, hash: Option<&String>| {
+        let after_history_hash = hash.cloned();
+        let request = PullRequest { after_bundle_seq: after, after_history_hash, ..PullRequest::default() };
+        let e = a.pull_with(request).unwrap_err();
+        assert_eq!(e.code.as_str(), "history_pruned");
+        e.to_json().contains("\"history_shared\":true")
+    };
+    assert!(shared(2, Some(&hashes[1])));
+    assert!(shared(0, Some(&"00".repeat(32))));
+    assert!(!shared(2, None));
 }
 
 #[test]
