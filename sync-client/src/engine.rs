@@ -288,11 +288,20 @@ impl Engine {
         Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
     }
 
-    /// A push that the server confirmed, and that its history does not hold to its end: the server was restored
-    /// or wiped since, and what was in it is local work again.
+    /// A push that the server confirmed, and that its history did not show to its end. Where the server lacks it, it
+    /// was restored or wiped since, and what was in it is local work again.
     fn give_up_lost_commit(&self) -> Result<(), Error> {
-        let lost = self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Committed);
-        if lost { self.fresh_source() } else { Ok(()) }
+        if self.store.outbox()?.is_none_or(|o| o.state != OutboxState::Committed) {
+            return Ok(());
+        }
+        match self.confirm_committed()? {
+            None => self.fresh_source(),
+            Some(seq) if seq <= Meta::Checkpoint.integer(&self.store.conn)? => {
+                Meta::Rebuild.set(&self.store.conn, "an own push was passed over")
+            }
+            // The next pull brings it.
+            Some(_) => Ok(()),
+        }
     }
 
     /// An outbox of which nothing was sent goes back among the intents before remote rows are applied:

@@ -215,11 +215,12 @@ impl Engine {
                     }
                     self.hold_rejected(&r.reply)
                 }
+                // Who took the number may have been this very push: the tuple is asked about.
                 Some(Code::SourceSequenceChanged | Code::SourceRetired) => {
-                    self.fresh_source()?;
-                    Ok(Pushed::FreshSource)
+                    Meta::PushSession.clear(&self.store.conn)?;
+                    Ok(Pushed::Undecided)
                 }
-                // The tuple is asked about once more, without the lease.
+                // The same, without the lease.
                 Some(Code::InitializationExpired | Code::InitializationStale) => {
                     let tx = self.store.begin()?;
                     Meta::InitializationId.clear(&tx)?;

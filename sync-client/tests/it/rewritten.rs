@@ -3,10 +3,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use rusqlite::Connection;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 use sync_client::{Attached, Detach, Error};
 use sync_server::limits::Limits;
 
+use crate::relay::Relay;
 use crate::world::{Device, SCHEMA, World, converge, copy};
 
 /// A backup of the server's data, taken while it is stopped.
@@ -252,6 +254,62 @@ fn a_snapshot_older_than_a_confirmed_push_is_made_again() {
     converge(&[&a, &b]);
     assert_eq!(b.text(LABELS), "5second");
     assert!(a.client().discarded().unwrap().is_empty() && a.client().conflicts().unwrap().is_empty());
+}
+
+/// A push that the server confirmed, and that one pull did not show: it is asked for before it is given up.
+#[test]
+fn a_confirmed_push_is_given_up_only_when_the_server_lacks_it() {
+    let mut w = World::new();
+    let mut other = fork(&mut w);
+    let (routed, a) = Routed::device(&w, &other, "a");
+    let b = w.device("b");
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    converge(&[&a, &b]);
+    restore(&mut other, Some(&backup(&mut w)));
+    a.sql("INSERT INTO counters VALUES (5, 'first')");
+    a.client().push().unwrap();
+    a.sql("UPDATE counters SET label = 'second'");
+    routed.route(|r| To::Server(usize::from(is_pull(r))));
+    a.client().pull().unwrap();
+    assert_eq!(a.client().status().unwrap().outbox, "committed");
+    routed.route(|_| To::Server(0));
+    converge(&[&a, &b]);
+    assert_eq!(b.text(LABELS), "5second");
+    // And where it is lost, it is local work again.
+    restore(&mut other, Some(&backup(&mut w)));
+    a.sql("UPDATE counters SET label = 'third'");
+    a.client().push().unwrap();
+    restore(&mut w, Some(&backup(&mut other)));
+    converge(&[&a, &b]);
+    assert_eq!(b.text(LABELS), "5third");
+}
+
+/// A commit that says that its number was taken meanwhile says nothing of who took it: the push itself did.
+#[test]
+fn a_commit_whose_number_is_taken_is_asked_about() {
+    for code in ["source_sequence_changed", "source_retired"] {
+        let w = World::new();
+        let (mut a, b) = (w.device("a"), w.device("b"));
+        a.sql("INSERT INTO people (id) VALUES ('p')");
+        converge(&[&a, &b]);
+        let path = a.path.clone();
+        let instead = move |n, response: Response| {
+            if n > 1 {
+                return response;
+            }
+            Connection::open(&path).unwrap().execute_batch("UPDATE counters SET label = 'second'").unwrap();
+            let body = format!("{{\"error\":\"{code}\"}}").into_bytes();
+            Response { status: 409, retry_after: None, body: Box::new(std::io::Cursor::new(body)) }
+        };
+        let relay = Relay::new(w.url(), Box::new(instead));
+        let client = w.through(&mut a, &relay);
+        a.sql("INSERT INTO counters VALUES (5, 'first')");
+        client.sync().unwrap();
+        drop(client);
+        a.open();
+        converge(&[&a, &b]);
+        assert_eq!(b.text(LABELS), "5second", "{code}");
+    }
 }
 
 /// What was pruned may still be known to be shared: rows that only others changed since are no conflict.
