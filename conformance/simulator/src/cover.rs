@@ -83,4 +83,56 @@ const STEPS: &str = "app verb wait reopen restart_server backup restore wipe bac
     copy_device migrate migrate_server detach inbox switch_user damage retain";
 
 /// What the engine can decide: how a file is attached, how an outbox moves on, what becomes of a conflict.
-const DECIDED: &[(&str, &[&str])] = &[];
+const DECIDED: &[(&str, &[&str])] = &[
+    ("attached", &["Empty", "Merged", "Resumed", "RetryLater", "Seeding", "TookRemote"]),
+    (
+        "outbox",
+        &[
+            "none -> none",
+            "none -> frozen",
+            "none -> sent",
+            "none -> committed",
+            "frozen -> none",
+            "frozen -> frozen",
+            "frozen -> sent",
+            "frozen -> committed",
+            "sent -> none",
+            "sent -> frozen",
+            "sent -> sent",
+            "sent -> committed",
+            "committed -> none",
+            "committed -> frozen",
+            "committed -> sent",
+            "committed -> committed",
+        ],
+    ),
+    (
+        "settled",
+        &[
+            "conflict came_back",
+            "conflict client_wins",
+            "conflict kept",
+            "conflict merge_columns",
+            "conflict rekeyed",
+            "conflict resolver",
+            "discarded detached",
+            "discarded dropped",
+            "discarded exported",
+            "discarded import",
+            "discarded merge_columns",
+            "discarded parent_deleted",
+            "discarded removed_by_server",
+            "discarded resolver",
+            "discarded server_wins",
+            "discarded still_referred_to",
+            "discarded take_remote",
+            "discarded unique",
+            "discarded verify",
+            "rejected parent_deleted",
+            "rejected unique",
+        ],
+    ),
+    ("import", &["taken up", "refused"]),
+    ("damage", &["mended", "pushed"]),
+    ("within", &["more", "done"]),
+];

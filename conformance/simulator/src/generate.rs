@@ -150,7 +150,7 @@ fn migration(d: &mut Dice) -> Migration {
 
 fn app(d: &mut Dice, device: usize) -> AppStep {
     // Now and then an app is busy.
-    let n = if d.chance(1, 5) { 10 + d.below(50) } else { 1 + d.below(6) };
+    let n = if d.chance(1, 3) { 20 + d.below(100) } else { 1 + d.below(6) };
     let sql = (0..n).map(|_| sql(d)).collect();
     let together = d.chance(1, 2);
     AppStep { device, sql, together, undone: together && d.chance(1, 6) }
