@@ -240,3 +240,38 @@ fn what_cannot_be_taken_up_changes_nothing() {
     assert!(matches!(b.client().import(&b.path), Err(Error::Argument(_))));
     assert!(matches!(b.client().import("no such file"), Err(Error::Argument(_))));
 }
+
+/// Work of a file that never met a server is of no account yet: any file may take it up.
+#[test]
+fn work_of_a_file_that_never_synced_moves_too() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, name) VALUES ('p', 'offline from the first day')");
+    let (path, rows) = export(&w, &mut a);
+    assert_eq!((rows, a.count("SELECT count(*) FROM people")), (1, 0));
+    assert_eq!(b.client().import(&path).unwrap().rows, 1);
+    assert_eq!(b.sync().push.committed_rows, 1);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT name FROM people"), "offline from the first day");
+}
+
+/// The importing file has rows of its own that refer to what the other device deleted: it stays, and is told of.
+#[test]
+fn an_imported_delete_breaks_no_reference() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id, name) VALUES ('p', 'x')");
+    converge(&[&a, &b]);
+    a.sql("DELETE FROM people WHERE id = 'p'");
+    let (path, _) = export(&w, &mut a);
+    b.sql("INSERT INTO notes VALUES ('n', 'p', 'by b')");
+    let imported = b.client().import(&path).unwrap();
+    assert_eq!((imported.rows, imported.conflicts), (0, 1));
+    assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+    let discarded = b.client().discarded().unwrap();
+    assert_eq!((discarded.len(), discarded[0].reason.as_str()), (1, "still_referred_to"));
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT n.body || p.name FROM notes n JOIN people p ON p.id = n.person"), "by bx");
+}
