@@ -53,8 +53,9 @@ impl Meter {
     /// Takes one request of what is left.
     pub(crate) fn take(&self) -> bool {
         if self.is_settling() {
-            self.measured().settling += 1;
-            return !self.late();
+            let taken = !self.late();
+            self.measured().settling += u64::from(taken);
+            return taken;
         }
         let taken =
             !self.late() && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();

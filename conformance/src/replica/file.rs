@@ -188,3 +188,79 @@ pub(super) fn count(t: &Table, app: &Connection) -> rusqlite::Result<u64> {
     let n: i64 = app.query_row(&format!("SELECT count(*) FROM {}", quote(&t.name)), [], |r| r.get(0))?;
     Ok(n.unsigned_abs())
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::params;
+
+    use super::*;
+    use crate::profile::Profile;
+
+    const PROFILE: &str = r#"
+name = "x"
+[token]
+kind = "user"
+[[tables]]
+name = "people"
+key = ["id"]
+columns = [
+  { name = "id", kind = "uuid", required = true },
+  { name = "order", kind = "integer", unique = true },
+  { name = "score", kind = "real" },
+  { name = "photo", kind = "blob" },
+  { name = "member", kind = "boolean" },
+  { name = "since", kind = "timestamp" },
+]
+[[tables]]
+name = "notes"
+key = ["id", "tag"]
+columns = [
+  { name = "id", kind = "text", required = true },
+  { name = "tag", kind = "text", required = true },
+  { name = "person", kind = "uuid", references = "people", on_delete = "cascade" },
+]
+[[tables]]
+name = "shapes"
+key = ["id"]
+columns = [{ name = "id", kind = "text", required = true }, { name = "shape", kind = "other", required = true }]
+[[tables]]
+name = "corners"
+key = ["id"]
+columns = [{ name = "id", kind = "text", required = true }, { name = "shape", kind = "text", references = "shapes" }]
+"#;
+
+    #[test]
+    fn a_file_and_a_snapshot_of_the_same_rows_are_the_same() {
+        let profile = Profile::parse(PROFILE).unwrap();
+        let tables = usable(&profile.tables);
+        let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["people", "notes"], "nobody can fill a shape, so a corner has no parent");
+        let app = Connection::open_in_memory().unwrap();
+        app.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        app.execute_batch(&ddl(&tables)).unwrap();
+        let id: Vec<u8> = (0..16).collect();
+        app.execute("INSERT INTO people VALUES (?, 7, 2, x'0001', 1, '2026-03-24T18:02:00+00:00')", params![id])
+            .unwrap();
+        app.execute("INSERT INTO notes VALUES ('n', '7', ?)", params![id]).unwrap();
+        let row = |table: &str, payload: &str| Row {
+            schema: "main".to_owned(),
+            table: table.to_owned(),
+            key: Json::Null,
+            op: String::new(),
+            version: 1,
+            payload: Some(Json::parse(payload.as_bytes()).unwrap()),
+        };
+        let uuid = "00010203-0405-0607-0809-0a0b0c0d0e0f";
+        let person = format!(
+            r#"{{"id":"{uuid}","order":7,"score":2.0,"photo":"AAE=","member":true,"since":"2026-03-24T19:02:00+01:00"}}"#
+        );
+        let rows = [row("people", &person), row("notes", &format!(r#"{{"id":"n","tag":"7","person":"{uuid}"}}"#))];
+        let (file, snapshot) = (dump(&tables, &app).unwrap(), served(&tables, &rows).unwrap());
+        assert_eq!(file, snapshot, "{}", difference(&file, &snapshot));
+        let number = [row("people", &person), row("notes", &format!(r#"{{"id":"n","tag":7,"person":"{uuid}"}}"#))];
+        assert_ne!(file, served(&tables, &number).unwrap(), "'7' is not 7");
+        app.execute("DELETE FROM people", []).unwrap();
+        assert!(dump(&tables, &app).unwrap()["notes"].is_empty(), "children go along");
+        assert!(served(&tables, &[row("corners", "{}")]).is_err());
+    }
+}

@@ -17,6 +17,7 @@ pub fn catalogue() -> String {
         statements::ALL.len()
     );
     out.push_str("*must*: the protocol's seed. *should*: stricter rules, each with what a failure means for users. *may*: additions, probed.\n");
+    out.push_str("The area `replica` is in programs that are built with the feature `replica`.\n");
     let mut area = "";
     for c in &all {
         if c.area() != area {
