@@ -44,7 +44,6 @@ pub(crate) struct Run {
 }
 
 pub(crate) fn judge(options: &Run) -> Outcome {
-    let backend = options.backend.open(Duration::from_secs(options.patience))?;
     let chosen = Options { filter: options.filter.clone(), quick: options.quick, threads: options.threads };
     let total = chosen.choose().len();
     if total == 0 && !checks::REPLICA && options.filter.iter().all(|f| f.starts_with("replica")) {
@@ -53,6 +52,7 @@ pub(crate) fn judge(options: &Run) -> Outcome {
     if total == 0 {
         return Err("no check has such an id; `sync-conformance list` shows them".into());
     }
+    let backend = options.backend.open(Duration::from_secs(options.patience))?;
     let progress = Progress::new(total);
     let findings = run::run(&backend.subject, &chosen, &|f| progress.heard(f));
     progress.end();
