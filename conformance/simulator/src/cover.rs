@@ -64,9 +64,7 @@ fn required() -> Vec<String> {
     all("sql done", &mut Kind::ALL.iter().map(|k| format!("{k:?}")));
     all("migration", &mut Migration::ALL.iter().map(|m| format!("{m:?}")));
     all("verb", &mut Verb::ALL.iter().map(|v| format!("{v:?}")));
-    // Work is not moved between devices here: `sync-client/tests/it/killed.rs` dies there.
-    let moves = |p: &&ClientPoint| !matches!(p, ClientPoint::Exporting | ClientPoint::Importing);
-    all("client", &mut ClientPoint::ALL.iter().filter(moves).map(|p| p.name().to_owned()));
+    all("client", &mut ClientPoint::ALL.iter().map(|p| p.name().to_owned()));
     all("server", &mut ServerPoint::ALL.iter().map(|p| p.name().to_owned()));
     all("server dies", &mut ServerPoint::ALL.iter().map(|p| p.name().to_owned()));
     all("fault", &mut Fault::NAMES.iter().map(|f| (*f).to_owned()));

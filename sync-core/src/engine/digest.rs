@@ -264,6 +264,28 @@ mod tests {
         }
     }
 
+    /// A server whose parts end before the span does: the rows themselves are compared.
+    #[test]
+    fn parts_that_leave_something_out_are_not_believed() {
+        struct Short(Vec<(i64, i64)>);
+        impl Ends for Short {
+            type Key = i64;
+            type Error = ();
+            fn compare(&mut self, span: &Span<i64>) -> Result<Parts<i64>, ()> {
+                let until = span.until - 1;
+                Ok(Some(vec![Part { until, upper: until, equal: true }]))
+            }
+            fn rows(&mut self, span: &Span<i64>) -> Result<i64, ()> {
+                self.0.push((span.after, span.until));
+                Ok(span.until)
+            }
+        }
+        let mut ends = Short(Vec::new());
+        descend(&mut ends, 0, 10, Reach { most: 10, leaf: 2 }).unwrap();
+        assert_eq!(ends.0, [(0, 10)]);
+        assert_eq!(cut(5, 5, 3).count(), 0, "nothing has no parts");
+    }
+
     #[test]
     fn a_few_differences_cost_a_few_ranges() {
         let far: Rows = (0..100_000u32).map(|k| (k * 2, 0)).collect();

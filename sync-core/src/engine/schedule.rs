@@ -396,7 +396,19 @@ mod tests {
             let mut s = Schedule::default();
             for (now, input, action) in *steps {
                 assert_eq!(s.on(*now, *input), *action, "{what}: {input:?} at {now}");
+                let due = match action {
+                    Wait(until) if *action != never => Some(*until),
+                    _ => None,
+                };
+                assert_eq!(s.due(), due, "{what}: {input:?} at {now}");
             }
+        }
+    }
+
+    #[test]
+    fn shares_are_even() {
+        for (random, expected) in [(0, 0), (1 << 62, 25), (1 << 63, 50), (u64::MAX, 99)] {
+            assert_eq!(share(100, random), expected, "{random}");
         }
     }
 

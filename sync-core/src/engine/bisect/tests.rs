@@ -116,6 +116,102 @@ fn one_bad_row_is_found_wherever_it_is() {
     }
 }
 
+fn suspect(group: i64, strikes: u8) -> Suspect {
+    Suspect { group, strikes }
+}
+
+#[test]
+fn what_may_be_taken() {
+    use Take::{Kept, Range, Rest};
+    let state = |up, suspects: &[Suspect]| Bisect {
+        up,
+        suspects: suspects.to_vec(),
+        witnesses: vec![8, 9],
+        ..Bisect::default()
+    };
+    let searched = Bisect { low: 4, high: 7, ..state(true, &[suspect(3, 0), suspect(2, 2)]) };
+    for (state, expected) in [
+        (state(false, &[]), &[Rest, Kept(8), Kept(9)][..]),
+        (state(true, &[]), &[Rest, Kept(8), Kept(9)]),
+        (state(false, &[suspect(3, 0)]), &[Kept(8), Rest, Kept(8), Kept(9), Kept(3)]),
+        (state(true, &[suspect(3, 1)]), &[Kept(3), Rest, Kept(8), Kept(9), Kept(3)]),
+        (state(true, &[suspect(3, 2)]), &[Rest, Kept(8), Kept(9), Kept(3)]),
+        (searched.clone(), &[Kept(3), Range(4, 6)]),
+        (Bisect { up: false, ..searched }, &[Range(4, 6)]),
+    ] {
+        assert_eq!(state.choices(), expected, "{state:?}");
+    }
+}
+
+#[test]
+fn when_there_is_nothing_to_search_for() {
+    let idle = Bisect::default();
+    for (state, expected) in [
+        (idle.clone(), true),
+        (Bisect { next: 9, up: true, witnesses: vec![8], ..idle.clone() }, true),
+        (Bisect { misses: 1, ..idle.clone() }, false),
+        (Bisect { high: 1, ..idle.clone() }, false),
+        (Bisect { suspects: vec![suspect(3, 2)], ..idle }, false),
+    ] {
+        assert_eq!(state.is_idle(), expected, "{state:?}");
+    }
+}
+
+#[test]
+fn what_has_no_rows_says_nothing_of_the_server() {
+    let mut state =
+        Bisect { low: 4, high: 8, witnesses: vec![8, 9], suspects: vec![suspect(3, 1)], ..Bisect::default() };
+    assert_eq!(state.taken(), Take::Rest);
+    state.take(Take::Kept(3));
+    assert_eq!(state.taken(), Take::Kept(3));
+    let before = state.clone();
+    state.nothing_in(Take::Rest);
+    assert_eq!(state, before);
+    state.nothing_in(Take::Range(4, 6));
+    state.nothing_in(Take::Kept(9));
+    state.nothing_in(Take::Kept(3));
+    assert_eq!(state, Bisect { low: 6, witnesses: vec![8], suspects: vec![], ..before });
+}
+
+#[test]
+fn how_many_witnesses() {
+    for (witnesses, expected) in [(0, [0, 0, 0, 1, 2, 2]), (1, [0, 0, 0, 0, 1, 1]), (2, [0; 6]), (3, [0; 6])] {
+        let state = Bisect { witnesses: vec![7; witnesses], ..Bisect::default() };
+        let wanted: Vec<i64> = [0, 1, 2, 3, 4, 100].into_iter().map(|groups| state.wanted_witnesses(groups)).collect();
+        assert_eq!(wanted, expected, "beside {witnesses}");
+    }
+}
+
+#[test]
+fn when_a_lone_failure_counts() {
+    let single = Bisect { low: 1, high: 2, whole: true, up: true, ..Bisect::default() };
+    for (mut state, take, counts) in [
+        (single.clone(), Take::Range(1, 2), true),
+        (Bisect { up: false, ..single.clone() }, Take::Range(1, 2), false),
+        (Bisect { whole: false, ..single.clone() }, Take::Range(1, 2), false),
+        (Bisect { high: 3, ..single.clone() }, Take::Range(1, 2), false),
+        (Bisect { high: 3, ..single }, Take::Range(1, 3), false),
+    ] {
+        let was = state.clone();
+        state.failed(take);
+        assert_eq!(state.up, counts, "{was:?}");
+        if take == Take::Range(1, 2) {
+            assert_eq!(state.suspects, [suspect(1, u8::from(counts))], "{was:?}");
+        }
+    }
+}
+
+/// As many failures in a row as a search could have, and a few more.
+#[test]
+fn when_it_is_not_worth_going_on() {
+    for (groups, most) in [(0, 8), (2, 8), (16, 14), (1000, 24)] {
+        for (misses, expected) in [(most, true), (most + 1, false)] {
+            let mut state = Bisect { groups, misses, ..Bisect::default() };
+            assert_eq!(state.failed(Take::Rest).go_on, expected, "{misses} misses of {groups} groups");
+        }
+    }
+}
+
 #[test]
 fn a_row_alone_is_never_called_refused() {
     let mut w = World::new(1, &[0]);

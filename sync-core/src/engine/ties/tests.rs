@@ -72,6 +72,45 @@ fn waits(rows: &[(&str, Cells<'_>, Cells<'_>)], stuck: &[u32]) -> Vec<(u32, u32)
 }
 
 #[test]
+fn the_index_over_exactly_these_columns_says_how_they_compare() {
+    let mut table = schema().tables()[1].clone();
+    let index = |columns: &[usize], collations: &[&str]| Unique {
+        name: "u".into(),
+        columns: columns.to_vec(),
+        collations: collations.iter().map(|c| (*c).to_owned()).collect(),
+    };
+    table.uniques = vec![index(&[2, 1], &["NOCASE", "RTRIM"]), index(&[3], &["NOCASE"])];
+    for (columns, expected) in [
+        (&[1, 2][..], &["RTRIM", "NOCASE"][..]),
+        (&[2, 1], &["NOCASE", "RTRIM"]),
+        (&[3], &["NOCASE"]),
+        (&[1], &["BINARY"]),
+        (&[1, 3], &["BINARY", "BINARY"]),
+    ] {
+        assert_eq!(collations(&table, columns), expected, "{columns:?}");
+    }
+}
+
+#[test]
+fn values_are_tied_as_sqlite_compares_them() {
+    let text = |s: &str| Value::Text(s.into());
+    for (v, affinity, collation, expected) in [
+        (text("12"), Affinity::Integer, "BINARY", Value::Integer(12)),
+        (text("12"), Affinity::Text, "BINARY", text("12")),
+        (Value::Integer(12), Affinity::Text, "BINARY", text("12")),
+        (Value::Real(2.0), Affinity::Real, "BINARY", Value::Integer(2)),
+        (Value::Real(0.5), Affinity::Real, "BINARY", Value::Real(0.5)),
+        (Value::Real(9e15), Affinity::Real, "BINARY", Value::Real(9e15)),
+        (Value::Real(1e17), Affinity::Real, "BINARY", Value::Real(1e17)),
+        (text("Ab "), Affinity::Text, "BINARY", text("Ab ")),
+        (text("Ab "), Affinity::Text, "nocase", text("ab ")),
+        (text("Ab "), Affinity::Text, "RTRIM", text("Ab")),
+    ] {
+        assert_eq!(folded(&v, affinity, collation), expected, "{v:?} {affinity:?} {collation}");
+    }
+}
+
+#[test]
 fn who_waits_for_whom() {
     let new = |k, v| (None, Some((k, v)));
     let gone = |k, v| (Some((k, v)), None);
