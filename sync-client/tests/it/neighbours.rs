@@ -325,3 +325,40 @@ fn an_app_without_a_busy_timeout_gets_its_turn() {
     converge(&[&a, &b]);
     assert_eq!(a.count("SELECT count(*) FROM docs WHERE id LIKE 'mine%'"), written);
 }
+
+/// S12: while an app has the file open, no verb of ours makes it start its log anew: a forced checkpoint would.
+#[test]
+fn nothing_of_ours_cuts_the_log_of_a_neighbour() {
+    let w = World::with(DDL, Limits::default());
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    // A reader of one moment: what the log held then has to stay where it is.
+    let reader = Connection::open(&a.path).unwrap();
+    let log = a.path.with_file_name("a.db-wal");
+    let mut size = 0;
+    let mut grown = |after: &str| {
+        let now = std::fs::metadata(&log).unwrap().len();
+        assert!(now >= size && now > 0, "{after}: {size} bytes of log, then {now}");
+        size = now;
+    };
+    a.sql("INSERT INTO docs (id, title) VALUES ('1', 'one')");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM docs").unwrap();
+    grown("a write of the app");
+    a.sync();
+    grown("a push");
+    b.sync();
+    b.sql("UPDATE docs SET title = 'other'; INSERT INTO docs (id) VALUES ('2')");
+    b.sync();
+    a.sync();
+    grown("a pull");
+    a.client().rebuild().unwrap();
+    grown("a rebuild");
+    a.client().verify(sync_client::Repair::FromServer).unwrap();
+    grown("a repair");
+    a.close();
+    grown("the client's end");
+    a.open();
+    a.client().detach(sync_client::Detach::WhenClean).unwrap();
+    grown("a detach");
+    assert_eq!(reader.query_row("SELECT title FROM docs", [], |r| r.get::<_, String>(0)).unwrap(), "one");
+    reader.execute_batch("COMMIT").unwrap();
+}

@@ -248,7 +248,8 @@ fn migrate(conn: &Connection, loaded: &Loaded, plain_seen: bool) -> Outcome<()> 
             let table = quote(&t.sql_name);
             conn.execute_batch(&format!(
                 "CREATE TRIGGER IF NOT EXISTS main.{name} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, \
-                 'this file belongs to sync-server; a change made here reaches no device: write through the server'); END"
+                 'this file belongs to sync-server; a change made here reaches no device: write through the server \
+                 (sync-client clone, edit the copy, sync-client sync)'); END"
             ))?;
         }
     }

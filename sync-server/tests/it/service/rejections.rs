@@ -184,7 +184,10 @@ fn a_scope_file_refuses_edits_from_outside() {
         "DELETE FROM tags WHERE id = 't1'",
     ] {
         let e = conn.execute(sql, []).unwrap_err().to_string();
-        assert!(e.contains("write through the server"), "{sql}: {e}");
+        assert!(
+            e.contains("write through the server (sync-client clone, edit the copy, sync-client sync)"),
+            "{sql}: {e}"
+        );
     }
     drop(conn);
     w.restart();
