@@ -156,9 +156,7 @@ impl<'a> Applier<'a> {
         let remote = r.row.as_deref().map(record::decode).transpose()?;
         let same = match (&live, &remote) {
             (None, None) => true,
-            (Some(Ok(live)), Some(remote)) => {
-                remote.len() <= live.len() && remote.iter().zip(live).all(|(r, l)| r.as_ref().is_none_or(|r| r == l))
-            }
+            (Some(Ok(live)), Some(remote)) => record::agrees(live, remote),
             _ => false,
         };
         if same {

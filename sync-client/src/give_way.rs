@@ -59,7 +59,7 @@ impl Applier<'_> {
                     store.drop_dirty(m.id, k)?;
                     let Some(live) = live else { continue };
                     if let (Some(server), Some((version, _))) = (&server, &theirs)
-                        && server.iter().zip(&live).all(|(s, l)| s.as_ref().is_none_or(|s| s == l))
+                        && record::agrees(&live, server)
                     {
                         store.set_known(m.id, k, Known::Live(*version))?;
                         continue;

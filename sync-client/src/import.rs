@@ -359,7 +359,7 @@ impl Applier<'_> {
 fn same(row: Option<&[Value]>, record: Option<&Record>) -> bool {
     match (row, record) {
         (None, None) => true,
-        (Some(row), Some(record)) => row.iter().zip(record).all(|(v, r)| r.as_ref().is_none_or(|r| r == v)),
+        (Some(row), Some(record)) => record::agrees(row, record),
         _ => false,
     }
 }

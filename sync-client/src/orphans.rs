@@ -365,14 +365,11 @@ fn by_key(fk: &ForeignKey, parent: &Table) -> bool {
 
 /// The parent's key that a foreign key names, where it refers to the key.
 pub(crate) fn parent_key(fk: &ForeignKey, parent: &Table, row: &[Value]) -> Option<Vec<Value>> {
-    parent
-        .key
-        .iter()
-        .map(|i| {
-            let at = fk.parent_columns.iter().position(|c| *c == parent.columns[*i].name)?;
-            Some(row[fk.columns[at]].clone())
-        })
-        .collect()
+    let of = |i: &usize| {
+        let at = fk.parent_columns.iter().position(|c| *c == parent.columns[*i].name)?;
+        row.get(*fk.columns.get(at)?).cloned()
+    };
+    parent.key.iter().map(of).collect()
 }
 
 #[cfg(test)]

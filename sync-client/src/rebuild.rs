@@ -9,7 +9,6 @@ use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::protocol::snapshot::SnapshotSession;
 use sync_core::record::{self, Record};
-use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, is_constraint};
 use crate::attach::Attach;
@@ -20,6 +19,7 @@ use crate::lineage::Lineage;
 use crate::mutant::{self, Mutant};
 use crate::pull::Pulled;
 use crate::report::{Event, PullReport};
+use crate::settle::lacks;
 use crate::stage::{Stage, StagedRow};
 use crate::store::{Grown, Meta, OutboxState, Store};
 
@@ -273,9 +273,8 @@ impl Applier<'_> {
             }
         }
         match (live, &remote) {
-            (Some(Ok(live)), Some(remote))
-                if live.iter().zip(remote).all(|(l, r)| r.as_ref().unwrap_or(&Value::Null) == l) =>
-            {
+            // Values in columns that the server lacks are an edit still.
+            (Some(Ok(live)), Some(remote)) if record::agrees(&live, remote) && !lacks(remote, Some(&live)) => {
                 store.drop_dirty(m.id, &r.k)?;
                 Ok(())
             }

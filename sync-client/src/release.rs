@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::OptionalExtension as _;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
-use sync_core::schema::{ForeignKey, Table};
+use sync_core::schema::ForeignKey;
 use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
 use crate::error::Error;
+use crate::orphans::parent_key;
 use crate::store::{Store, WAITS_FOR};
 use crate::ties;
 
@@ -161,7 +162,7 @@ fn parent_of(store: &Store, fk: &ForeignKey, parent: usize, row: &[Value]) -> Re
         return Ok(Parent::None);
     }
     let table = store.table(parent);
-    if let Some(key) = key_named(fk, table, row) {
+    if let Some(key) = parent_key(fk, table, row) {
         return Ok(Key::pack(&key).map_or(Parent::Unknown, |k| Parent::Row(k.as_bytes().to_vec())));
     }
     let same: Vec<String> = fk.parent_columns.iter().map(|c| format!("{} = ?", quote(c))).collect();
@@ -174,15 +175,6 @@ fn parent_of(store: &Store, fk: &ForeignKey, parent: usize, row: &[Value]) -> Re
     let found: Option<Option<Vec<u8>>> =
         store.conn.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(values), |r| r.get(0)).optional()?;
     Ok(found.flatten().map_or(Parent::Unknown, Parent::Row))
-}
-
-/// The parent's key, where the foreign key refers to it.
-fn key_named(fk: &ForeignKey, parent: &Table, row: &[Value]) -> Option<Vec<Value>> {
-    let of = |i: &usize| {
-        let at = fk.parent_columns.iter().position(|c| *c == parent.columns[*i].name)?;
-        row.get(*fk.columns.get(at)?).cloned()
-    };
-    parent.key.iter().map(of).collect()
 }
 
 impl Store {

@@ -8,6 +8,20 @@ use crate::value::Value;
 /// The values of a row by column position; `None` is a column that the writer did not mention.
 pub type Record = Vec<Option<Value>>;
 
+/// Whether a row is what a record says, in every column that this mentions.
+///
+/// ```
+/// use sync_core::{record::agrees, value::Value};
+/// let row = [Value::from(1), Value::Null];
+/// assert!(agrees(&row, &vec![Some(Value::from(1)), None]));
+/// assert!(!agrees(&row, &vec![None, Some(Value::from(2))]));
+/// assert!(!agrees(&row, &vec![None, None, Some(Value::Null)]));
+/// ```
+#[must_use]
+pub fn agrees(row: &[Value], record: &Record) -> bool {
+    record.iter().enumerate().all(|(i, r)| r.as_ref().is_none_or(|r| row.get(i) == Some(r)))
+}
+
 const ABSENT: u8 = 0;
 const NULL: u8 = 1;
 const INTEGER: u8 = 2;
