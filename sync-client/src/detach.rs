@@ -123,9 +123,7 @@ impl Engine {
         let (store, now) = (&self.store, self.env.now_ms());
         match store.outbox()?.map(|o| o.state) {
             // It is on the server: not pending, and confirmed when the file is attached again.
-            None | Some(OutboxState::Committed) => {
-                store.conn.execute_batch("CREATE INDEX IF NOT EXISTS main._sync_out_key ON _sync_out (t, k)")?;
-            }
+            None | Some(OutboxState::Committed) => {}
             Some(OutboxState::Frozen) => store.release_outbox()?,
             // Somebody else may take up the tuple that is in doubt.
             Some(OutboxState::Sent) => {
@@ -134,6 +132,11 @@ impl Engine {
                 Meta::NextSourceBundleId.set(&store.conn, 1)?;
             }
         }
+        store.conn.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_sent (t INTEGER, k BLOB, row BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
+             DELETE FROM temp._sync_sent; \
+             INSERT INTO temp._sync_sent SELECT t, k, row FROM main._sync_out;",
+        )?;
         let mut undone = 0;
         let mut back = Vec::new();
         let mut unknown = Vec::new();
@@ -210,7 +213,7 @@ impl Engine {
         });
         store.drop_dirty(m.id, &k)?;
         let same = match (&live, &target) {
-            (Some(live), Ok(Some(row))) => live.iter().zip(row).all(|(l, r)| r.as_ref().is_none_or(|r| r == l)),
+            (Some(live), Ok(Some(row))) => record::agrees(live, row),
             (None, Ok(None)) => true,
             _ => false,
         };
@@ -248,7 +251,7 @@ impl Engine {
 
     /// The row as it is in a committed outbox: `Some(None)` where that deleted it.
     fn committed_row(&self, t: i64, k: &[u8]) -> Result<Option<Option<Record>>, Error> {
-        let mut s = self.store.conn.prepare_cached("SELECT row FROM main._sync_out WHERE t = ? AND k = ?")?;
+        let mut s = self.store.conn.prepare_cached("SELECT row FROM temp._sync_sent WHERE t = ? AND k = ?")?;
         let mut rows = s.query((t, k))?;
         let Some(r) = rows.next()? else { return Ok(None) };
         let stored: Option<Vec<u8>> = r.get(0)?;
