@@ -163,13 +163,13 @@ impl Error {
         }
     }
 
-    /// Whether the server refused with this code.
     /// Whether the server forgot a step that had begun, a session that expired or that it lost: the step can
     /// be taken again from its beginning.
     pub(crate) fn begins_anew(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if Code::parse(code).is_some_and(|c| c.retry() == Retry::Recover))
     }
 
+    /// Whether the server refused with this code.
     pub(crate) fn is_code(&self, c: Code) -> bool {
         matches!(self, Self::Refused { code, .. } if code == c.as_str())
     }

@@ -19,6 +19,21 @@ use crate::mutant::{self, Mutant};
 use crate::stage::StagedRow;
 use crate::store::Dirty;
 
+/// Both sides of a key, as they meet.
+struct Met<'m> {
+    key: Vec<Value>,
+    /// The row here; none where it was deleted.
+    live: Option<Vec<Value>>,
+    known: Known,
+    dirty: &'m Dirty,
+    /// The remote row as it was sent; none for a tombstone.
+    sent: Option<Record>,
+    /// The same, with what it does not mention from here.
+    remote: Option<Vec<Value>>,
+    /// The local row that takes another number, where that was minted twice.
+    minted: Option<(usize, Vec<Value>)>,
+}
+
 impl Applier<'_> {
     /// A remote row meets a local intent for the same key. In a table that keeps its edits, a remote
     /// delete waits for the end of its bundle.
@@ -41,20 +56,35 @@ impl Applier<'_> {
         let sent = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, table));
         let unsent = sent.clone().filter(|sent| lacks(sent, live.as_deref()));
         let remote = sent.clone().map(|row| over(row, live.as_deref()));
-        let base = dirty.base.as_ref();
         let rule = self.policies.of(&table.name).rule();
         let minted = match (&live, known) {
             (Some(row), Known::Never) if remote.is_some() => self.minted(r.position, &key, row)?,
             _ => None,
         };
-        let verdict = settle(live.as_deref(), known, base, remote.as_deref(), minted.is_some(), rule);
+        let verdict = settle(live.as_deref(), known, dirty.base.as_ref(), remote.as_deref(), minted.is_some(), rule);
+        let (t, k) = (m.id, r.k.clone());
+        self.carry_out(verdict, r, &Met { key, live, known, dirty, sent, remote, minted })?;
+        // Values in columns that the server lacks have nowhere to go yet: the intent stays for their sake.
+        match unsent {
+            Some(base) if verdict != Verdict::Rekey && store.dirty(t, &k)?.is_none() => {
+                store.put_dirty(t, &k, dirty.since, Some(&base))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn carry_out(&mut self, verdict: Verdict, r: StagedRow, met: &Met<'_>) -> Result<(), Error> {
+        let Met { key, live, known, dirty, sent, remote, minted } = met;
+        let (known, base) = (*known, dirty.base.as_ref());
+        let (store, m) = (self.store, &self.store.managed[r.position]);
+        let table = store.table(r.position);
         let op = op_of(live.as_deref(), known, base);
         let at = self.now;
         let entry = |kind, reason: &'static str, message: &'static str| Entry {
             kind,
             at,
             table,
-            key: &key,
+            key,
             op,
             reason,
             message,
@@ -62,115 +92,104 @@ impl Applier<'_> {
             base,
             server: remote.as_deref(),
         };
-        let (t, k) = (m.id, r.k.clone());
-        let settled = 'settled: {
-            match verdict {
-                Verdict::Done => {
-                    store.drop_dirty(m.id, &r.k)?;
-                    store.set_known(m.id, &r.k, version_of(&r))
+        match verdict {
+            Verdict::Done => {
+                store.drop_dirty(m.id, &r.k)?;
+                store.set_known(m.id, &r.k, version_of(&r))
+            }
+            Verdict::TakeSilently => {
+                store.drop_dirty(m.id, &r.k)?;
+                self.write_or_defer(r, presence(live.as_deref(), known))
+            }
+            Verdict::RebaseSilently => {
+                store.set_known(m.id, &r.k, version_of(&r))?;
+                store.put_dirty(m.id, &r.k, dirty.since, None)
+            }
+            Verdict::Take => {
+                let e = entry("discarded", "server_wins", "the server's row won over this local edit");
+                self.take(r, live.as_deref(), known, &e)
+            }
+            Verdict::Rebase => {
+                let e = entry("conflict", "client_wins", "this local edit won over the server's row");
+                self.rebase(&r, dirty.since, sent.as_ref(), &e)
+            }
+            Verdict::Rekey => {
+                if let Some((position, key)) = minted {
+                    self.rekey(*position, key)?;
                 }
-                Verdict::TakeSilently => {
-                    store.drop_dirty(m.id, &r.k)?;
-                    self.write_or_defer(r, presence(live.as_deref(), known))
-                }
-                Verdict::RebaseSilently => {
-                    store.set_known(m.id, &r.k, version_of(&r))?;
-                    store.put_dirty(m.id, &r.k, dirty.since, None)
-                }
-                Verdict::Take => {
+                if store.dirty(m.id, &r.k)?.is_some() {
                     let e = entry("discarded", "server_wins", "the server's row won over this local edit");
-                    self.take(r, live.as_deref(), known, &e)
+                    return self.take(r, live.as_deref(), known, &e);
                 }
-                Verdict::Rebase => {
-                    let e = entry("conflict", "client_wins", "this local edit won over the server's row");
-                    self.rebase(&r, dirty.since, sent.as_ref(), &e)
-                }
-                Verdict::Rekey => {
-                    if let Some((position, key)) = minted {
-                        self.rekey(position, &key)?;
+                self.write_or_defer(r, Known::Never)
+            }
+            Verdict::Merge(tie) => {
+                let (Some(ours), Some(theirs)) = (live.as_deref(), remote.as_deref()) else { return Ok(()) };
+                let merged = merge_columns(ours, known, base, theirs, tie);
+                if merged.row != ours && merged.row != theirs {
+                    let written = m.sql.update(&store.conn, key, &merged.row);
+                    if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
+                        let why = "both rows were merged into one that the schema refuses: the server's won";
+                        let e = entry("discarded", "merge_columns", why);
+                        return self.take(r, live.as_deref(), known, &e);
                     }
-                    if store.dirty(m.id, &r.k)?.is_some() {
-                        let e = entry("discarded", "server_wins", "the server's row won over this local edit");
-                        break 'settled self.take(r, live.as_deref(), known, &e);
-                    }
-                    self.write_or_defer(r, Known::Never)
+                    written?;
+                    self.changed(r.position, &r.k, false);
                 }
-                Verdict::Merge(tie) => {
-                    let (Some(ours), Some(theirs)) = (live.as_deref(), remote.as_deref()) else { return Ok(()) };
-                    let merged = merge_columns(ours, known, base, theirs, tie);
-                    if merged.row != ours && merged.row != theirs {
-                        let written = m.sql.update(&store.conn, &key, &merged.row);
+                let message = merge_message(table, &merged, tie);
+                let kind = if merged.lost_local.is_empty() { "conflict" } else { "discarded" };
+                let e = Entry { message: &message, ..entry(kind, "merge_columns", "") };
+                if merged.row == theirs {
+                    return self.take(r, live.as_deref(), known, &e);
+                }
+                self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
+                self.came(&StagedRow { row: Some(record::encode(&merged.row)), ..r })?;
+                add_merged(&store.conn, table, &merged.row)
+            }
+            Verdict::Ask => {
+                let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
+                let conflict = Conflict {
+                    table: table.name.clone(),
+                    key: key_json(table, key),
+                    op: op.into(),
+                    local: live.as_ref().map(|row| named(table, row)),
+                    base: base.map(|b| named_record(table, b)),
+                    server: remote.as_ref().map(|row| named(table, row)),
+                    local_version: known.version(),
+                    server_version: r.version,
+                };
+                match calling::call(|| resolver(&conflict)) {
+                    Resolution::TakeServer => {
+                        let e = entry("discarded", "resolver", "the app's own function took the server's row");
+                        self.take(r, live.as_deref(), known, &e)
+                    }
+                    Resolution::KeepLocal => {
+                        let e = entry("conflict", "resolver", "the app's own function kept the local row");
+                        self.rebase(&r, dirty.since, sent.as_ref(), &e)
+                    }
+                    Resolution::Merged(values) => {
+                        let merged = merge(table, key, &values, remote.as_deref().or(live.as_deref()));
+                        let written = match live {
+                            Some(_) => m.sql.update(&store.conn, key, &merged),
+                            None => m.sql.insert(&store.conn, &merged),
+                        };
                         if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
-                            let why = "both rows were merged into one that the schema refuses: the server's won";
-                            let e = entry("discarded", "merge_columns", why);
-                            break 'settled self.take(r, live.as_deref(), known, &e);
+                            let why = "the app's own function merged both rows into one that the schema refuses";
+                            let e = entry("discarded", "resolver", why);
+                            return self.take(r, live.as_deref(), known, &e);
                         }
-                        written?;
-                        self.changed(r.position, &r.k, false);
-                    }
-                    let message = merge_message(table, &merged, tie);
-                    let kind = if merged.lost_local.is_empty() { "conflict" } else { "discarded" };
-                    let e = Entry { message: &message, ..entry(kind, "merge_columns", "") };
-                    if merged.row == theirs {
-                        break 'settled self.take(r, live.as_deref(), known, &e);
-                    }
-                    self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
-                    self.came(&StagedRow { row: Some(record::encode(&merged.row)), ..r })?;
-                    add_merged(&store.conn, table, &merged.row)
-                }
-                Verdict::Ask => {
-                    let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
-                    let conflict = Conflict {
-                        table: table.name.clone(),
-                        key: key_json(table, &key),
-                        op: op.into(),
-                        local: live.as_ref().map(|row| named(table, row)),
-                        base: base.map(|b| named_record(table, b)),
-                        server: remote.as_ref().map(|row| named(table, row)),
-                        local_version: known.version(),
-                        server_version: r.version,
-                    };
-                    match calling::call(|| resolver(&conflict)) {
-                        Resolution::TakeServer => {
-                            let e = entry("discarded", "resolver", "the app's own function took the server's row");
-                            self.take(r, live.as_deref(), known, &e)
+                        let written = written?;
+                        if live.as_ref() != Some(&merged) {
+                            self.changed(r.position, &r.k, false);
                         }
-                        Resolution::KeepLocal => {
-                            let e = entry("conflict", "resolver", "the app's own function kept the local row");
-                            self.rebase(&r, dirty.since, sent.as_ref(), &e)
-                        }
-                        Resolution::Merged(values) => {
-                            let merged = merge(table, &key, &values, remote.as_deref().or(live.as_deref()));
-                            let written = match live {
-                                Some(_) => m.sql.update(&store.conn, &key, &merged),
-                                None => m.sql.insert(&store.conn, &merged),
-                            };
-                            if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
-                                let why = "the app's own function merged both rows into one that the schema refuses";
-                                let e = entry("discarded", "resolver", why);
-                                break 'settled self.take(r, live.as_deref(), known, &e);
-                            }
-                            let written = written?;
-                            if live.as_ref() != Some(&merged) {
-                                self.changed(r.position, &r.k, false);
-                            }
-                            let e = entry("conflict", "resolver", "the app's own function merged both rows");
-                            self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
-                            debug_assert_eq!(written, 1, "the row is there or it is not");
-                            self.came(&StagedRow { row: Some(record::encode(&merged)), ..r })?;
-                            add_merged(&store.conn, table, &merged)
-                        }
+                        let e = entry("conflict", "resolver", "the app's own function merged both rows");
+                        self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
+                        debug_assert_eq!(written, 1, "the row is there or it is not");
+                        self.came(&StagedRow { row: Some(record::encode(&merged)), ..r })?;
+                        add_merged(&store.conn, table, &merged)
                     }
                 }
             }
-        };
-        settled?;
-        // Values in columns that the server lacks have nowhere to go yet: the intent stays for their sake.
-        match unsent {
-            Some(base) if verdict != Verdict::Rekey && store.dirty(t, &k)?.is_none() => {
-                store.put_dirty(t, &k, dirty.since, Some(&base))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -200,7 +219,7 @@ const fn presence(live: Option<&[Value]>, known: Known) -> Known {
 }
 
 /// Whether the local row has values in columns that the remote one does not mention.
-fn lacks(remote: &Record, live: Option<&[Value]>) -> bool {
+pub(crate) fn lacks(remote: &Record, live: Option<&[Value]>) -> bool {
     live.is_some_and(|live| remote.iter().zip(live).any(|(r, l)| r.is_none() && !l.is_null()))
 }
 
