@@ -8,30 +8,20 @@ mod sqlite;
 use std::sync::Arc;
 
 use sync_client::Client;
-use sync_client::transport::{Http, Method, Request, Response, Transport, TransportError};
+use sync_client::transport::{Method, Request, Transport as _, TransportError};
 
+use crate::relay::through;
 use crate::world::{Clock, Device, SCHEMA, World};
 
-/// HTTP that has no network for the requests that a test names.
-struct Cut {
-    http: Http,
-    cut: Box<dyn Fn(&Request<'_>) -> bool + Send + Sync>,
-}
-
-impl Transport for Cut {
-    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        if (self.cut)(request) {
-            return Err(TransportError::Offline("no network".into()));
-        }
-        self.http.send(request)
-    }
-}
-
-/// A client for a device's file, cut off where `cut` says so. The device's own is closed.
+/// A client for a device's file that has no network for the requests that a test names. The device's own is closed.
 fn cut(w: &World, a: &mut Device, cut: impl Fn(&Request<'_>) -> bool + Send + Sync + 'static) -> Client {
-    a.close();
-    let transport = Arc::new(Cut { http: Http::new(w.url()).unwrap(), cut: Box::new(cut) });
-    Client::builder(&a.path).token(|_| Ok("ada".into())).transport(transport).open().unwrap()
+    through(
+        w,
+        a,
+        move |http, request| {
+            if cut(request) { Err(TransportError::Offline("no network".into())) } else { http.send(request) }
+        },
+    )
 }
 
 fn is_commit(r: &Request<'_>) -> bool {

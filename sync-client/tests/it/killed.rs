@@ -2,47 +2,23 @@
 //! the same verb again works.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use rusqlite::Connection;
-use rusqlite::config::DbConfig;
-use sync_client::context::{Environment, FaultPoint, System};
+use sync_client::context::FaultPoint;
 use sync_client::{Client, Detach, Error, Repair};
 
-use crate::world::{Device, World, converge, dump};
-
-/// Dies once, at one point: what was not committed is rolled back, and what is in other files stays.
-struct Mortal(Mutex<Option<FaultPoint>>);
-
-impl Environment for Mortal {
-    fn now_ms(&self) -> i64 {
-        System.now_ms()
-    }
-
-    fn new_id(&self) -> String {
-        System.new_id()
-    }
-
-    fn random(&self) -> u64 {
-        System.random()
-    }
-
-    fn fault(&self, point: FaultPoint) {
-        let mut at = self.0.lock().unwrap();
-        if *at == Some(point) {
-            *at = None;
-            drop(at);
-            resume_unwind(Box::new("killed"));
-        }
-    }
-}
+use crate::world::{AtFault, Device, World, converge, dump, unseen};
 
 /// Runs a verb of a client of its own for this device, which dies at the point. Then the device is open again.
 fn killed<T>(d: &mut Device, point: FaultPoint, verb: impl FnOnce(&Client) -> Result<T, Error>) {
     d.close();
-    let env = Arc::new(Mortal(Mutex::new(Some(point))));
-    let client =
-        Client::builder(&d.path).token(|_| Ok("ada".into())).environment(Arc::clone(&env) as _).open().unwrap();
+    // What was not committed is rolled back, and what is in other files stays.
+    let dies = AtFault(move |at| {
+        if at == point {
+            resume_unwind(Box::new("killed"));
+        }
+    });
+    let client = Client::builder(&d.path).token(|_| Ok("ada".into())).environment(Arc::new(dies)).open().unwrap();
     let dead = catch_unwind(AssertUnwindSafe(|| verb(&client).map(|_| ())));
     assert!(dead.is_err(), "{point:?} was not reached: {:?}", dead.unwrap());
     drop(client);
@@ -129,10 +105,7 @@ fn a_repair_that_was_cut_can_be_done_again() {
         let (mut a, b) = (w.device("a"), w.device("b"));
         a.sql("INSERT INTO people (id, name) VALUES ('p', 'x'), ('q', 'x')");
         converge(&[&a, &b]);
-        let unseen = Connection::open(&a.path).unwrap();
-        unseen.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
-        unseen.execute_batch("UPDATE people SET name = 'damaged' WHERE id = 'p'").unwrap();
-        drop(unseen);
+        unseen(&a.path, "UPDATE people SET name = 'damaged' WHERE id = 'p'");
         killed(&mut a, FaultPoint::Repairing, |c| c.verify(way));
         assert_eq!(people(&a), "pdamaged,qx");
         assert_eq!(a.client().discarded().unwrap(), []);

@@ -5,22 +5,9 @@ mod meanwhile;
 mod offline;
 mod repairs;
 
-use std::path::Path;
-use std::sync::Arc;
+use sync_client::{Kind, Policy, Remedy, Repair, VerifyReport};
 
-use rusqlite::Connection;
-use rusqlite::config::DbConfig;
-use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_client::{Client, Kind, Policy, Remedy, Repair, VerifyReport};
-
-use crate::world::{Device, World, converge, dump};
-
-/// A write that no trigger sees.
-fn unseen(path: &Path, sql: &str) {
-    let conn = Connection::open(path).unwrap();
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
-    conn.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-}
+use crate::world::{Device, World, converge, dump, unseen};
 
 /// `kind table key columns` of each difference.
 fn named(r: &VerifyReport) -> Vec<String> {
@@ -161,30 +148,4 @@ fn writes_between_two_lives_of_the_triggers_are_found() {
     assert_eq!(named(&verify(&a, Repair::FromFile)), DAMAGED);
     converge(&[&a, &b]);
     assert_eq!(b.text("SELECT name FROM people WHERE id = 'a'"), "Eve");
-}
-
-/// The real server, seen through something on the way.
-struct Through<F>(Http, F);
-
-impl<F> Transport for Through<F>
-where
-    F: Fn(&Http, &Request<'_>) -> Result<Response, TransportError> + Send + Sync,
-{
-    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        (self.1)(&self.0, request)
-    }
-}
-
-/// A client of a closed device's file whose requests go through a function.
-fn through<F>(w: &World, d: &mut Device, f: F) -> Client
-where
-    F: Fn(&Http, &Request<'_>) -> Result<Response, TransportError> + Send + Sync + 'static,
-{
-    d.close();
-    Client::builder(&d.path)
-        .server(w.url())
-        .token(|_| Ok("ada".into()))
-        .transport(Arc::new(Through(Http::new(w.url()).unwrap(), f)))
-        .open()
-        .unwrap()
 }

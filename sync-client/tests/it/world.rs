@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
-use sync_client::context::System;
+use rusqlite::config::DbConfig;
+use sync_client::context::{FaultPoint, System};
 use sync_client::{Builder, Client, Event, Policy};
 use sync_server::auth::DevAuth;
 use sync_server::limits::Limits;
@@ -250,5 +251,33 @@ pub(crate) fn copy(from: &Path, to: &Path) {
         } else {
             std::fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+/// A write that no trigger sees.
+pub(crate) fn unseen(path: &Path, sql: &str) {
+    let conn = Connection::open(path).unwrap();
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).unwrap();
+    conn.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
+/// The real environment, but for what a test does at a fault point.
+pub(crate) struct AtFault<F>(pub(crate) F);
+
+impl<F: Fn(FaultPoint) + Send + Sync> sync_client::context::Environment for AtFault<F> {
+    fn now_ms(&self) -> i64 {
+        System.now_ms()
+    }
+
+    fn new_id(&self) -> String {
+        System.new_id()
+    }
+
+    fn random(&self) -> u64 {
+        System.random()
+    }
+
+    fn fault(&self, point: FaultPoint) {
+        (self.0)(point);
     }
 }

@@ -8,8 +8,9 @@ use sync_client::Repair;
 use sync_client::transport::{Response, Transport, TransportError};
 use sync_server::limits::Limits;
 
-use super::{DAMAGE, counts, named, through, two, unseen, verify};
-use crate::world::{Device, SCHEMA, World, converge, dump};
+use super::{DAMAGE, counts, named, two, verify};
+use crate::relay::through;
+use crate::world::{Device, SCHEMA, World, converge, dump, unseen};
 
 fn many(w: &World) -> (Device, Device) {
     let (a, b) = (w.device("a"), w.device("b"));

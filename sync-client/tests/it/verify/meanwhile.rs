@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
-use sync_client::context::{Environment, FaultPoint, System};
+use sync_client::context::FaultPoint;
 use sync_client::transport::Transport;
 use sync_client::{Client, Remedy, Repair};
 
-use super::{DAMAGE, counts, named, through, two, unseen, verify};
-use crate::world::{World, converge};
+use super::{DAMAGE, counts, named, two, verify};
+use crate::relay::through;
+use crate::world::{AtFault, World, converge, unseen};
 
 #[test]
 fn what_the_app_is_changing_is_left_out() {
@@ -23,42 +24,25 @@ fn what_the_app_is_changing_is_left_out() {
     assert_eq!(b.text("SELECT group_concat(id) FROM (SELECT id FROM people ORDER BY id)"), "a,b,new");
 }
 
-/// An app that writes between the comparison and its repair.
-struct Writes(Mutex<Option<Connection>>);
-
-impl Environment for Writes {
-    fn now_ms(&self) -> i64 {
-        System.now_ms()
-    }
-
-    fn new_id(&self) -> String {
-        System.new_id()
-    }
-
-    fn random(&self) -> u64 {
-        System.random()
-    }
-
-    fn fault(&self, point: FaultPoint) {
-        if point == FaultPoint::Staged
-            && let Some(app) = self.0.lock().unwrap().take()
-        {
-            app.execute_batch("UPDATE people SET name = 'later' WHERE id = 'a'").unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_row_that_the_app_writes_meanwhile_is_not_repaired() {
     let w = World::new();
     let (mut a, b) = two(&w);
     a.close();
     unseen(&a.path, DAMAGE);
-    let app = Connection::open(&a.path).unwrap();
+    // An app that writes between the comparison and its repair.
+    let app = Mutex::new(Some(Connection::open(&a.path).unwrap()));
+    let writes = move |point| {
+        if point == FaultPoint::Staged
+            && let Some(app) = app.lock().unwrap().take()
+        {
+            app.execute_batch("UPDATE people SET name = 'later' WHERE id = 'a'").unwrap();
+        }
+    };
     let client = Client::builder(&a.path)
         .server(w.url())
         .token(|_| Ok("ada".into()))
-        .environment(Arc::new(Writes(Mutex::new(Some(app)))))
+        .environment(Arc::new(AtFault(writes)))
         .open()
         .unwrap();
     let r = client.verify(Repair::FromServer).unwrap();

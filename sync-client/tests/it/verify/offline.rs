@@ -5,8 +5,8 @@ use std::path::Path;
 use rusqlite::Connection;
 use sync_client::{Kind, compare_files};
 
-use super::{two, unseen};
-use crate::world::World;
+use super::two;
+use crate::world::{World, unseen};
 
 #[test]
 fn two_files_offline() {

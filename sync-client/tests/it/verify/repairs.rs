@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use sync_client::{Policy, Remedy, Repair, Tie};
 use sync_server::limits::Limits;
 
-use super::{PEOPLE, counts, named, two, unseen, verify};
-use crate::world::{SCHEMA, World, converge, dump};
+use super::{PEOPLE, counts, named, two, verify};
+use crate::world::{SCHEMA, World, converge, dump, unseen};
 
 #[test]
 fn what_differs_again_is_reported_and_not_repaired_again() {
