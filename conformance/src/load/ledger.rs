@@ -14,7 +14,7 @@ pub(super) type Tuple = (usize, i64);
 /// A push that was sent, or is about to be.
 #[derive(Debug, Clone)]
 pub(super) struct Pushed {
-    /// Labels are short, as [`Ledger::label`] has them.
+    /// Labels are short, as [`label`] makes them.
     pub(super) changes: Vec<Change>,
     /// Its commit was asked for: it may be there.
     sent: bool,
