@@ -92,12 +92,19 @@ impl<'a> Applier<'a> {
     pub(crate) fn settle_kept(&mut self) -> Result<(), Error> {
         for r in std::mem::take(&mut self.keep.waiting) {
             let (store, m) = (self.store, &self.store.managed[r.position]);
-            let Some(dirty) = store.dirty(m.id, &r.k)? else { continue };
             let known = store.known(m.id, &r.k)?;
             // The version of a tombstone that a snapshot does not name is learned from the server.
             let missing = self.missing.contains(&(r.position, r.k.clone()));
-            let key = Key::from_stored(r.k.clone()).unpack()?;
             let k = r.k.clone();
+            // The edit may have left the table for the inbox meanwhile.
+            let Some(dirty) = store.dirty(m.id, &k)? else {
+                self.write_or_defer(r, known)?;
+                if missing {
+                    store.set_known(m.id, &k, Known::Never)?;
+                }
+                continue;
+            };
+            let key = Key::from_stored(r.k.clone()).unpack()?;
             let live = m.sql.read(&store.conn, &key)?.and_then(Result::ok);
             let kept = match &live {
                 Some(row) if self.parent_went(store.table(r.position), row)? => {
