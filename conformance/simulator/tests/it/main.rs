@@ -58,3 +58,20 @@ fn faults_in_the_client_are_found() {
         assert!(found.is_some(), "{mutant:?} was not found within {seeds} seeds");
     }
 }
+
+/// What judges the engine shares nothing with it.
+#[test]
+fn the_model_uses_nothing_of_the_engine() {
+    let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for entry in std::fs::read_dir(&src).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("sync_core::engine"), "{}", path.display());
+    }
+    for file in ["model.rs", "ledger.rs"] {
+        let text = std::fs::read_to_string(src.join(file)).unwrap();
+        for ours in ["sync_core", "sync_client", "sync_server"] {
+            assert!(!text.contains(ours), "{file} uses {ours}");
+        }
+    }
+}
