@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::Entry;
 use crate::report::{Event, PullReport};
-use crate::settle::op_of;
+use crate::settle::{lacks, op_of};
 use crate::stage::Stage;
 
 impl Engine {
@@ -60,6 +60,7 @@ impl Applier<'_> {
                     let Some(live) = live else { continue };
                     if let (Some(server), Some((version, _))) = (&server, &theirs)
                         && record::agrees(&live, server)
+                        && !lacks(server, Some(&live))
                     {
                         store.set_known(m.id, k, Known::Live(*version))?;
                         continue;
@@ -79,8 +80,9 @@ impl Applier<'_> {
                     })?;
                     self.outcome.conflicts += 1;
                     store.set_known(m.id, k, Known::Never)?;
+                    // Also where the server's row comes: what it does not mention is not to stay behind.
+                    m.sql.delete(&store.conn, &key)?;
                     if theirs.is_none() {
-                        m.sql.delete(&store.conn, &key)?;
                         self.changed(position, k, true);
                     }
                 }
