@@ -242,7 +242,10 @@ impl Applier<'_> {
         store.drop_dirty(m.id, k)?;
         match row {
             Some(row) => self.put_back(position, k, row)?,
-            None => self.fetch_again(position, k)?,
+            None => {
+                self.fetch_again(position, k)?;
+                self.withdraw_children(position, key)?;
+            }
         }
         self.outcome.conflicts += 1;
         self.record(&Entry {
@@ -289,6 +292,40 @@ impl Applier<'_> {
         } else {
             // What this file believes of the server is not what it has.
             self.fetch_again(position, k)?;
+        }
+        Ok(())
+    }
+
+    /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the
+    /// app has changed any of that, all of it stays: the rebuild follows in the same sync.
+    fn withdraw_children(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
+        let store = self.store;
+        let mut row = vec![Value::Null; store.table(position).columns.len()];
+        store.table(position).key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
+        let (mut found, mut at) = (vec![(position, row)], 0);
+        while let Some((parent, row)) = found.get(at).cloned() {
+            at += 1;
+            for (child, fk) in store.schema().references_to(parent) {
+                let m = &store.managed[child];
+                for key in self.children(child, fk, store.table(parent), &row)? {
+                    if store.dirty(m.id, Key::pack(&key)?.as_bytes())?.is_some() {
+                        return Ok(());
+                    }
+                    if let Some(Ok(row)) = m.sql.read(&store.conn, &key)?
+                        && !found.contains(&(child, row.clone()))
+                    {
+                        found.push((child, row));
+                    }
+                }
+            }
+        }
+        for (child, row) in found.into_iter().skip(1).rev() {
+            let m = &store.managed[child];
+            let key: Vec<Value> = store.table(child).key.iter().map(|i| row[*i].clone()).collect();
+            let k = Key::pack(&key)?.as_bytes().to_vec();
+            m.sql.delete(&store.conn, &key)?;
+            store.set_known_once(m.id, &k)?;
+            self.changed(child, &k, true);
         }
         Ok(())
     }
