@@ -194,17 +194,16 @@ impl Engine {
             None => None,
         };
         let known = store.known(m.id, &k)?;
-        let whole = |b: &Record| b.iter().all(Option::is_some);
         let target = match (self.committed_row(m.id, &k)?, known) {
             // A column that was not sent is as it was before the edit.
             (Some(row), _) => Ok(row.map(|row| {
                 let before = dirty.base.clone().unwrap_or_default().into_iter().chain(std::iter::repeat(None));
                 fit(row, table).into_iter().zip(before).map(|(sent, before)| sent.or(before)).collect::<Record>()
             })),
-            (None, Known::Live(_)) => dirty.base.clone().filter(whole).map(|b| Some(fit(b, table))).ok_or(()),
+            (None, Known::Live(_)) => dirty.base.clone().map(|b| Some(fit(b, table))).ok_or(()),
             (None, Known::Never | Known::Gone(_)) => Ok(None),
         };
-        // A column that came since, in which only this edit can have put anything.
+        // A column that came since, or that the server lacks: only this edit can have put anything there.
         let target = target.map(|row| {
             row.map(|row: Record| {
                 let now = |v: Option<Value>, nullable| v.or(if nullable { Some(Value::Null) } else { None });
