@@ -201,11 +201,17 @@ impl Store {
         Ok(())
     }
 
-    /// Every row and tombstone above the fork is local work again.
+    /// Every row and tombstone above the fork is local work again. An edit of such a row stands on no row of this
+    /// history: seen from the row before it, one that changed nothing would give way in silence.
     pub(crate) fn reopen_above(&self, fork: i64, now: i64) -> Result<(), Error> {
         let reopened = self.conn.execute(
             "INSERT OR IGNORE INTO main._sync_dirty (t, k, since) SELECT t, k, ? FROM main._sync_row WHERE abs(v) > ?",
             (now, fork),
+        )?;
+        self.conn.execute(
+            "UPDATE main._sync_dirty SET base = NULL WHERE base IS NOT NULL AND EXISTS \
+             (SELECT 1 FROM main._sync_row r WHERE r.t = _sync_dirty.t AND r.k = _sync_dirty.k AND abs(r.v) > ?)",
+            [fork],
         )?;
         if reopened > 0 { Meta::SyncedThrough.clear(&self.conn) } else { Ok(()) }
     }
