@@ -23,6 +23,9 @@ pub(crate) struct Head {
     pub(crate) scope_id: Option<String>,
     /// The bundle whose commit was sent and not answered.
     pub(crate) sent: Option<Sent>,
+    /// The checkpoint of the exporting file and the hash of its history: versions are of that history.
+    pub(crate) checkpoint: i64,
+    pub(crate) history_hash: Option<String>,
 }
 
 /// The tuple and the hash under which a bundle is in doubt.
@@ -93,7 +96,7 @@ impl Store {
         to.execute_batch(TABLES)?;
         let sent = self.outbox()?.filter(|o| o.state == OutboxState::Sent);
         to.execute(
-            "INSERT INTO export VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO export VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 FORMAT,
                 id,
@@ -103,6 +106,8 @@ impl Store {
                 sent.as_ref().map(|o| o.source_bundle_id),
                 sent.as_ref().map(|o| o.rows),
                 sent.as_ref().map(|o| o.request_hash.0.as_slice()),
+                Meta::Checkpoint.integer(&self.conn)?,
+                Meta::HistoryHash.get::<String>(&self.conn)?,
             ),
         )?;
         let mut n = self.write_pending(&to)?;
@@ -199,7 +204,8 @@ impl Export {
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let found = conn
             .query_row(
-                "SELECT format, id, scope_id, source_id, source_bundle_id, rows, request_hash FROM export",
+                "SELECT format, id, scope_id, source_id, source_bundle_id, rows, request_hash, checkpoint, \
+                 history_hash FROM export",
                 [],
                 |r| {
                     let sent = match r.get::<_, Option<String>>(3)? {
@@ -211,7 +217,14 @@ impl Export {
                             request_hash: Digest::from_bytes(&r.get::<_, Vec<u8>>(6)?).unwrap_or_default(),
                         }),
                     };
-                    Ok((r.get::<_, i64>(0)?, Head { id: r.get(1)?, scope_id: r.get(2)?, sent }))
+                    let head = Head {
+                        id: r.get(1)?,
+                        scope_id: r.get(2)?,
+                        sent,
+                        checkpoint: r.get(7)?,
+                        history_hash: r.get(8)?,
+                    };
+                    Ok((r.get::<_, i64>(0)?, head))
                 },
             )
             .optional();
@@ -284,7 +297,7 @@ const FORMAT: i64 = 1;
 /// Keys and rows are stored forms; columns by their wire names; a version below zero is a tombstone's.
 const TABLES: &str = "
 CREATE TABLE export (format INTEGER NOT NULL, id TEXT NOT NULL, scope_id TEXT, at INTEGER NOT NULL, source_id TEXT,
-  source_bundle_id INTEGER, rows INTEGER, request_hash BLOB);
+  source_bundle_id INTEGER, rows INTEGER, request_hash BLOB, checkpoint INTEGER NOT NULL, history_hash TEXT);
 CREATE TABLE tbl (id INTEGER PRIMARY KEY, name TEXT NOT NULL, columns TEXT NOT NULL);
 CREATE TABLE pending (t INTEGER NOT NULL, k BLOB NOT NULL, since INTEGER NOT NULL, v INTEGER, base BLOB, row BLOB,
   PRIMARY KEY (t, k)) WITHOUT ROWID;

@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::export::{Export, ExportedRow, Sent};
 use crate::inbox::Entry;
+use crate::lineage::Lineage;
 use crate::report::{PullReport, PushReport};
 use crate::settle::op_of;
 use crate::stage::StagedRow;
@@ -69,7 +70,17 @@ impl Engine {
         if committed {
             self.pull_part(&mut pull)?;
         }
-        self.take_up(&export, committed, &columns)
+        self.take_up(&export, committed, self.versions_count(&export)?, &columns)
+    }
+
+    /// Whether the versions in an export are of the history that the server has now. Where it cannot be asked, they
+    /// are taken to be.
+    fn versions_count(&self, export: &Export) -> Result<bool, Error> {
+        let (seq, hash) = (export.head.checkpoint, export.head.history_hash.clone());
+        if seq == 0 || !self.api.is_ours() {
+            return Ok(true);
+        }
+        Ok(self.lineage_at(&self.source_id()?, seq, hash)? == Lineage::Same)
     }
 
     /// Settles a tuple of another source: whether its bundle is history. Where it is not, no late request
@@ -132,6 +143,7 @@ impl Engine {
         &self,
         export: &Export,
         committed: bool,
+        versions_count: bool,
         columns: &BTreeMap<i64, (usize, Vec<usize>)>,
     ) -> Result<Imported, Error> {
         let store = &self.store;
@@ -157,7 +169,7 @@ impl Engine {
         let mut applier = Applier::new(store, &self.policies, self.env.now_ms())?;
         applier.any_dirty = true;
         applier.begin_bundle("", false)?;
-        applier.take_up(incoming)?;
+        applier.take_up(incoming, versions_count)?;
         let outcome = applier.finish()?;
         let refused_rows = export.copy_refused(&tx)?;
         let mut ids = self.imported()?;
@@ -182,7 +194,7 @@ impl Engine {
 
 impl Applier<'_> {
     /// Makes another device's intents this file's.
-    fn take_up(&mut self, mut incoming: Vec<Incoming>) -> Result<(), Error> {
+    fn take_up(&mut self, mut incoming: Vec<Incoming>, versions_count: bool) -> Result<(), Error> {
         let order: BTreeMap<usize, usize> =
             self.store.schema().parents_first().iter().enumerate().map(|(n, p)| (*p, n)).collect();
         incoming.sort_by_key(|i| (order[&i.position], i.row.k.clone()));
@@ -195,7 +207,7 @@ impl Applier<'_> {
         self.imported = Some(BTreeSet::new());
         let mut clashes = Vec::new();
         for i in &left {
-            self.write_incoming(i, &mut clashes)?;
+            self.write_incoming(i, versions_count, &mut clashes)?;
         }
         for (r, known) in clashes {
             let t = self.store.managed[r.position].id;
@@ -276,7 +288,12 @@ impl Applier<'_> {
 
     /// Writes an imported row over this file's, as if the app had. Where the two do not stand on the same
     /// row of the server, they clash, and are settled once all are here.
-    fn write_incoming(&mut self, i: &Incoming, clashes: &mut Vec<(StagedRow, Known)>) -> Result<(), Error> {
+    fn write_incoming(
+        &mut self,
+        i: &Incoming,
+        versions_count: bool,
+        clashes: &mut Vec<(StagedRow, Known)>,
+    ) -> Result<(), Error> {
         let (store, m, conn) = (self.store, &self.store.managed[i.position], &self.store.conn);
         let live = match m.sql.read(conn, &i.key)? {
             Some(Ok(row)) => Some(row),
@@ -288,8 +305,9 @@ impl Applier<'_> {
         }
         let here = store.known(m.id, &i.row.k)?;
         let unchanged = match (&live, &i.row.base) {
-            _ if here == i.row.known => true,
+            // Versions may fit by chance where the server's history is another one by now; rows do not.
             (Some(live), Some(base)) => same(Some(live), Some(base)),
+            _ if here == i.row.known => versions_count || !matches!(here, Known::Live(_)),
             // A tombstone that the other device never saw, or saw before.
             (None, _) => i.row.row.is_some() && !matches!(i.row.known, Known::Live(_)),
             _ => false,

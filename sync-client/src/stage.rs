@@ -347,6 +347,10 @@ impl<'a> Intake<'a> {
             )));
         }
         let digest = hasher.finish();
+        // A server that lists the algorithm hashes every bundle.
+        if head.bundle_hash.is_none() && self.algorithm == Algorithm::Blake3 && !mutant::on(Mutant::Unverified) {
+            return Err(Error::Protocol(format!("bundle {} came without its hash", head.bundle_seq)));
+        }
         if head.bundle_hash.as_ref().is_some_and(|h| *h != digest.hex()) && !mutant::on(Mutant::Unverified) {
             return Err(Error::Protocol(format!(
                 "bundle {} does not have the hash that it announces",

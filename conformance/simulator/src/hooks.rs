@@ -310,12 +310,19 @@ impl Transport for Link {
     }
 }
 
-/// A page of bundles without one of them, or with another text in one of its rows.
+/// A page of bundles without one of them, or with another text in one of its rows, with the hashes or without.
 fn tampered(body: Vec<u8>, n: u32) -> Vec<u8> {
     let mut page: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     match page["bundles"].as_array_mut() {
         Some(bundles) if bundles.len() > 1 && n.is_multiple_of(2) => {
             bundles.remove(n as usize / 2 % (bundles.len() - 1));
+        }
+        Some(bundles) if n % 4 == 3 => {
+            let unhashed: Vec<_> =
+                bundles.iter_mut().filter_map(|b| b.as_object_mut()?.remove("bundle_hash")).collect();
+            if !unhashed.is_empty() {
+                return page.to_string().replacen("\"<w", "\"<v", 1).into_bytes();
+            }
         }
         _ => return String::from_utf8_lossy(&body).replacen("\"<w", "\"<v", 1).into_bytes(),
     }
