@@ -184,12 +184,18 @@ impl Store {
                 _ => continue,
             };
             self.set_known(t, &k, known)?;
+            // What the server made of the row while it committed it.
+            let effect = match (&there, &sent, committed) {
+                (Some((v, there)), Some(sent), Some(b)) if *v == b && !same(there, sent) => Some(there),
+                _ => None,
+            };
             if let Some(newer) = self.dirty(t, &k)? {
-                self.put_dirty(t, &k, newer.since, sent.as_ref())?;
-            } else if sent.is_some()
-                && !self.managed[position].sql.exists(&self.conn, &Key::from_stored(k.clone()).unpack()?)?
+                self.put_dirty(t, &k, newer.since, effect.or(sent.as_ref()))?;
+            } else if effect.is_some()
+                || sent.is_some()
+                    && !self.managed[position].sql.exists(&self.conn, &Key::from_stored(k.clone()).unpack()?)?
             {
-                // It left its table meanwhile: the snapshot brings it back.
+                // It is not in its table as it was sent, or left it: the snapshot brings it back.
                 self.set_known(t, &k, Known::Never)?;
             }
             settled.push(r.get::<_, i64>(0)?);

@@ -27,8 +27,9 @@ pub(crate) struct Device {
     pub(crate) user: Mutex<String>,
     /// What was said becomes of the file's rows when it joins an account, if anything.
     pub(crate) joins: Mutex<Option<Joins>>,
-    /// Whose file it was when a verb last ended.
+    /// Whose account the file was last of, and that account's scope.
     pub(crate) joined: Mutex<String>,
+    pub(crate) scope: Mutex<String>,
     /// The outbox after the last verb.
     pub(crate) outbox: Mutex<String>,
     dir: PathBuf,
@@ -96,6 +97,7 @@ impl Device {
             user: Mutex::new(user.to_owned()),
             joins: Mutex::new(Some(setup.joins).filter(|j| *j != Joins::Merge)),
             joined: Mutex::new(user.to_owned()),
+            scope: Mutex::default(),
             outbox: Mutex::new("none".into()),
             dir: dir.to_owned(),
             generation: AtomicU32::new(0),
@@ -292,6 +294,8 @@ fn val(v: ValueRef<'_>) -> Val {
 pub(crate) struct Seen {
     /// Whether the file is attached and owes no rebuild.
     pub(crate) settled: bool,
+    /// The account's scope, once the file met it.
+    pub(crate) scope: String,
     /// The checkpoint.
     pub(crate) checkpoint: i64,
     /// Rows whose latest state the server may not have.
@@ -327,6 +331,11 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
     };
     let mut out = Seen {
         settled: meta("attached")? != 0 && count("rebuild")? == 0,
+        scope: conn.query_row(
+            "SELECT coalesce(max(CAST(value AS TEXT)), '') FROM _sync_meta WHERE name = 'scope_id'",
+            [],
+            |r| r.get(0),
+        )?,
         checkpoint: meta("checkpoint")?,
         outbox: conn.query_row("SELECT coalesce(max(state), 'none') FROM _sync_outbox", [], |r| r.get(0))?,
         ..Seen::default()

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::cover::Cover;
 use crate::device::lock;
-use crate::plan::{Plan, Step};
+use crate::plan::{Fault, Plan, Step};
 use crate::world::{Violation, World};
 
 /// How a run ended.
@@ -93,10 +93,11 @@ pub fn shrink(plan: &Plan, invariant: &'static str, mut tries: u32) -> Plan {
     }
 }
 
+/// What can be taken from a step: its statements, its faults, and then the statements of these.
 fn parts(step: &Step) -> usize {
     match step {
         Step::App(a) => a.sql.len(),
-        Step::Verb(v) => v.faults.len(),
+        Step::Verb(v) => v.faults.len() + v.faults.iter().map(|f| statements(&f.what)).sum::<usize>(),
         _ => 0,
     }
 }
@@ -104,7 +105,23 @@ fn parts(step: &Step) -> usize {
 fn without(step: &mut Step, n: usize) {
     match step {
         Step::App(a) => drop(a.sql.remove(n)),
-        Step::Verb(v) => drop(v.faults.remove(n)),
+        Step::Verb(v) if n < v.faults.len() => drop(v.faults.remove(n)),
+        Step::Verb(v) => {
+            let mut n = n - v.faults.len();
+            for f in &mut v.faults {
+                if let Fault::App(a) = &mut f.what
+                    && n < a.sql.len()
+                {
+                    a.sql.remove(n);
+                    return;
+                }
+                n -= statements(&f.what);
+            }
+        }
         _ => {}
     }
+}
+
+fn statements(fault: &Fault) -> usize {
+    if let Fault::App(a) = fault { a.sql.len() } else { 0 }
 }

@@ -100,6 +100,7 @@ impl World {
         // Inside another device's verb, the server may be about to die.
         let faulty = lock(&self.run).depth > 0;
         self.judge(&d, outcome, faulty);
+        self.outbox_moved(&d);
     }
 
     fn call(&self, d: &Arc<Device>, verb: Verb) -> Result<(), Option<Error>> {
@@ -191,7 +192,9 @@ impl World {
     /// What the outbox was before a verb, and is after it.
     fn outbox_moved(&self, d: &Device) {
         let now = lock(&d.app).as_ref().and_then(|c| seen(c).ok().flatten());
-        if now.as_ref().is_some_and(|s| s.settled) {
+        if let Some(scope) = now.as_ref().map(|s| s.scope.clone())
+            && std::mem::replace(&mut *lock(&d.scope), scope.clone()) != scope
+        {
             lock(&d.user).clone_into(&mut lock(&d.joined));
         }
         if let Some(now) = now.map(|s| s.outbox) {
