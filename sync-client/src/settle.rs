@@ -95,7 +95,9 @@ impl Applier<'_> {
         match verdict {
             Verdict::Done => {
                 store.drop_dirty(m.id, &r.k)?;
-                store.set_known(m.id, &r.k, version_of(&r))
+                store.set_known(m.id, &r.k, version_of(&r))?;
+                // Also a row that both deleted: what refers to it may be here.
+                self.came(&r)
             }
             Verdict::TakeSilently => {
                 store.drop_dirty(m.id, &r.k)?;
