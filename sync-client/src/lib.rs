@@ -69,6 +69,7 @@ mod status;
 mod store;
 mod ties;
 pub mod transport;
+mod undone;
 mod upload;
 mod verify;
 mod worker;

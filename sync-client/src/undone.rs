@@ -1,0 +1,152 @@
+//! Deletes that are undone, since a row that came refers to what was deleted (case C3).
+
+use sync_core::engine::change::Known;
+use sync_core::key::Key;
+use sync_core::protocol::Op;
+use sync_core::record;
+use sync_core::value::Value;
+
+use crate::apply::{Applier, Written, full};
+use crate::error::Error;
+use crate::inbox::Entry;
+use crate::orphans::parent_key;
+use crate::stage::StagedRow;
+use crate::store::Meta;
+
+impl Applier<'_> {
+    /// A pending DELETE whose row a remote row of this transaction refers to is undone from its base,
+    /// and so are the deletes of the rows that this one refers to.
+    pub(crate) fn undo_contradicted_delete(&mut self, position: usize, k: &[u8], key: &[Value]) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let table = store.table(position);
+        let Some(dirty) = store.dirty(m.id, k)? else { return Ok(()) };
+        let Known::Live(_) = store.known(m.id, k)? else { return Ok(()) };
+        // Without a base only the key is known, which is what nearly every reference names.
+        let mut row = vec![Value::Null; table.columns.len()];
+        match &dirty.base {
+            Some(base) => row.iter_mut().zip(base).for_each(|(v, b)| v.clone_from(b.as_ref().unwrap_or(&Value::Null))),
+            None => table.key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v)),
+        }
+        let mut contradicted = false;
+        for (child, fk) in store.schema().references_to(position) {
+            for child_key in self.children(child, fk, table, &row)? {
+                let child_k = Key::pack(&child_key)?;
+                let came = store.known(store.managed[child].id, child_k.as_bytes())?;
+                contradicted |= matches!(came, Known::Live(v) if v >= self.lowest);
+            }
+        }
+        if contradicted {
+            let message = "this row was deleted here, but a new row on the server refers to it: the delete was undone";
+            self.undo_delete(position, k, key, dirty.base.is_some().then_some(&row), message)?;
+        }
+        Ok(())
+    }
+
+    /// The row comes back: from its base, or where there is none by the rebuild that is owed then.
+    pub(crate) fn undo_delete(
+        &mut self,
+        position: usize,
+        k: &[u8],
+        key: &[Value],
+        row: Option<&Vec<Value>>,
+        message: &str,
+    ) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let table = store.table(position);
+        store.drop_dirty(m.id, k)?;
+        match row {
+            Some(row) => self.put_back(position, k, row)?,
+            None => {
+                self.fetch_again(position, k)?;
+                self.withdraw_children(position, key)?;
+            }
+        }
+        self.outcome.conflicts += 1;
+        self.record(&Entry {
+            kind: "discarded",
+            at: self.now,
+            table,
+            key,
+            op: "DELETE",
+            reason: "still_referred_to",
+            message,
+            local: None,
+            base: None,
+            server: row.map(Vec::as_slice),
+        })?;
+        let Some(row) = row else { return Ok(()) };
+        for fk in &table.foreign_keys {
+            let Some(parent) = store.schema().position(&fk.parent) else { continue };
+            if self.parent_exists(fk, parent, row)? {
+                continue;
+            }
+            let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
+            let parent_k = Key::pack(&parent_key)?;
+            let pending = store.dirty(store.managed[parent].id, parent_k.as_bytes())?;
+            if let Some(pending) = pending {
+                let parent_row: Option<Vec<Value>> = pending.base.map(full);
+                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, parent_row.as_ref(), message)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts a row that the server has. Local rows that took one of its unique values since give way.
+    fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<(), Error> {
+        let store = self.store;
+        let known = store.known(store.managed[position].id, k)?;
+        let version = known.version();
+        let r = StagedRow { position, k: k.to_vec(), op: Op::Insert, version, row: Some(record::encode(row)) };
+        for (_, key) in self.blockers(&r)? {
+            let message = "the server has another row with the same unique value";
+            self.displace(position, &key, "unique", message, Some(row))?;
+        }
+        if matches!(self.write(&r, Known::Never)?, Written::Yes) {
+            self.changed(position, k, false);
+        } else {
+            // What this file believes of the server is not what it has.
+            self.fetch_again(position, k)?;
+        }
+        Ok(())
+    }
+
+    /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the
+    /// app has changed any of that, all of it stays: the rebuild follows in the same sync.
+    fn withdraw_children(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
+        let store = self.store;
+        let mut row = vec![Value::Null; store.table(position).columns.len()];
+        store.table(position).key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
+        let (mut found, mut at) = (vec![(position, row)], 0);
+        while let Some((parent, row)) = found.get(at).cloned() {
+            at += 1;
+            for (child, fk) in store.schema().references_to(parent) {
+                let m = &store.managed[child];
+                for key in self.children(child, fk, store.table(parent), &row)? {
+                    if store.dirty(m.id, Key::pack(&key)?.as_bytes())?.is_some() {
+                        return Ok(());
+                    }
+                    if let Some(Ok(row)) = m.sql.read(&store.conn, &key)?
+                        && !found.contains(&(child, row.clone()))
+                    {
+                        found.push((child, row));
+                    }
+                }
+            }
+        }
+        for (child, row) in found.into_iter().skip(1).rev() {
+            let m = &store.managed[child];
+            let key: Vec<Value> = store.table(child).key.iter().map(|i| row[*i].clone()).collect();
+            let k = Key::pack(&key)?.as_bytes().to_vec();
+            m.sql.delete(&store.conn, &key)?;
+            store.set_known_once(m.id, &k)?;
+            self.changed(child, &k, true);
+        }
+        Ok(())
+    }
+
+    /// The server's state of this row is not known here any more: the next pull rebuilds.
+    pub(crate) fn fetch_again(&self, position: usize, k: &[u8]) -> Result<(), Error> {
+        self.store.set_known(self.store.managed[position].id, k, Known::Never)?;
+        Meta::Rebuild.set(&self.store.conn, "a row has to be fetched again")
+    }
+}
