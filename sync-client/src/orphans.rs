@@ -53,20 +53,15 @@ impl Applier<'_> {
         })?;
         self.outcome.conflicts += 1;
         store.drop_dirty(m.id, &k)?;
-        if let Known::Live(_) = known {
+        let fetched_again = matches!(known, Known::Live(_));
+        if fetched_again {
             let base = dirty.base.as_ref().filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
             let back: Option<Vec<Value>> = base.map(|b| b.iter().flatten().cloned().collect());
             if let Some(row) = back
                 && self.parents_exist(table, &row)?
+                && self.put_back(position, &k, &row)?
             {
-                let written = match live {
-                    Some(_) => m.sql.update(&store.conn, key, &row),
-                    None => m.sql.insert(&store.conn, &row),
-                };
-                if written.is_ok() {
-                    self.changed(position, &k, false);
-                    return Ok(());
-                }
+                return Ok(());
             }
             self.fetch_again(position, &k)?;
         }
@@ -84,7 +79,7 @@ impl Applier<'_> {
                 )?;
             }
         }
-        Ok(())
+        if fetched_again { self.withdraw_children(position, key) } else { Ok(()) }
     }
 
     /// C2 and C3, after the rows of the transaction are written. What may be a large set of intents is

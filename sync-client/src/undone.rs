@@ -55,7 +55,9 @@ impl Applier<'_> {
         let table = store.table(position);
         store.drop_dirty(m.id, k)?;
         match row {
-            Some(row) => self.put_back(position, k, row)?,
+            Some(row) => {
+                self.put_back(position, k, row)?;
+            }
             None => {
                 self.fetch_again(position, k)?;
                 self.withdraw_children(position, key)?;
@@ -92,7 +94,8 @@ impl Applier<'_> {
     }
 
     /// Inserts a row that the server has. Local rows that took one of its unique values since give way.
-    fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<(), Error> {
+    /// Whether it is there now.
+    pub(crate) fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<bool, Error> {
         let store = self.store;
         let known = store.known(store.managed[position].id, k)?;
         let version = known.version();
@@ -103,16 +106,16 @@ impl Applier<'_> {
         }
         if matches!(self.write(&r, Known::Never)?, Written::Yes) {
             self.changed(position, k, false);
-        } else {
-            // What this file believes of the server is not what it has.
-            self.fetch_again(position, k)?;
+            return Ok(true);
         }
-        Ok(())
+        // What this file believes of the server is not what it has.
+        self.fetch_again(position, k)?;
+        Ok(false)
     }
 
     /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the
     /// app has changed any of that, all of it stays: the rebuild follows in the same sync.
-    fn withdraw_children(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
+    pub(crate) fn withdraw_children(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
         let store = self.store;
         let mut row = vec![Value::Null; store.table(position).columns.len()];
         store.table(position).key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));

@@ -23,6 +23,12 @@ enum Mood {
 /// The plan of a seed.
 #[must_use]
 pub fn plan(seed: u64) -> Plan {
+    busy_plan(seed, 1)
+}
+
+/// The plan of a seed, with so many times the statements where an app is busy.
+#[must_use]
+pub fn busy_plan(seed: u64, busy: u64) -> Plan {
     let mut dice = Dice::new(seed);
     let d = &mut dice;
     let mood = d.pick(&[
@@ -60,7 +66,7 @@ pub fn plan(seed: u64) -> Plan {
         page_rows: d.pick(&[2, 5, 20, 1000]),
         bundle_rows: d.pick(&[0, 0, 0, 6]),
     };
-    let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood)).collect();
+    let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood, busy)).collect();
     if mood == Mood::Crowd {
         // Enough rows that a table is compared by ranges.
         let sql = vec![Sql(Kind::Crowd, 0, 0, 0)];
@@ -78,7 +84,7 @@ pub fn plan(seed: u64) -> Plan {
     Plan { seed, setup, steps }
 }
 
-fn step(d: &mut Dice, devices: usize, mood: Mood) -> Step {
+fn step(d: &mut Dice, devices: usize, mood: Mood, busy: u64) -> Step {
     let device = d.below(devices as u64) as usize;
     let rare = d.below(100);
     match mood {
@@ -132,7 +138,7 @@ fn step(d: &mut Dice, devices: usize, mood: Mood) -> Step {
             let faults = (0..n).map(|_| planned(d, devices, mood)).collect();
             Step::Verb(VerbStep { device, verb, faults })
         }
-        _ => Step::App(app(d, device)),
+        _ => Step::App(app(d, device, busy)),
     }
 }
 
@@ -148,9 +154,9 @@ fn migration(d: &mut Dice) -> Migration {
     d.pick(Migration::ALL)
 }
 
-fn app(d: &mut Dice, device: usize) -> AppStep {
+fn app(d: &mut Dice, device: usize, busy: u64) -> AppStep {
     // Now and then an app is busy.
-    let n = if d.chance(1, 3) { 20 + d.below(100) } else { 1 + d.below(6) };
+    let n = if d.chance(1, 3) { (20 + d.below(100)) * busy } else { 1 + d.below(6) };
     let sql = (0..n).map(|_| sql(d)).collect();
     let together = d.chance(1, 2);
     AppStep { device, sql, together, undone: together && d.chance(1, 6) }
@@ -213,7 +219,7 @@ fn fault(d: &mut Dice, devices: usize, mood: Mood) -> Fault {
         return Fault::Migrate(migration(d));
     }
     match d.below(9) {
-        0..4 => Fault::App(app(d, other)),
+        0..4 => Fault::App(app(d, other, 1)),
         4 | 5 => Fault::Sync(other),
         6 => Fault::Busy(n),
         7 => Fault::Clock(d.pick(&[-5_000, 20_000, 1_000_000, 90_000_000])),

@@ -39,6 +39,9 @@ enum Command {
         /// Threads.
         #[arg(long, default_value_t = 2)]
         threads: u64,
+        /// So many times the statements where an app is busy.
+        #[arg(long, default_value_t = 1)]
+        busy: u64,
         /// Go on after a failure.
         #[arg(long)]
         keep_going: bool,
@@ -64,6 +67,9 @@ enum Command {
         seed: Option<u64>,
         /// A file with a plan.
         plan: Option<PathBuf>,
+        /// The seed was run with so many times the statements.
+        #[arg(long, default_value_t = 1)]
+        busy: u64,
         /// Shrink it first.
         #[arg(long)]
         shrink: bool,
@@ -81,14 +87,14 @@ fn main() -> ExitCode {
         }
     }));
     match Args::parse().command {
-        Command::Run { from, seeds, minutes, threads, keep_going, raw } => {
-            many(from, seeds, minutes, threads, keep_going, raw)
+        Command::Run { from, seeds, minutes, threads, busy, keep_going, raw } => {
+            many(from, seeds, minutes, threads, busy, keep_going, raw)
         }
         Command::Mutants { seeds, threads, only } => find_mutants(seeds, threads, &only),
-        Command::Replay { seed, plan, shrink: smaller, mutant } => {
+        Command::Replay { seed, plan, busy, shrink: smaller, mutant } => {
             choose(mutant.and_then(|name| Mutant::ALL.iter().copied().find(|m| name == format!("{m:?}"))));
             let plan: Plan = match (seed, plan) {
-                (Some(seed), _) => generate::plan(seed),
+                (Some(seed), _) => generate::busy_plan(seed, busy),
                 (None, Some(file)) => {
                     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
                     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
@@ -108,7 +114,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, keep_going: bool, raw: bool) -> ExitCode {
+fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, busy: u64, keep_going: bool, raw: bool) -> ExitCode {
     let begun = Instant::now();
     let next = AtomicU64::new(from);
     let end = if minutes.is_some() { u64::MAX } else { from + seeds };
@@ -124,7 +130,7 @@ fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, keep_going: b
                     if seed >= end || late || (failed.load(Ordering::Relaxed) > 0 && !keep_going) {
                         return;
                     }
-                    let plan = generate::plan(seed);
+                    let plan = generate::busy_plan(seed, busy);
                     let outcome = run(&plan, false);
                     done.fetch_add(1, Ordering::Relaxed);
                     cover.lock().expect("counts").add(&outcome.cover);
@@ -137,7 +143,7 @@ fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, keep_going: b
                     let small = shrink(&plan, v.invariant, TRIES);
                     let again = run(&small, false).violation.unwrap_or(v);
                     println!(
-                        "seed {seed}: {}: {}\n  {} steps: {}\n  sync-simulator replay --seed {seed} --shrink",
+                        "seed {seed}: {}: {}\n  {} steps: {}\n  sync-simulator replay --seed {seed} --busy {busy} --shrink",
                         again.invariant,
                         again.message,
                         small.steps.len(),
