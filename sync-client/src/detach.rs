@@ -160,12 +160,19 @@ impl Engine {
             applier.write_or_defer(r, known)?;
         }
         applier.end_bundle()?;
+        // A deleted row that nobody here knows does not come back now: nor does what refers to it.
+        for (position, k) in &unknown {
+            let key = Key::from_stored(k.clone()).unpack()?;
+            if !store.managed[*position].sql.exists(&store.conn, &key)? {
+                applier.withdraw_children(*position, &key)?;
+            }
+        }
         applier.finish()?;
         for (t, k) in unversioned {
             store.set_known(t, &k, Known::Never)?;
         }
-        for (t, k) in unknown {
-            store.set_known_once(t, &k)?;
+        for (position, k) in unknown {
+            store.set_known_once(store.managed[position].id, &k)?;
             Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
         }
         store.conn.execute("UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected'", [])?;
@@ -181,7 +188,7 @@ impl Engine {
         reason: &str,
         message: &str,
         back: &mut Vec<(StagedRow, Known)>,
-        unknown: &mut Vec<(i64, Vec<u8>)>,
+        unknown: &mut Vec<(usize, Vec<u8>)>,
     ) -> Result<bool, Error> {
         let store = &self.store;
         let (m, table) = (&store.managed[position], store.table(position));
@@ -234,7 +241,7 @@ impl Engine {
         }
         .store(&store.conn)?;
         let Ok(target) = target else {
-            unknown.push((m.id, k));
+            unknown.push((position, k));
             return Ok(true);
         };
         let r = StagedRow {

@@ -235,8 +235,13 @@ impl Engine {
                     return Ok(());
                 }
                 Pushed::Conflicts(conflicts) => {
+                    let earlier = std::mem::take(&mut pull.rebuilt);
                     self.pull_part(pull)?;
-                    self.learn(&conflicts, pull)?;
+                    // A snapshot says nothing of what was deleted since the reply: the next push asks again.
+                    if !pull.rebuilt {
+                        self.learn(&conflicts, pull)?;
+                    }
+                    pull.rebuilt |= earlier;
                     return Ok(());
                 }
                 Pushed::Rejected(n) => report.rejected_rows += n,
