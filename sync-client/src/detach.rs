@@ -172,7 +172,7 @@ impl Engine {
             store.set_known(t, &k, Known::Never)?;
         }
         for (position, k) in unknown {
-            store.set_known_once(store.managed[position].id, &k)?;
+            store.set_known(store.managed[position].id, &k, Known::Live(0))?;
             Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
         }
         store.conn.execute("UPDATE main._sync_inbox SET kind = 'discarded' WHERE kind = 'rejected'", [])?;
@@ -207,6 +207,8 @@ impl Engine {
                 let before = dirty.base.clone().unwrap_or_default().into_iter().chain(std::iter::repeat(None));
                 fit(row, table).into_iter().zip(before).map(|(sent, before)| sent.or(before)).collect::<Record>()
             })),
+            // What it stands on is what an earlier one of these left.
+            (None, Known::Live(0)) => Err(()),
             (None, Known::Live(_)) => dirty.base.clone().map(|b| Some(fit(b, table))).ok_or(()),
             (None, Known::Never | Known::Gone(_)) => Ok(None),
         };

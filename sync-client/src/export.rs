@@ -246,7 +246,7 @@ impl Export {
 
     /// The intents; with `sent`, those of the bundle in doubt go under the newer ones of their keys.
     pub(crate) fn each(&self, sent: bool, mut each: impl FnMut(ExportedRow) -> Result<(), Error>) -> Result<(), Error> {
-        let with = "SELECT s.t, s.k, s.since, s.v, s.base, CASE WHEN p.k IS NULL THEN s.row ELSE p.row END \
+        let with = "SELECT s.t, s.k, s.since, nullif(s.v, 0), s.base, CASE WHEN p.k IS NULL THEN s.row ELSE p.row END \
              FROM sent s LEFT JOIN pending p ON p.t = s.t AND p.k = s.k \
              UNION ALL SELECT t, k, since, v, base, row FROM pending p \
              WHERE NOT EXISTS (SELECT 1 FROM sent s WHERE s.t = p.t AND s.k = p.k) ORDER BY 1, 2";

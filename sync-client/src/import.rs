@@ -307,7 +307,10 @@ impl Applier<'_> {
         let unchanged = match (&live, &i.row.base) {
             // Versions may fit by chance where the server's history is another one by now; rows do not.
             (Some(live), Some(base)) => same(Some(live), Some(base)),
-            _ if here == i.row.known => versions_count || !matches!(here, Known::Live(_)),
+            _ if here == i.row.known => match here {
+                Known::Live(v) => v > 0 && versions_count,
+                Known::Never | Known::Gone(_) => true,
+            },
             // A tombstone that the other device never saw, or saw before.
             (None, _) => i.row.row.is_some() && !matches!(i.row.known, Known::Live(_)),
             _ => false,

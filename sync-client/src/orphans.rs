@@ -55,7 +55,8 @@ impl Applier<'_> {
         store.drop_dirty(m.id, &k)?;
         let fetched_again = matches!(known, Known::Live(_));
         if fetched_again {
-            let base = dirty.base.as_ref().filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
+            let base = dirty.base.as_ref().filter(|_| known.version() > 0);
+            let base = base.filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
             let back: Option<Vec<Value>> = base.map(|b| b.iter().flatten().cloned().collect());
             if let Some(row) = back
                 && self.parents_exist(table, &row)?

@@ -20,7 +20,7 @@ impl Applier<'_> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
         let Some(dirty) = store.dirty(m.id, k)? else { return Ok(()) };
-        let Known::Live(_) = store.known(m.id, k)? else { return Ok(()) };
+        let Known::Live(version) = store.known(m.id, k)? else { return Ok(()) };
         // Without a base only the key is known, which is what nearly every reference names.
         let mut row = vec![Value::Null; table.columns.len()];
         match &dirty.base {
@@ -37,7 +37,9 @@ impl Applier<'_> {
         }
         if contradicted {
             let message = "this row was deleted here, but a new row on the server refers to it: the delete was undone";
-            self.undo_delete(position, k, key, dirty.base.is_some().then_some(&row), message)?;
+            // On a version that is not known, it is not what the server had.
+            let back = (dirty.base.is_some() && version > 0).then_some(&row);
+            self.undo_delete(position, k, key, back, message)?;
         }
         Ok(())
     }
@@ -84,9 +86,10 @@ impl Applier<'_> {
             }
             let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
             let parent_k = Key::pack(&parent_key)?;
-            let pending = store.dirty(store.managed[parent].id, parent_k.as_bytes())?;
-            if let Some(pending) = pending {
-                let parent_row: Option<Vec<Value>> = pending.base.map(full);
+            let parent_id = store.managed[parent].id;
+            if let Some(pending) = store.dirty(parent_id, parent_k.as_bytes())? {
+                let version = store.known(parent_id, parent_k.as_bytes())?.version();
+                let parent_row: Option<Vec<Value>> = pending.base.filter(|_| version > 0).map(full);
                 self.undo_delete(parent, parent_k.as_bytes(), &parent_key, parent_row.as_ref(), message)?;
             }
         }
@@ -141,7 +144,7 @@ impl Applier<'_> {
             let key: Vec<Value> = store.table(child).key.iter().map(|i| row[*i].clone()).collect();
             let k = Key::pack(&key)?.as_bytes().to_vec();
             m.sql.delete(&store.conn, &key)?;
-            store.set_known_once(m.id, &k)?;
+            store.set_known(m.id, &k, Known::Live(0))?;
             self.changed(child, &k, true);
         }
         Ok(())

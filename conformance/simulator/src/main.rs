@@ -1,13 +1,14 @@
 //! `sync-simulator`: runs seeds, replays plans.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use serde::Deserialize as _;
 use sync_client::mutant::{Mutant, choose};
 use sync_simulator::cover::Cover;
 use sync_simulator::generate;
@@ -93,13 +94,19 @@ fn main() -> ExitCode {
         Command::Mutants { seeds, threads, only } => find_mutants(seeds, threads, &only),
         Command::Replay { seed, plan, busy, shrink: smaller, mutant } => {
             choose(mutant.and_then(|name| Mutant::ALL.iter().copied().find(|m| name == format!("{m:?}"))));
-            let plan: Plan = match (seed, plan) {
+            let plan = match (seed, plan) {
                 (Some(seed), _) => generate::busy_plan(seed, busy),
-                (None, Some(file)) => {
-                    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-                    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+                (None, Some(file)) => match read_plan(&file) {
+                    Ok(plan) => plan,
+                    Err(e) => {
+                        eprintln!("{}: {e}", file.display());
+                        return ExitCode::from(2);
+                    }
+                },
+                (None, None) => {
+                    eprintln!("give a file with a plan, or --seed");
+                    return ExitCode::from(2);
                 }
-                (None, None) => return ExitCode::from(2),
             };
             let broken = if smaller { run(&plan, false).violation } else { None };
             let plan = broken.map_or_else(|| plan.clone(), |v| shrink(&plan, v.invariant, TRIES));
@@ -112,6 +119,12 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// A plan as it is printed, or beside its story as it is kept.
+fn read_plan(file: &Path) -> std::io::Result<Plan> {
+    let read: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
+    Ok(Plan::deserialize(read.get("plan").unwrap_or(&read))?)
 }
 
 fn many(from: u64, seeds: u64, minutes: Option<u64>, threads: u64, busy: u64, keep_going: bool, raw: bool) -> ExitCode {

@@ -22,7 +22,8 @@ impl Store {
         Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_row WHERE v >= 0 LIMIT 1")?.exists([])?)
     }
 
-    /// Remembers what was heard.
+    /// Remembers what was heard. [`Known::Live`] of 0 says that the server had this row, in a state that nobody here
+    /// knows: whatever a snapshot says of it is true, also that it is gone.
     pub(crate) fn set_known(&self, t: i64, k: &[u8], known: Known) -> Result<(), Error> {
         let v = match known {
             Known::Never => {
@@ -35,15 +36,6 @@ impl Store {
         self.conn
             .prepare_cached("INSERT OR REPLACE INTO main._sync_row (t, k, v) VALUES (?, ?, ?)")?
             .execute((t, k, v))?;
-        Ok(())
-    }
-
-    /// Remembers that the server had this row, in a state that nobody here knows: whatever a snapshot says of
-    /// it is true, also that it is gone.
-    pub(crate) fn set_known_once(&self, t: i64, k: &[u8]) -> Result<(), Error> {
-        self.conn
-            .prepare_cached("INSERT OR REPLACE INTO main._sync_row (t, k, v) VALUES (?, ?, 0)")?
-            .execute((t, k))?;
         Ok(())
     }
 }

@@ -10,24 +10,24 @@ use crate::value::Value;
 pub enum Known {
     /// Nothing.
     Never,
-    /// A row at this version.
+    /// A row at this version; 0 where all that is known is that there was one.
     Live(i64),
     /// A tombstone at this version.
     Gone(i64),
 }
 
 impl Known {
-    /// One integer: positive for a row, negative for a tombstone.
+    /// One integer: negative for a tombstone, none where nothing was heard.
     #[must_use]
     pub const fn from_stored(v: Option<i64>) -> Self {
         match v {
-            None | Some(0) => Self::Never,
-            Some(v) if v > 0 => Self::Live(v),
+            None => Self::Never,
+            Some(v) if v >= 0 => Self::Live(v),
             Some(v) => Self::Gone(-v),
         }
     }
 
-    /// The version, 0 where there is none.
+    /// The version, 0 where there is none or it is not known.
     #[must_use]
     pub const fn version(self) -> i64 {
         match self {
@@ -102,6 +102,7 @@ mod tests {
             (false, Known::Gone(9), Some(&other), Change::Nothing),
             (false, Known::Live(7), Some(&same), push(Op::Delete, 7)),
             (false, Known::Live(7), None, push(Op::Delete, 7)),
+            (false, Known::Live(0), None, push(Op::Delete, 0)),
         ] {
             assert_eq!(derive(live.then_some(&row), known, base), expected, "{live} {known:?} {base:?}");
         }
@@ -111,6 +112,7 @@ mod tests {
     fn stored_versions() {
         assert_eq!(Known::from_stored(None), Known::Never);
         assert_eq!(Known::from_stored(Some(4)), Known::Live(4));
+        assert_eq!(Known::from_stored(Some(0)), Known::Live(0));
         assert_eq!(Known::from_stored(Some(-4)), Known::Gone(4));
         assert_eq!(Known::Gone(4).version(), 4);
     }

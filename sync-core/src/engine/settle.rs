@@ -109,6 +109,10 @@ mod tests {
             (None, Known::Live(3), Some(&base_a), some_b, false, server, Verdict::Take),
             (None, Known::Live(3), Some(&base_a), some_b, false, client, Verdict::Rebase),
             (some_a, Known::Live(3), None, some_b, false, ask, Verdict::Ask),
+            // All that is known is that the server had a row: a delete, or an edit, of something.
+            (None, Known::Live(0), None, some_b, false, server, Verdict::Take),
+            (None, Known::Live(0), None, some_b, false, client, Verdict::Rebase),
+            (some_a, Known::Live(0), None, some_b, true, server, Verdict::Take),
             // A merge needs both rows; without one of them, the tie rule is all there is.
             (some_a, Known::Live(3), None, some_b, false, merge, Verdict::Merge(Tie::Server)),
             (some_a, Known::Never, None, some_b, false, merge_client, Verdict::Merge(Tie::Client)),
