@@ -125,8 +125,8 @@ pub(crate) struct UserModel {
     /// Which tuples committed, and as which bundle.
     tuples: BTreeMap<(String, i64), i64>,
     staged: BTreeMap<String, Staged>,
-    /// A chunk whose reply the server's death swallowed.
-    unheard: Option<(String, Json)>,
+    /// Chunks whose replies the server's death swallowed.
+    unheard: Vec<(String, Json)>,
     /// The server went back: it may have forgotten chunks.
     forgetful: bool,
     /// A commit whose reply the server's death swallowed.
@@ -145,7 +145,7 @@ impl Default for UserModel {
             versions: BTreeMap::new(),
             tuples: BTreeMap::new(),
             staged: BTreeMap::new(),
-            unheard: None,
+            unheard: Vec::new(),
             forgetful: false,
             in_doubt: None,
             former: Vec::new(),
@@ -223,15 +223,13 @@ impl UserModel {
     /// # Errors
     /// Where its ordinals do not follow, or a row cannot be read.
     pub(crate) fn uploaded(&mut self, push_id: &str, body: &Json) -> Result<(), Wrong> {
-        let staged = self.staged.get_mut(push_id).ok_or("a chunk of a session that nobody made")?;
         let start = body["start_row_ordinal"].as_i64().unwrap_or(-1);
-        if start > staged.rows.len() as i64
-            && let Some((id, unheard)) = self.unheard.take()
-            && id == push_id
+        while self.staged.get(push_id).is_some_and(|s| (s.rows.len() as i64) < start)
+            && let Some(unheard) = self.next_unheard(push_id)
         {
             self.uploaded(push_id, &unheard)?;
-            return self.uploaded(push_id, body);
         }
+        let staged = self.staged.get_mut(push_id).ok_or("a chunk of a session that nobody made")?;
         if self.forgetful {
             staged.rows.truncate(usize::try_from(start).unwrap_or_default());
         }
@@ -254,7 +252,14 @@ impl UserModel {
 
     /// The server died over a chunk: it may have it or not.
     pub(crate) fn unheard(&mut self, push_id: &str, body: Json) {
-        self.unheard = Some((push_id.to_owned(), body));
+        self.unheard.push((push_id.to_owned(), body));
+    }
+
+    /// The unheard chunk that is due in this session.
+    fn next_unheard(&mut self, push_id: &str) -> Option<Json> {
+        let due = self.staged.get(push_id)?.rows.len() as i64;
+        let at = self.unheard.iter().position(|(id, body)| id == push_id && body["start_row_ordinal"] == due)?;
+        Some(self.unheard.remove(at).1)
     }
 
     /// A commit is sent: should the server die now, the model asks it later.
@@ -273,10 +278,10 @@ impl UserModel {
     /// Where the bundle could not be.
     pub(crate) fn committed(&mut self, push_id: &str, seq: i64) -> Result<(), Wrong> {
         self.in_doubt = None;
-        if let Some((id, body)) = self.unheard.take_if(|(id, _)| id == push_id)
-            && self.staged.get(&id).is_some_and(|s| (s.rows.len() as i64) < s.planned)
+        while self.staged.get(push_id).is_some_and(|s| (s.rows.len() as i64) < s.planned)
+            && let Some(body) = self.next_unheard(push_id)
         {
-            self.uploaded(&id, &body)?;
+            self.uploaded(push_id, &body)?;
         }
         let staged = self.staged.remove(push_id).ok_or("a session committed twice")?;
         if seq != self.latest() + 1 {
