@@ -160,12 +160,19 @@ impl Engine {
             applier.write_or_defer(r, known)?;
         }
         applier.end_bundle()?;
-        // A deleted row that nobody here knows does not come back now: nor does what refers to it.
+        // A deleted row that nobody here knows does not come back now, nor does one stay that refers to a row which
+        // went: so goes what refers to it.
         for (position, k) in &unknown {
-            let key = Key::from_stored(k.clone()).unpack()?;
-            if !store.managed[*position].sql.exists(&store.conn, &key)? {
-                applier.withdraw_children(*position, &key)?;
+            let (m, key) = (&store.managed[*position], Key::from_stored(k.clone()).unpack()?);
+            match m.sql.read(&store.conn, &key)? {
+                None => {}
+                Some(Ok(row)) if !applier.parents_exist(store.table(*position), &row)? => {
+                    m.sql.delete(&store.conn, &key)?;
+                    applier.changed(*position, k, true);
+                }
+                Some(_) => continue,
             }
+            applier.withdraw_children(*position, &key)?;
         }
         applier.finish()?;
         for (t, k) in unversioned {
