@@ -130,6 +130,8 @@ const DECIDED: &[(&str, &[&str])] = &[
             "rejected unique",
         ],
     ),
+    ("rule", &["own row", "own row taken", "another row", "another row made", "another row taken"]),
+    ("rejection", &["foreign_key", "unique", "rule", "no_effect"]),
     ("import", &["taken up", "refused"]),
     ("damage", &["mended", "pushed"]),
     ("within", &["more", "done"]),

@@ -44,7 +44,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
     ]);
     let mood = if d.chance(1, 24) { Mood::Crowd } else { mood };
     let devices = 2 + d.below(2) as usize;
-    let setup = Setup {
+    let mut setup = Setup {
         devices: (0..devices)
             .map(|_| DeviceSetup {
                 policy: d.pick(&[
@@ -65,6 +65,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         retained: d.pick(&[3, 3, 10, 10_000]),
         page_rows: d.pick(&[2, 5, 20, 1000]),
         bundle_rows: d.pick(&[0, 0, 0, 6]),
+        rules: false,
     };
     let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood, busy)).collect();
     if mood == Mood::Crowd {
@@ -72,7 +73,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         let sql = vec![Sql(Kind::Crowd, 0, 0, 0)];
         steps.insert(0, Step::App(AppStep { device: 0, sql, together: false, undone: false }));
     }
-    // Last, so that these few change nothing else of a seed's plan.
+    // Last, so that what follows changes nothing else of a seed's plan.
     for step in &mut steps {
         if let Step::Verb(v) = step
             && mood != Mood::Calm
@@ -81,6 +82,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
             v.faults.push(Planned { at: d.below(10) as u32, what: Fault::Tampered(d.below(64) as u32) });
         }
     }
+    setup.rules = d.chance(1, 3);
     Plan { seed, setup, steps }
 }
 

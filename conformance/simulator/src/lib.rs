@@ -19,6 +19,7 @@ mod model;
 pub mod mutants;
 mod observe;
 pub mod plan;
+mod rules;
 pub mod run;
 mod server;
 mod verbs;

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
 
+use crate::rules;
+
 /// A value of SQLite. Reals by their bits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Val {
@@ -131,6 +133,9 @@ pub(crate) struct UserModel {
     forgetful: bool,
     /// A commit whose reply the server's death swallowed.
     in_doubt: Option<String>,
+    /// Whether the server has rules, and what they did lately.
+    pub(crate) rules: bool,
+    pub(crate) ruled: BTreeSet<&'static str>,
     /// States of histories that a restore or a loss ended.
     former: Vec<Vec<Arc<State>>>,
     /// Tokens that a cascade took on the server, and those in a column that whoever deleted the row may lack.
@@ -148,6 +153,8 @@ impl Default for UserModel {
             unheard: Vec::new(),
             forgetful: false,
             in_doubt: None,
+            rules: false,
+            ruled: BTreeSet::new(),
             former: Vec::new(),
             cascaded: BTreeSet::new(),
         }
@@ -298,6 +305,7 @@ impl UserModel {
         for row in staged.rows {
             self.check_version(&row, &state, seq)?;
             changed.insert(row.id.clone());
+            let id = row.id.clone();
             match (row.op.as_str(), row.payload) {
                 ("DELETE", _) => {
                     // An app that lacks a column deletes its value without ever having seen it.
@@ -309,6 +317,11 @@ impl UserModel {
                     state.entry(row.id).or_default().extend(payload);
                 }
                 (op, None) => return Err(format!("{op} without a payload was committed")),
+            }
+            if self.rules {
+                let (done, gone) = rules::after(&row.op, &id, &mut state, &mut changed)?;
+                self.ruled.extend(done);
+                self.cascaded.extend(gone);
             }
         }
         for (id, row) in &state {

@@ -49,11 +49,17 @@ impl World {
             }
             _ => Ok(()),
         });
+        if endpoint == Endpoint::Commit {
+            let ruled = lock(&self.models).get_mut(&r.user).map(|m| std::mem::take(&mut m.ruled)).unwrap_or_default();
+            ruled.into_iter().for_each(|name| self.covered("rule", name));
+            let rejections = body["rejections"].as_array().into_iter().flatten();
+            rejections.filter_map(|r| r["kind"].as_str()).for_each(|kind| self.covered("rejection", kind));
+        }
         Some(reply)
     }
 
     pub(crate) fn model(&self, user: &str, f: impl FnOnce(&mut UserModel) -> Result<(), String>) {
-        let outcome = f(lock(&self.models).entry(user.to_owned()).or_default());
+        let outcome = f(lock(&self.models).entry(user.to_owned()).or_insert_with(|| self.new_user()));
         if let Err(wrong) = outcome {
             self.fail(Violation::new("the server does what the protocol says", wrong));
         }

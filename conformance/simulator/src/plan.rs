@@ -27,6 +27,9 @@ pub struct Setup {
     pub page_rows: i64,
     /// Rows of a bundle; 0 for no limit.
     pub bundle_rows: i64,
+    /// Whether the server has rules.
+    #[serde(default)]
+    pub rules: bool,
 }
 
 /// One device.

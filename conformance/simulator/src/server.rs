@@ -17,6 +17,7 @@ use sync_server::service::{
 };
 
 use crate::device::lock;
+use crate::rules::RULES;
 
 /// A request that outlives its sender.
 #[derive(Debug, Clone)]
@@ -99,6 +100,7 @@ pub(crate) struct Server {
     generation: Mutex<u32>,
     schema: Mutex<String>,
     limits: Mutex<Limits>,
+    rules: bool,
     service: Mutex<Option<Service>>,
     /// Where it dies next.
     pub(crate) armed: Mutex<Option<FaultPoint>>,
@@ -107,7 +109,7 @@ pub(crate) struct Server {
 impl Server {
     /// A server that does not run yet.
     #[must_use]
-    pub(crate) fn new(root: &Path, schema: &str, limits: Limits) -> Self {
+    pub(crate) fn new(root: &Path, schema: &str, limits: Limits, rules: bool) -> Self {
         let dir = root.join("server-0");
         Self {
             root: root.to_owned(),
@@ -115,6 +117,7 @@ impl Server {
             generation: Mutex::new(0),
             schema: Mutex::new(schema.to_owned()),
             limits: Mutex::new(limits),
+            rules,
             service: Mutex::new(None),
             armed: Mutex::new(None),
         }
@@ -124,6 +127,7 @@ impl Server {
     pub(crate) fn start(&self, env: Arc<dyn Environment>) {
         let mut config = ServiceConfig::new(lock(&self.dir).clone(), lock(&self.schema).clone());
         config.limits = lock(&self.limits).clone();
+        config.rules_sql = self.rules.then(|| RULES.to_owned());
         let service = Service::open(config, env).unwrap_or_else(|e| panic!("the server does not start: {e}"));
         *lock(&self.service) = Some(service);
     }

@@ -62,6 +62,7 @@ pub(crate) struct World {
     pub(crate) ids: Mutex<Dice>,
     pub(crate) server: Server,
     pub(crate) models: Mutex<BTreeMap<String, UserModel>>,
+    rules: bool,
     pub(crate) all: Mutex<Vec<Arc<Device>>>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) run: Mutex<Running>,
@@ -97,11 +98,12 @@ impl World {
         };
         let world = Arc::new_cyclic(|me: &Weak<Self>| Self {
             me: me.clone(),
-            server: Server::new(dir.path(), SCHEMA, limits),
+            server: Server::new(dir.path(), SCHEMA, limits, plan.setup.rules),
             dir,
             clock: AtomicI64::new(1_800_000_000_000),
             ids: Mutex::new(Dice::new(plan.seed)),
             models: Mutex::default(),
+            rules: plan.setup.rules,
             all: Mutex::default(),
             ledger: Mutex::default(),
             run: Mutex::default(),
@@ -121,6 +123,13 @@ impl World {
             lock(&world.all).push(Arc::new(d));
         }
         world
+    }
+
+    /// What is known of a user of whom nobody has heard.
+    pub(crate) fn new_user(&self) -> UserModel {
+        let mut user = UserModel::default();
+        user.rules = self.rules;
+        user
     }
 
     /// How many devices there are.
