@@ -62,7 +62,7 @@ pub(crate) struct Applier<'a> {
     pub(crate) aside: Aside,
     changes: Changes,
     /// Refused rows whose cause may go away with a row that comes.
-    watch: Option<Watch>,
+    pub(crate) watch: Option<Watch>,
     pub(crate) outcome: Outcome,
 }
 
@@ -109,8 +109,15 @@ impl<'a> Applier<'a> {
             // Not an index on the outbox: a schema of ours that changed would have to be read again.
             self.store.conn.execute_batch(
                 "CREATE TEMP TABLE IF NOT EXISTS _sync_came (t INTEGER, k BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
-                 DELETE FROM temp._sync_came;",
+                 CREATE TEMP TABLE IF NOT EXISTS _sync_frozen (t INTEGER, k BLOB, ordinal INTEGER, PRIMARY KEY (t, k)) \
+                 WITHOUT ROWID; \
+                 DELETE FROM temp._sync_came; DELETE FROM temp._sync_frozen;",
             )?;
+            if self.any_dirty {
+                self.store
+                    .conn
+                    .execute("INSERT INTO temp._sync_frozen SELECT t, k, ordinal FROM main._sync_out", [])?;
+            }
         }
         Ok(())
     }
@@ -132,75 +139,6 @@ impl<'a> Applier<'a> {
             return self.meet(r, known, &dirty);
         }
         self.write_or_defer(r, known)
-    }
-
-    /// Our own bundle, where it is not exactly what was frozen: the server's rules and defaults show here.
-    fn own_row(&mut self, r: StagedRow, t: i64) -> Result<(), Error> {
-        self.store
-            .conn
-            .prepare_cached("INSERT OR IGNORE INTO temp._sync_came (t, k) VALUES (?, ?)")?
-            .execute((t, &r.k))?;
-        let known = self.store.known(t, &r.k)?;
-        if let Some(dirty) = self.store.dirty(t, &r.k)? {
-            if let Some(w) = &mut self.watch {
-                w.touch(t, &r.k, Some(r.op));
-            }
-            // A newer edit stays; what was committed is its base now.
-            let base = r.row.as_deref().map(record::decode).transpose()?;
-            self.store.put_dirty(t, &r.k, dirty.since, base.as_ref())?;
-            return self.store.set_known(t, &r.k, version_of(&r));
-        }
-        // Most rows of it are as they were sent: nothing is written, and nobody is told.
-        let key = Key::from_stored(r.k.clone()).unpack()?;
-        let live = self.store.managed[r.position].sql.read(&self.store.conn, &key)?;
-        let remote = r.row.as_deref().map(record::decode).transpose()?;
-        let same = match (&live, &remote) {
-            (None, None) => true,
-            (Some(Ok(live)), Some(remote)) => record::agrees(live, remote),
-            _ => false,
-        };
-        if same {
-            self.store.set_known(t, &r.k, version_of(&r))?;
-            return self.came(&r);
-        }
-        self.write_or_defer(r, known)
-    }
-
-    /// P9: a frozen row that the committed bundle does not contain was removed by the server.
-    fn own_rows_gone(&mut self) -> Result<(), Error> {
-        let sql = "SELECT t, k, op, row FROM main._sync_out o \
-                   WHERE NOT EXISTS (SELECT 1 FROM temp._sync_came c WHERE c.t = o.t AND c.k = o.k)";
-        let mut s = self.store.conn.prepare_cached(sql)?;
-        let mut rows = s.query([])?;
-        while let Some(row) = rows.next()? {
-            let t: i64 = row.get(0)?;
-            let k: Vec<u8> = row.get(1)?;
-            let op = Op::from_stored(row.get(2)?);
-            let Some(position) = self.store.position(t) else { continue };
-            if op == Some(Op::Delete) || self.store.dirty(t, &k)?.is_some() {
-                continue;
-            }
-            let table = self.store.table(position);
-            let key = Key::from_stored(k.clone()).unpack()?;
-            let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode(&b)).transpose()?.map(full);
-            self.record(&Entry {
-                kind: "discarded",
-                at: self.now,
-                table,
-                key: &key,
-                op: op.map_or("UPDATE", Op::name),
-                reason: "removed_by_server",
-                message: "the server removed this row while it committed the push that contained it",
-                local: sent.as_deref(),
-                base: None,
-                server: None,
-            })?;
-            if self.store.managed[position].sql.delete(&self.store.conn, &key)? > 0 {
-                self.changed(position, &k, true);
-            }
-            self.store.set_known(t, &k, Known::Never)?;
-        }
-        Ok(())
     }
 
     pub(crate) fn write_or_defer(&mut self, r: StagedRow, known: Known) -> Result<(), Error> {

@@ -54,6 +54,7 @@ mod lock;
 pub mod mutant;
 mod offered;
 mod orphans;
+mod own;
 mod pull;
 mod push;
 mod rebuild;

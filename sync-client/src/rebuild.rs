@@ -33,6 +33,14 @@ struct Asked {
     bundle: Option<String>,
 }
 
+/// What the server made of a row that was sent.
+struct Effect {
+    position: usize,
+    k: Vec<u8>,
+    sent: Record,
+    made: Record,
+}
+
 impl Engine {
     /// Downloads a snapshot and merges it with the file.
     pub(crate) fn rebuild_once(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
@@ -113,9 +121,10 @@ impl Engine {
                 "DELETE FROM main._sync_dirty; DELETE FROM main._sync_out; DELETE FROM main._sync_outbox",
             )?;
         }
+        let mut effects = Vec::new();
         if let Some(outbox) = self.store.outbox()? {
             if outbox.state != OutboxState::Frozen {
-                self.store.settle_by_snapshot(stage, committed)?;
+                effects = self.store.settle_by_snapshot(stage, committed)?;
             }
             self.store.release_outbox()?;
             if committed.is_some() {
@@ -130,6 +139,9 @@ impl Engine {
             applier.give_way(Some(stage))?;
             // What the app writes from here on is an edit like any other.
             Meta::Joined.set(&tx, 1)?;
+        }
+        for e in effects {
+            applier.take_effect(e.position, &e.k, &e.sent, &e.made, seq)?;
         }
         let grown = self.store.grown_tables()?;
         stage.each_snapshot_row(self.store.schema().parents_first(), |r| applier.snapshot_row(r, fork, &grown))?;
@@ -161,11 +173,12 @@ impl Engine {
 impl Store {
     /// What a snapshot says of the outbox. `committed` is its bundle, 0 where only that it committed is known:
     /// then every frozen row is settled, a newer edit of it stands on it, and what others did since is seen
-    /// against it. Otherwise a row that is in the snapshot as it was sent had committed.
-    fn settle_by_snapshot(&self, stage: &Stage, committed: Option<i64>) -> Result<(), Error> {
+    /// against it. Otherwise a row that is in the snapshot as it was sent had committed. Returns what the server made
+    /// of rows that the app has changed since.
+    fn settle_by_snapshot(&self, stage: &Stage, committed: Option<i64>) -> Result<Vec<Effect>, Error> {
         let mut s = self.conn.prepare("SELECT ordinal, t, k, row FROM main._sync_out")?;
         let mut rows = s.query([])?;
-        let mut settled = Vec::new();
+        let (mut settled, mut effects) = (Vec::new(), Vec::new());
         while let Some(r) = rows.next()? {
             let (t, k, row): (i64, Vec<u8>, Option<Vec<u8>>) = (r.get(1)?, r.get(2)?, r.get(3)?);
             let Some(position) = self.position(t) else { continue };
@@ -191,6 +204,9 @@ impl Store {
             };
             if let Some(newer) = self.dirty(t, &k)? {
                 self.put_dirty(t, &k, newer.since, effect.or(sent.as_ref()))?;
+                if let (Some(made), Some(sent)) = (effect, &sent) {
+                    effects.push(Effect { position, k, sent: sent.clone(), made: made.clone() });
+                }
             } else if effect.is_some()
                 || sent.is_some()
                     && !self.managed[position].sql.exists(&self.conn, &Key::from_stored(k.clone()).unpack()?)?
@@ -204,7 +220,7 @@ impl Store {
         for ordinal in settled {
             self.conn.prepare_cached("DELETE FROM main._sync_out WHERE ordinal = ?")?.execute([ordinal])?;
         }
-        Ok(())
+        Ok(effects)
     }
 
     /// Every row and tombstone above the fork is local work again. An edit of such a row stands on no row of this

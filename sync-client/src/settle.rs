@@ -226,7 +226,7 @@ pub(crate) fn lacks(remote: &Record, live: Option<&[Value]>) -> bool {
 }
 
 /// A remote row whose absent columns come from the local one.
-fn over(row: Record, live: Option<&[Value]>) -> Vec<Value> {
+pub(crate) fn over(row: Record, live: Option<&[Value]>) -> Vec<Value> {
     row.into_iter()
         .enumerate()
         .map(|(i, v)| v.or_else(|| live.and_then(|l| l.get(i).cloned())).unwrap_or(Value::Null))

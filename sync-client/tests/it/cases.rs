@@ -2,6 +2,7 @@
 
 mod outcome;
 mod rebase;
+mod rules;
 mod servers;
 mod sqlite;
 
