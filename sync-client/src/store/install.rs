@@ -110,7 +110,11 @@ impl Store {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         let outcome = self.refresh_locked(now, None).and_then(|plan| self.wake_rows(now).map(|()| plan));
         let plan = self.end(outcome)?;
-        Ok(app_triggers::install_copies(&self.conn, &plan.copy)?)
+        let copied = app_triggers::install_copies(&self.conn, &plan.copy);
+        if copied.is_err() {
+            self.schema_version = -1;
+        }
+        Ok(copied?)
     }
 
     /// Begins the last write of ours before a file is detached: also where [`Store::refresh`] refuses what the app
@@ -124,14 +128,19 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a write in which the schema may have been read: where it failed, nothing is kept of that either.
+    /// Ends a write in which the schema may have been read: where it failed, nothing is kept of that either. A commit
+    /// that has to wait for a reader fails too, and would leave the transaction open.
     pub(crate) fn end<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
-        if outcome.is_ok() {
+        let outcome = outcome.and_then(|done| {
             self.conn.execute_batch("COMMIT")?;
-        } else {
+            Ok(done)
+        });
+        if outcome.is_err() {
             self.schema_version = -1;
-            if !self.conn.is_autocommit() {
-                self.conn.execute_batch("ROLLBACK")?;
+            if !self.conn.is_autocommit()
+                && let Err(e) = self.conn.execute_batch("ROLLBACK")
+            {
+                tracing::warn!("a write that failed could not be undone at once: {e}");
             }
         }
         outcome

@@ -16,6 +16,7 @@ mod inbox;
 mod june;
 mod keep;
 mod killed;
+mod locked;
 mod migration;
 mod nameless;
 mod neighbours;
