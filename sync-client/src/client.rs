@@ -78,8 +78,7 @@ impl Client {
                 e.greet()?;
                 e.attach(&mut PullReport::default())
             });
-            e.remember(&outcome)?;
-            outcome
+            e.noted(outcome)
         })
     }
 
@@ -95,8 +94,7 @@ impl Client {
                 e.push_part(&mut push, &mut pull)?;
                 Ok(push.clone())
             });
-            e.remember(&outcome)?;
-            outcome
+            e.noted(outcome)
         })
     }
 
@@ -113,8 +111,7 @@ impl Client {
                 e.pull_part(&mut pull)?;
                 Ok(pull.clone())
             });
-            e.remember(&outcome)?;
-            outcome
+            e.noted(outcome)
         })
     }
 
@@ -159,8 +156,7 @@ impl Client {
                 }
                 Ok(pull.clone())
             });
-            e.remember(&outcome)?;
-            outcome
+            e.noted(outcome)
         })
     }
 
@@ -187,12 +183,9 @@ impl Client {
     /// [`Error::Argument`] where the file is no export, is of another account, or has columns that this
     /// file lacks; the network's and the server's. Nothing is changed then.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<Imported, Error> {
-        self.with(|e| {
-            let outcome = e.import(path.as_ref());
-            if !matches!(outcome, Err(Error::Argument(_))) {
-                e.remember(&outcome)?;
-            }
-            outcome
+        self.with(|e| match e.import(path.as_ref()) {
+            Err(e @ Error::Argument(_)) => Err(e),
+            outcome => e.noted(outcome),
         })
     }
 

@@ -134,8 +134,7 @@ impl Engine {
             self.tell(&Event::Finished { report: report.clone() });
             return Ok(SyncWithin { report, more: true, bytes: budget.used() });
         }
-        self.remember(&outcome)?;
-        match outcome {
+        match self.remembered(outcome) {
             Ok(()) => {
                 self.tell(&Event::Finished { report: report.clone() });
                 Ok(SyncWithin { report, more: false, bytes: budget.used() })
@@ -153,7 +152,7 @@ impl Engine {
         self.tell(&Event::Started);
         let mut report = SyncReport::default();
         let outcome = self.rounds(&mut report).map(|()| report);
-        self.remember(&outcome)?;
+        let outcome = self.remembered(outcome);
         match &outcome {
             Ok(report) => self.tell(&Event::Finished { report: report.clone() }),
             Err(e) => {
@@ -405,8 +404,24 @@ impl Engine {
         }
     }
 
+    /// How a sync ended, kept for `status`. The first error is the one that is told. A success that cannot be kept is
+    /// a failure: `status` would tell of an older one until the next sync.
+    fn remembered<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        let kept = self.remember(&outcome);
+        outcome.and_then(|done| kept.map(|()| done))
+    }
+
+    /// How another verb ended, kept for `status` where that can be: what it did is not to be lost over this, nor is
+    /// why it failed.
+    pub(crate) fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(e) = self.remember(&outcome) {
+            tracing::debug!("how a verb ended was not noted: {e}");
+        }
+        outcome
+    }
+
     /// Keeps the last success or failure, for `status`.
-    pub(crate) fn remember<T>(&self, outcome: &Result<T, Error>) -> Result<(), Error> {
+    fn remember<T>(&self, outcome: &Result<T, Error>) -> Result<(), Error> {
         if matches!(outcome, Err(Error::Stopped)) {
             return Ok(());
         }

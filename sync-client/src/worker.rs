@@ -184,7 +184,9 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         let Some(engine) = guard.as_mut() else { return };
         let random = engine.env.random();
         s.heard.store(0, Ordering::Relaxed);
+        let mut told = false;
         let mut retry = |e: &Error| {
+            told = true;
             let (why, retry_after_s) = kind_of(e);
             signal.failed(why, retry_after_s, random)
         };
@@ -194,6 +196,11 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         signal.changed.notify_all();
         match synced {
             Ok(Ok(_)) => signal.tell(Input::Synced),
+            // Else the schedule would wait for this sync for ever.
+            Ok(Err(e)) if !told => {
+                let (why, retry_after_s) = kind_of(&e);
+                signal.failed(why, retry_after_s, random);
+            }
             Ok(Err(_)) => {}
             Err(_) => {
                 tracing::error!("a function of the app panicked during a sync");

@@ -45,8 +45,7 @@ impl Client {
     pub fn verify(&self, repair: Repair) -> Result<VerifyReport, Error> {
         self.with(|e| {
             let outcome = e.again(|e| e.verify(repair));
-            e.remember(&outcome)?;
-            outcome
+            e.noted(outcome)
         })
     }
 }

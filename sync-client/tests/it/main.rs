@@ -32,4 +32,5 @@ mod rounds;
 mod status;
 mod support;
 mod verify;
+mod worker;
 mod world;
