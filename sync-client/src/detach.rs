@@ -279,7 +279,7 @@ impl Engine {
 ///
 /// # Errors
 /// [`Error::NotInitialized`] where there is nothing of ours; [`Error::Owned`] where it is being synced;
-/// SQLite's.
+/// [`Error::NewerFormat`] where a newer version has made tables that this one does not know; SQLite's.
 pub fn forget(path: &Path) -> Result<(), Error> {
     if !path.exists() {
         return Err(Error::Argument(format!("there is no file {}", path.display())));

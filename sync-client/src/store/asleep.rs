@@ -13,7 +13,7 @@ use sync_core::sqlite::rows::read_values;
 use sync_core::value::Value;
 
 use super::install::{look, suspect_all};
-use super::{Meta, Selection, Store};
+use super::{Meta, Selection, Store, names};
 use crate::error::Error;
 
 impl Store {
@@ -199,9 +199,7 @@ impl Store {
 
 /// Ends the capture of every table.
 fn drop_triggers(conn: &Connection) -> Result<(), Error> {
-    let list = "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND name LIKE '\\_sync\\_%' ESCAPE '\\'";
-    let names: Vec<String> = conn.prepare(list)?.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
+    for name in names::triggers(conn)? {
         conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use sync_core::sqlite::{quote, triggers as app_triggers};
 
 use super::fold::{Rows, fold};
 use super::shape::{Shape, Stance};
-use super::{Managed, Meta, Store, migrate};
+use super::{Managed, Meta, Store, migrate, names};
 use crate::error::Error;
 use crate::verify::REPAIRED;
 
@@ -77,6 +77,7 @@ impl Store {
                 Error::Schema(found.refused)
             });
         }
+        names::free(&self.conn)?;
         // Readers and the app's writers do not block one another in WAL mode. Outside a transaction by rule.
         self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
         let tx = self.begin_unchecked()?;
@@ -193,20 +194,17 @@ impl Store {
         Ok(plan)
     }
 
-    /// Removes everything of ours from the file. The rows stay.
+    /// Removes everything of ours from the file. The rows stay. What a newer version has made is not known here.
     pub(crate) fn uninstall(&self) -> Result<(), Error> {
         let tx = self.begin_unchecked()?;
-        let list = "SELECT type, name FROM main.sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\' \
-                    AND type IN ('trigger', 'table') ORDER BY type DESC";
-        let mut s = tx.prepare(list)?;
-        let names: Vec<(String, String)> =
-            s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-        drop(s);
-        for (kind, name) in names {
-            tx.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(&name)))?;
+        migrate::readable(&tx)?;
+        for name in names::triggers(&tx)? {
+            tx.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
         }
-        tx.commit()?;
-        Ok(())
+        for name in names::tables(&tx)? {
+            tx.execute_batch(&format!("DROP TABLE main.{}", quote(&name)))?;
+        }
+        Ok(tx.commit()?)
     }
 }
 

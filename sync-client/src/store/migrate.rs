@@ -8,12 +8,15 @@ use rusqlite::Connection;
 use super::Meta;
 use crate::error::Error;
 
+/// The version of our tables; a newer one than this program knows is an error.
+pub(super) fn readable(conn: &Connection) -> Result<i64, Error> {
+    let version = Meta::Format.integer(conn)?;
+    if version > FORMAT { Err(Error::NewerFormat(version)) } else { Ok(version) }
+}
+
 /// Brings our tables to the newest version.
 pub(super) fn migrate(conn: &Connection) -> Result<(), Error> {
-    let from = Meta::Format.integer(conn)?;
-    if from > FORMAT {
-        return Err(Error::NewerFormat(from));
-    }
+    let from = readable(conn)?;
     let done = usize::try_from(from).map_err(|_| Error::Damaged("format".into()))?;
     if done == STEPS.len() {
         return Ok(());

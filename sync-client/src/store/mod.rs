@@ -8,6 +8,7 @@ mod grown;
 mod install;
 mod meta;
 mod migrate;
+mod names;
 mod outbox;
 mod shape;
 mod versions;

@@ -35,12 +35,13 @@ pub struct Trigger {
 pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
     let sql = "SELECT t.name, t.tbl_name, t.sql FROM main.sqlite_schema t JOIN main.sqlite_schema o \
                ON o.type = 'table' AND o.name = t.tbl_name \
-               WHERE t.type = 'trigger' AND t.name NOT LIKE '\\_sync\\_%' ESCAPE '\\' ORDER BY t.name";
+               WHERE t.type = 'trigger' ORDER BY t.name";
     let mut s = conn.prepare(sql)?;
     let mut list: Vec<Trigger> = s
         .query_map([], |r| Ok(Trigger { name: r.get(0)?, table: r.get(1)?, sql: r.get(2)?, writes: BTreeSet::new() }))?
         .collect::<Result<_, _>>()?;
     drop(s);
+    list.retain(|t| !is_capture(&t.name));
     if list.is_empty() {
         return Ok(list);
     }
@@ -140,13 +141,18 @@ pub fn install_copies(conn: &Connection, copies: &[Trigger]) -> rusqlite::Result
     let mut s = conn.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?;
     let old: Vec<String> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
     drop(s);
-    for name in old.iter().filter(|n| !n.starts_with("_sync_")) {
+    for name in old.iter().filter(|n| !is_capture(n)) {
         conn.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
     }
     for t in copies {
         conn.execute_batch(&temp_copy(&t.sql))?;
     }
     Ok(())
+}
+
+/// Whether a trigger is one of capture's: they have the number of their table.
+fn is_capture(name: &str) -> bool {
+    name.strip_prefix("_sync_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// SQLite stores a trigger as `CREATE TRIGGER name …`, without schema and IF NOT EXISTS.
