@@ -87,7 +87,7 @@ pub(crate) fn read_mark(path: &Path) -> Result<Mark, Error> {
 /// What is in a log will be noticed as the next.
 fn position(conn: &Connection) -> Result<Mark, Error> {
     let noticed = Meta::Noticed.integer(conn)?.unsigned_abs();
-    for (t, _) in tables(conn)? {
+    for (t, _) in logs(conn)? {
         if conn.prepare(&format!("SELECT 1 FROM main.{} LIMIT 1", quote(&log_name(t))))?.exists([])? {
             return Ok(Mark(noticed + 1));
         }
@@ -113,8 +113,8 @@ fn logged_rows(conn: &Connection) -> Result<Count, Error> {
     let mut all = Count::default();
     let mut keys = conn.prepare(
         "SELECT id, group_concat('c' || at, ', ') FROM \
-         (SELECT t.id, c.key AS at FROM main._sync_table t, pragma_table_info(t.name, 'main') i, json_each(t.columns) c \
-          WHERE i.pk > 0 AND c.value = i.name COLLATE NOCASE ORDER BY t.id, i.pk) GROUP BY id",
+         (SELECT t.id, c.key AS at FROM main._sync_table t JOIN main.sqlite_schema s ON s.name = '_sync_log_' || t.id, \
+          pragma_table_info(t.name, 'main') i, json_each(t.columns) c WHERE i.pk > 0 AND c.value = i.name COLLATE NOCASE ORDER BY t.id, i.pk) GROUP BY id",
     )?;
     let keys: Vec<(i64, String)> = keys.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
     for (t, key) in keys {
@@ -149,6 +149,7 @@ fn logged_rows(conn: &Connection) -> Result<Count, Error> {
 pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
     let conn = open(path)?;
     let found = introspect(&conn, None)?;
+    let logs = logs(&conn)?;
     let mut out = Vec::new();
     for (t, name) in tables(&conn)? {
         let Some(table) = found.schema.table(&name) else { continue };
@@ -185,6 +186,9 @@ pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
                 why: held
                     .map_or_else(|| "next push".into(), |h| format!("refused ({h}): {}", message.unwrap_or_default())),
             });
+        }
+        if !logs.iter().any(|(id, _)| *id == t) {
+            continue;
         }
         let log = quote(&log_name(t));
         let key_columns = table.key.iter().map(|i| format!("c{i}")).collect::<Vec<_>>().join(", ");
@@ -242,6 +246,19 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
 pub(crate) fn tables(conn: &Connection) -> Result<Vec<(i64, String)>, Error> {
     let mut s = conn.prepare("SELECT id, name FROM main._sync_table ORDER BY name")?;
     Ok(s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?)
+}
+
+/// The tables that are captured. One that the app dropped, or that is not synced any more, is known on while rows of it
+/// are in flight.
+fn logs(conn: &Connection) -> Result<Vec<(i64, String)>, Error> {
+    let mut there = conn.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?")?;
+    let mut logs = Vec::new();
+    for (t, name) in tables(conn)? {
+        if there.exists([log_name(t)])? {
+            logs.push((t, name));
+        }
+    }
+    Ok(logs)
 }
 
 fn class_of(stored: &str) -> Option<ErrorClass> {

@@ -31,6 +31,11 @@ fn a_table_dropped_with_rows_in_flight_holds_nobody_up() {
         }
         a.sql("DROP TABLE tags");
         a.open();
+        // Meanwhile there is something to tell as ever.
+        let status = a.client().status().unwrap();
+        assert_eq!(status.outbox, if arrives.is_some() { "sent" } else { "none" }, "{n}");
+        assert_eq!(a.client().mark().unwrap(), status.position, "{n}");
+        a.client().pending().unwrap();
         a.sync();
         a.sql("INSERT INTO people (id) VALUES ('after')");
         a.sync();
@@ -59,6 +64,32 @@ fn a_table_dropped_with_rows_in_flight_holds_nobody_up() {
         converge(&[&a, &b]);
         assert_eq!(a.text("SELECT group_concat(tag) FROM tags"), there, "{n}");
     }
+}
+
+/// Taken out while its rows are on their way: what waits can be told of, before and after the file is opened.
+#[test]
+fn a_table_taken_out_with_rows_in_flight_can_be_looked_at() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO counters VALUES (1, 'one')");
+    let client = through(&w, &mut a, |http, request| {
+        if request.path.ends_with("/commit") {
+            return Err(TransportError::Offline("the network is gone".into()));
+        }
+        http.send(request)
+    });
+    client.push().unwrap_err();
+    drop(client);
+    a.setup = Box::new(|b| b.tables(&["people", "notes", "tags"]));
+    a.open();
+    a.sql("INSERT INTO people (id) VALUES ('p'); INSERT INTO counters VALUES (2, 'two')");
+    let status = sync_client::read_status(&a.path).unwrap();
+    assert_eq!((status.outbox.as_str(), status.pending_rows), ("sent", 2));
+    let pending: Vec<String> = a.client().pending().unwrap().into_iter().map(|p| p.table).collect();
+    assert_eq!(pending, ["counters", "people"]);
+    a.sync();
+    assert_eq!(a.client().status().unwrap().pending_rows, 0);
 }
 
 /// A table that is not among those that are synced any more: its rows stay here, and it is told what the server lacks.
