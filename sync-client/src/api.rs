@@ -15,6 +15,7 @@ use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, Create
 use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
 
 use crate::budget::Budget;
+use crate::calling;
 use crate::error::Error;
 use crate::transport::{Method, Request, Response, Transport, TransportError};
 
@@ -25,7 +26,8 @@ pub struct TokenRequest {
     pub renew: bool,
 }
 
-/// Yields bearer tokens.
+/// Yields bearer tokens, or says why there is none: for now ([`crate::Error::NoToken`]), unless the server refused the
+/// last one ([`crate::Error::Auth`]). Called on any thread that speaks to the server, while the file is being synced.
 pub type TokenSource = Arc<dyn Fn(TokenRequest) -> Result<String, String> + Send + Sync>;
 
 /// The server, as one source sees it.
@@ -166,6 +168,7 @@ impl Api {
         Err(CallError::Other(Error::Auth("no token was accepted".into())))
     }
 
+    /// One thread at a time asks for one: what a token is renewed with may be good for one use only.
     fn token(&self, renew: bool) -> Result<String, Error> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if renew {
@@ -174,7 +177,10 @@ impl Api {
         if let Some(token) = cached.as_ref() {
             return Ok(token.clone());
         }
-        let token = (self.token)(TokenRequest { renew }).map_err(Error::Auth)?;
+        let token = calling::call(|| (self.token)(TokenRequest { renew })).map_err(|why| match renew {
+            true => Error::Auth(format!("no other could be had ({why})")),
+            false => Error::NoToken(why),
+        })?;
         *cached = Some(token.clone());
         Ok(token)
     }

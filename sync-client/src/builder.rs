@@ -56,7 +56,7 @@ impl Builder {
         self
     }
 
-    /// Yields the bearer token. Asked once more, with `renew`, when the server refuses it.
+    /// Yields the bearer token. Asked once more, with `renew`, when the server refuses it. It must not call the client.
     #[must_use]
     pub fn token(mut self, f: impl Fn(TokenRequest) -> Result<String, String> + Send + Sync + 'static) -> Self {
         self.token = Arc::new(f);

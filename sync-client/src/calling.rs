@@ -34,8 +34,8 @@ pub(crate) fn not_inside() -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Argument(
-        "a conflict function or an observer called back while the file is being synced: it gets values and returns \
-         values; do this after the sync"
+        "a conflict function, an observer or a token function called back while the file is being synced: it gets \
+         values and returns values; do this after the sync"
             .into(),
     ))
 }

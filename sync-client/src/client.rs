@@ -315,8 +315,8 @@ impl Client {
         Ok(())
     }
 
-    /// Stops the background worker and whatever it is doing; returns within a second. Inside a conflict
-    /// function or an observer, where it would wait for itself, it does nothing.
+    /// Stops the background worker and whatever it is doing; returns within a second. Inside a
+    /// function of the app that a sync calls, where it would wait for itself, it does nothing.
     pub fn stop(&self) {
         if calling::is_inside() {
             return;

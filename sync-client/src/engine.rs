@@ -392,7 +392,7 @@ impl Engine {
 
     /// What the app wrote is noticed, and its log folded, also while there is no network (S16).
     fn note_while_offline(&self, e: &Error) {
-        if !matches!(e, Error::Offline { .. } | Error::RetryLater { .. } | Error::Auth(_)) {
+        if !matches!(e, Error::Offline { .. } | Error::RetryLater { .. } | Error::Auth(_) | Error::NoToken(_)) {
             return;
         }
         let noticed = self.store.begin().and_then(|tx| {

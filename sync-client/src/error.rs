@@ -24,9 +24,12 @@ pub enum Error {
     /// [`crate::Client::stop`] was called.
     #[error("stopped")]
     Stopped,
-    /// The token is refused, or there is none.
+    /// The token is refused, and there is no other.
     #[error("the server refuses the token: {0}")]
     Auth(String),
+    /// Whoever yields tokens has none for now: try again later. Nothing was sent.
+    #[error("no token could be had: {0}")]
+    NoToken(String),
     /// The server refuses the request for good.
     #[error("the server refuses this ({code}): {message}")]
     Refused {
@@ -154,7 +157,7 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Offline { .. } | Self::Stopped | Self::RetryLater { .. } => ErrorClass::Offline,
+            Self::Offline { .. } | Self::NoToken(_) | Self::Stopped | Self::RetryLater { .. } => ErrorClass::Offline,
             _ if self.begins_anew() => ErrorClass::Offline,
             Self::Auth(_) => ErrorClass::Auth,
             Self::Refused { .. } | Self::WrongScope | Self::OtherAccount { .. } => ErrorClass::Refused,

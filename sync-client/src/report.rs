@@ -77,9 +77,9 @@ pub struct SyncWithin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
-    /// The server cannot be reached or fails for now.
+    /// The server cannot be reached or fails for now, or there is no token for now.
     Offline,
-    /// The token is refused.
+    /// The token is refused, and there is no other.
     Auth,
     /// The server refuses the request.
     Refused,

@@ -254,7 +254,13 @@ fn watching(shared: &Weak<Shared>, signal: &Signal) {
                 return;
             }
         }
-        let random = match listen(shared, signal) {
+        // As with a sync: a function of the app that panics, here one that yields tokens, must not end this for good.
+        let listened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listen(shared, signal)));
+        let listened = listened.unwrap_or_else(|_| {
+            tracing::error!("a function of the app panicked while the server was listened to");
+            Listened::Ended { heard: false, random: u64::MAX }
+        });
+        let random = match listened {
             Listened::Closed => return,
             Listened::Ended { heard, random } => {
                 failures = if heard { 1 } else { failures + 1 };
@@ -327,3 +333,27 @@ fn heard_of(shared: &Weak<Shared>, signal: &Signal, seq: i64) {
 const PATIENCE: Duration = Duration::from_millis(900);
 /// How often the file is looked at for local commits.
 const LOOK: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_refuses_is_lasting() {
+        let offline = |retry_after| Error::Offline { message: String::new(), retry_after, lost: false };
+        let refused = |code: &str| Error::Refused { code: code.into(), message: String::new() };
+        for (e, expected) in [
+            (offline(None), (Failure::Passing, None)),
+            (offline(Some(7)), (Failure::Passing, Some(7))),
+            (Error::NoToken("no network".into()), (Failure::Passing, None)),
+            (Error::Auth("unknown user".into()), (Failure::Lasting, None)),
+            (Error::RetryLater { seconds: 9 }, (Failure::Seeding, Some(9))),
+            (refused("status 404"), (Failure::Lasting, None)),
+            (refused("push_session_not_found"), (Failure::Passing, None)),
+            (Error::Protocol(String::new()), (Failure::Lasting, None)),
+            (Error::SchemaMoved, (Failure::Passing, None)),
+        ] {
+            assert_eq!(kind_of(&e), expected, "{e:?}");
+        }
+    }
+}

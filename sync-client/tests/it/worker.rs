@@ -1,13 +1,15 @@
 //! The background worker: whatever a sync ends with, the next one comes.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use sync_client::context::{Environment, System};
 use sync_client::report::ErrorClass;
-use sync_client::{Client, Event, Repair};
+use sync_client::transport::{Http, Request, Response, Transport, TransportError};
+use sync_client::{Client, Detach, Event, Repair};
 
 use crate::world::{Device, World, converge};
 
@@ -109,4 +111,131 @@ fn the_first_error_is_told_not_that_it_could_not_be_kept() {
         let e = outcome.unwrap_err();
         assert_eq!(e.class(), ErrorClass::Offline, "{n}: {e}");
     }
+}
+
+/// Where there is no token, the server refused nothing: it is told so, and the next try comes as after any outage.
+#[test]
+fn a_token_that_cannot_be_had_is_no_refusal() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    let online = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&online);
+    let (events, ends) = channel();
+    let client = Client::builder(&a.path)
+        .server(w.url())
+        .token(move |r| match (asked.load(Ordering::Relaxed), r.renew) {
+            (false, false) => Err("no network".into()),
+            // The server takes no empty one.
+            (false, true) => Ok(String::new()),
+            (true, _) => Ok("ada".into()),
+        })
+        .on_event(move |e| drop(events.send(e.clone())))
+        .open()
+        .unwrap();
+    client.start().unwrap();
+    let failed = until(&ends, |e| matches!(e, Event::Failed { .. }));
+    assert!(
+        matches!(&failed, Event::Failed { class: ErrorClass::Offline, message, retry_in_ms: Some(_) }
+            if message == "no token could be had: no network"),
+        "{failed:?}"
+    );
+    online.store(true, Ordering::Relaxed);
+    client.wake();
+    until(&ends, |e| matches!(e, Event::Finished { .. }));
+    client.stop();
+    assert_eq!(client.status().unwrap().last_error, None);
+}
+
+/// A server that refuses a token, and nobody who has another.
+#[test]
+fn a_refused_token_without_another_is_a_refusal() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    let client = Client::builder(&a.path)
+        .server(w.url())
+        .token(|r| if r.renew { Err("signed out".into()) } else { Ok(String::new()) })
+        .open()
+        .unwrap();
+    let e = client.sync().unwrap_err();
+    assert_eq!(e.class(), ErrorClass::Auth);
+    assert_eq!(e.to_string(), "the server refuses the token: no other could be had (signed out)");
+}
+
+/// A token function that logs the user out, say, would wait for itself.
+#[test]
+fn a_verb_inside_the_token_function_is_an_error_at_once() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    let of_itself: Arc<Mutex<Option<Client>>> = Arc::default();
+    let inner = Arc::clone(&of_itself);
+    let (said, heard) = channel();
+    let client = Client::builder(&a.path)
+        .server(w.url())
+        .token(move |_| {
+            let client = inner.lock().unwrap().clone().unwrap();
+            client.stop();
+            said.send(client.detach(Detach::KeepData).unwrap_err().to_string()).unwrap();
+            said.send(client.sync().unwrap_err().to_string()).unwrap();
+            Ok("ada".into())
+        })
+        .open()
+        .unwrap();
+    *of_itself.lock().unwrap() = Some(client.clone());
+    let (done, end) = channel();
+    std::thread::spawn(move || done.send(client.sync().map(drop)));
+    end.recv_timeout(Duration::from_secs(30)).expect("it does not wait for itself").unwrap();
+    *of_itself.lock().unwrap() = None;
+    let said: Vec<String> = heard.iter().collect();
+    assert!(said.len() == 2 && said.iter().all(|s| s.contains("after the sync")), "{said:?}");
+}
+
+/// HTTP whose first stream is refused for its token.
+struct Expired {
+    http: Http,
+    streams: AtomicUsize,
+}
+
+impl Transport for Expired {
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        if request.stream && self.streams.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Ok(Response { status: 401, retry_after: None, body: Box::new(std::io::empty()) });
+        }
+        self.http.send(request)
+    }
+    fn interrupt(&self) {
+        self.http.interrupt();
+    }
+    fn resume(&self) {
+        self.http.resume();
+    }
+}
+
+/// The thread that listens asks for tokens too; a panic there is not the end of the news.
+#[test]
+fn a_panic_while_listening_is_not_the_end_of_it() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    b.sync();
+    a.close();
+    let transport = Arc::new(Expired { http: Http::new(w.url()).unwrap(), streams: AtomicUsize::new(0) });
+    let (events, ends) = channel();
+    let client = Client::builder(&a.path)
+        .token(|r| {
+            assert!(!r.renew, "no keychain");
+            Ok("ada".into())
+        })
+        .transport(Arc::clone(&transport) as _)
+        .on_event(move |e| drop(events.send(e.clone())))
+        .open()
+        .unwrap();
+    client.start().unwrap();
+    until(&ends, |e| matches!(e, Event::Finished { .. }));
+    b.sql("INSERT INTO people (id) VALUES ('p')");
+    b.sync();
+    until(&ends, |_| a.count("SELECT count(*) FROM people") == 1);
+    client.stop();
+    assert!(transport.streams.load(Ordering::Relaxed) > 1);
 }

@@ -64,8 +64,8 @@ impl Source {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             if request.renew && last.as_ref() == Some(&token) {
                 return Err(match &self {
-                    Self::Fixed(_) => format!("the one that was given with --token or {VARIABLE}"),
-                    Self::File(path) => format!("the one in {}", path.display()),
+                    Self::Fixed(_) => format!("it was given with --token or {VARIABLE}"),
+                    Self::File(path) => format!("it is the one in {}", path.display()),
                 });
             }
             *last = Some(token.clone());
