@@ -69,13 +69,12 @@ impl Store {
     /// is attached.
     pub(crate) fn wake_up(&mut self, server: &str, selection: &Selection, now: i64) -> Result<(), Error> {
         look(&self.conn, selection)?;
-        let tx = self.begin_unchecked()?;
-        Meta::Server.set(&tx, server)?;
-        Meta::Tables.set(&tx, selection.stored())?;
-        Meta::Resume.set(&tx, 1)?;
-        Meta::Detached.clear(&tx)?;
-        tx.commit()?;
-        self.refresh(now)
+        self.refresh_after(now, |conn| {
+            Meta::Server.set(conn, server)?;
+            Meta::Tables.set(conn, selection.stored())?;
+            Meta::Resume.set(conn, 1)?;
+            Meta::Detached.clear(conn)
+        })
     }
 
     /// After the capture is back: the rows that are what they were are no intents, and those that went

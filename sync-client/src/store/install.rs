@@ -79,17 +79,23 @@ impl Store {
         }
         names::free(&self.conn)?;
         // Readers and the app's writers do not block one another in WAL mode. Outside a transaction by rule.
+        let was: String = self.conn.query_row("PRAGMA main.journal_mode", [], |r| r.get(0))?;
         self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
-        let tx = self.begin_unchecked()?;
-        migrate::create(&tx)?;
-        tx.execute_batch(REPAIRED)?;
-        Meta::Server.set(&tx, server)?;
-        Meta::WireSchema.set(&tx, "main")?;
-        Meta::SourceId.set(&tx, source_id)?;
-        Meta::NextSourceBundleId.set(&tx, 1)?;
-        Meta::Tables.set(&tx, selection.stored())?;
-        tx.commit()?;
-        self.refresh(now)
+        let installed = self.refresh_after(now, |conn| {
+            migrate::create(conn)?;
+            conn.execute_batch(REPAIRED)?;
+            Meta::Server.set(conn, server)?;
+            Meta::WireSchema.set(conn, "main")?;
+            Meta::SourceId.set(conn, source_id)?;
+            Meta::NextSourceBundleId.set(conn, 1)?;
+            Meta::Tables.set(conn, selection.stored())
+        });
+        if installed.is_err()
+            && let Err(e) = self.conn.query_row(&format!("PRAGMA main.journal_mode = {}", quote(&was)), [], |_| Ok(()))
+        {
+            tracing::debug!("the file keeps its write-ahead log: {e}");
+        }
+        installed
     }
 
     /// Changes which tables are synced; [`Store::refresh`] does the rest.
@@ -107,9 +113,21 @@ impl Store {
         if self.read_schema_version()? == self.schema_version {
             return Ok(());
         }
+        self.refresh_after(now, |_| Ok(()))
+    }
+
+    /// The same after a write that stands only where this succeeds: both are one transaction. A file that cannot be
+    /// captured as it is stays what it was, whatever comes between.
+    pub(super) fn refresh_after(
+        &mut self,
+        now: i64,
+        first: impl FnOnce(&Connection) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         // The app may migrate at any moment: what is read here is read under the write lock.
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let outcome = self.refresh_locked(now, None).and_then(|plan| self.wake_rows(now).map(|()| plan));
+        let outcome = first(&self.conn)
+            .and_then(|()| self.refresh_locked(now, None))
+            .and_then(|plan| self.wake_rows(now).map(|()| plan));
         let plan = self.end(outcome)?;
         let copied = app_triggers::install_copies(&self.conn, &plan.copy);
         if copied.is_err() {
@@ -119,11 +137,13 @@ impl Store {
     }
 
     /// Begins the last write of ours before a file is detached: also where [`Store::refresh`] refuses what the app
-    /// did to its schema. [`Store::end`] ends it.
+    /// did to its schema, and where the file woke up only half, as it could by an earlier version. [`Store::end`]
+    /// ends it.
     pub(crate) fn begin_leaving(&mut self, now: i64) -> Result<(), Error> {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         if self.read_schema_version()? != self.schema_version {
             let plan = self.refresh_locked(now, Some(Stance::Leaving))?;
+            self.wake_rows(now)?;
             app_triggers::install_copies(&self.conn, &plan.copy)?;
         }
         Ok(())
