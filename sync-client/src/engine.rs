@@ -74,12 +74,14 @@ impl Engine {
         if self.api.is_ours() { Form::Exact } else { Form::Foreign }
     }
 
-    /// The scratch database; made where there is none.
+    /// The scratch database; made where there is none. What was kept there of a download that was cut is gone then,
+    /// also where an error or a panic took the old one along.
     pub(crate) fn stage(&mut self) -> Result<Stage, Error> {
-        match self.stage.take() {
-            Some(s) => Ok(s),
-            None => Stage::create(&self.path),
+        if let Some(s) = self.stage.take() {
+            return Ok(s);
         }
+        (self.snapshot, self.bundle) = (None, None);
+        Stage::create(&self.path)
     }
 
     pub(crate) fn check_stopped(&self) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sync_client::context::{Environment, System};
 use sync_client::transport::{Http, Method, Request, Response, Transport, TransportError};
-use sync_client::{Client, Error};
+use sync_client::{Client, Error, Event};
 use sync_server::limits::Limits;
 
 use crate::world::{Device, World, converge, dump};
@@ -278,6 +278,38 @@ fn a_cut_bundle_goes_on_where_it_stands() {
     assert!(client.sync().is_err());
     client.sync().unwrap();
     assert_eq!(transport.sent("/committed-bundles/"), 3, "each page once");
+    drop(client);
+    assert_eq!(dump(&a.path), dump(&b.path));
+}
+
+/// What came of it is gone with the sync that a panic ended: it is begun again, not gone on with where it stood.
+#[test]
+fn a_cut_bundle_is_begun_again_after_a_panic() {
+    let w = World::new();
+    let (a, mut b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    fill(&a, 12_000);
+    a.sync();
+    b.close();
+    let pages = AtomicUsize::new(0);
+    let transport = Fated::new(&w, move |r, _| match r.path.contains("/committed-bundles/") {
+        false => Fate::Passes,
+        true if pages.fetch_add(1, Ordering::Relaxed) == 1 => Fate::NoNetwork,
+        true => Fate::Passes,
+    });
+    let pulls = AtomicUsize::new(0);
+    let client = Client::builder(&b.path)
+        .token(|_| Ok("ada".into()))
+        .transport(Arc::clone(&transport) as _)
+        .on_event(move |e| {
+            let pulling = matches!(e, Event::Pulling { .. });
+            assert!(!pulling || pulls.fetch_add(1, Ordering::Relaxed) != 1, "a bug of the app");
+        })
+        .open()
+        .unwrap();
+    assert!(client.sync().is_err());
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| client.sync())).is_err());
+    client.sync().unwrap();
     drop(client);
     assert_eq!(dump(&a.path), dump(&b.path));
 }
