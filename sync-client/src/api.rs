@@ -105,8 +105,13 @@ impl Api {
         Self { transport, token, cached: Mutex::new(None), ours: false.into(), budget: Mutex::new(None) }
     }
 
-    /// Sets what the calls from now on may use together.
-    pub(crate) fn set_budget(&self, budget: Option<Arc<Budget>>) {
+    /// Sets what the calls may use together, as long as the answer lives.
+    pub(crate) fn limit(self: &Arc<Self>, budget: Arc<Budget>) -> Limited {
+        self.set_budget(Some(budget));
+        Limited(Arc::clone(self))
+    }
+
+    fn set_budget(&self, budget: Option<Arc<Budget>>) {
         *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = budget;
     }
 
@@ -291,6 +296,15 @@ impl Api {
 
     pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
+    }
+}
+
+/// Calls are limited while it lives. A function of the app that panics ends it too.
+pub(crate) struct Limited(Arc<Api>);
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.0.set_budget(None);
     }
 }
 

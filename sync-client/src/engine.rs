@@ -121,11 +121,11 @@ impl Engine {
     pub(crate) fn sync_within(&mut self, time: Duration, bytes: Option<u64>) -> Result<SyncWithin, Error> {
         let transport = Arc::clone(self.api.transport());
         let budget = Arc::new(Budget::new(Arc::clone(&self.env), transport, time, bytes));
-        self.api.set_budget(Some(Arc::clone(&budget)));
+        let limited = self.api.limit(Arc::clone(&budget));
         self.tell(&Event::Started);
         let mut report = SyncReport::default();
         let outcome = self.rounds(&mut report);
-        self.api.set_budget(None);
+        drop(limited);
         let cut = match &outcome {
             Err(Error::Stopped) => !self.stopping.load(Ordering::Relaxed),
             // A request in flight that the deadline ended.
@@ -164,6 +164,15 @@ impl Engine {
             }
         }
         outcome
+    }
+
+    /// A sync of the worker ended in a panic: no outcome says so.
+    pub(crate) fn panicked(&self, retry_in_ms: u64) {
+        let why = "a function of the app, or the syncing itself, panicked; it is tried again, and nothing is lost";
+        if let Err(e) = self.noted::<()>(Err(Error::Argument(why.into()))) {
+            let message = e.to_string();
+            self.tell(&Event::Failed { class: e.class(), message, retry_in_ms: Some(retry_in_ms) });
+        }
     }
 
     /// Does something that ends at the network once more where a reply was lost on the way, or where the server

@@ -204,7 +204,9 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
             Ok(Err(_)) => {}
             Err(_) => {
                 tracing::error!("a function of the app panicked during a sync");
-                signal.failed(Failure::Lasting, None, random);
+                let retry_in_ms = signal.failed(Failure::Lasting, None, random);
+                // The one that panics may be the one that is told of it.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.panicked(retry_in_ms)));
             }
         }
     }

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use sync_client::context::{Environment, System};
 use sync_client::report::ErrorClass;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_client::{Client, Detach, Event, Repair};
+use sync_client::{Client, Detach, Event, Repair, read_status};
 
 use crate::world::{Device, World, converge};
 
@@ -238,4 +238,60 @@ fn a_panic_while_listening_is_not_the_end_of_it() {
     until(&ends, |_| a.count("SELECT count(*) FROM people") == 1);
     client.stop();
     assert!(transport.streams.load(Ordering::Relaxed) > 1);
+}
+
+/// A function of the app that panics inside a sync within limits: the limits are over with it.
+#[test]
+fn a_panic_ends_the_limits_of_its_sync() {
+    let w = World::new();
+    let boom = Arc::new(AtomicBool::new(false));
+    let armed = Arc::clone(&boom);
+    let a = w.device_built("a", move |b| {
+        let boom = Arc::clone(&armed);
+        b.on_event(move |_| assert!(!boom.swap(false, Ordering::Relaxed), "a bug of the app"))
+    });
+    a.sync();
+    boom.store(true, Ordering::Relaxed);
+    let within = || a.client().sync_within(Duration::ZERO, None);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(within)).is_err());
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    assert_eq!(a.sync().push.committed_rows, 1);
+}
+
+/// A function of the app that panics inside the worker's sync: it is told, `status` knows, and the next one comes.
+#[test]
+fn a_panic_in_the_worker_is_told_like_a_failure() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    let (events, ends) = channel();
+    let (kept, statuses) = channel();
+    let left = AtomicUsize::new(2);
+    let path = a.path.clone();
+    let client = Client::builder(&a.path)
+        .server(w.url())
+        .token(|_| Ok("ada".into()))
+        .on_event(move |e| {
+            if matches!(e, Event::Failed { .. }) {
+                let _ = kept.send(read_status(&path).unwrap().last_error);
+            }
+            let _ = events.send(e.clone());
+            // The sync itself, and then whoever is told of it.
+            let again = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+            assert!(!again, "a bug of the app");
+        })
+        .open()
+        .unwrap();
+    client.start().unwrap();
+    let failed = until(&ends, |e| matches!(e, Event::Failed { .. }));
+    assert!(
+        matches!(&failed, Event::Failed { class: ErrorClass::Local, message, retry_in_ms: Some(_) }
+            if message.contains("panicked")),
+        "{failed:?}"
+    );
+    assert!(statuses.recv().unwrap().is_some_and(|e| e.message.contains("panicked")));
+    client.wake();
+    until(&ends, |e| matches!(e, Event::Finished { .. }));
+    client.stop();
+    assert_eq!(client.status().unwrap().last_error, None);
 }
