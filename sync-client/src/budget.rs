@@ -9,11 +9,28 @@ use std::time::Duration;
 use crate::context::Environment;
 use crate::transport::Transport;
 
+/// When a call is over, by the environment's clock.
+#[derive(Clone)]
+pub(crate) struct Deadline {
+    env: Arc<dyn Environment>,
+    at_ms: i64,
+}
+
+impl Deadline {
+    pub(crate) fn after(time: Duration, env: &Arc<dyn Environment>) -> Self {
+        let at_ms = env.now_ms().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        Self { env: Arc::clone(env), at_ms }
+    }
+
+    pub(crate) fn time_left(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.at_ms.saturating_sub(self.env.now_ms())).unwrap_or(0))
+    }
+}
+
 /// The limits of one call, and what was used of them.
 pub(crate) struct Budget {
-    env: Arc<dyn Environment>,
+    deadline: Deadline,
     transport: Arc<dyn Transport>,
-    deadline_ms: i64,
     bytes: Option<u64>,
     /// The transport's own count when the call began, where it counts.
     began_at: Option<u64>,
@@ -22,14 +39,8 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(
-        env: Arc<dyn Environment>,
-        transport: Arc<dyn Transport>,
-        time: Duration,
-        bytes: Option<u64>,
-    ) -> Self {
-        let deadline_ms = env.now_ms().saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
-        Self { began_at: transport.traffic(), env, transport, deadline_ms, bytes, bodies: Arc::default() }
+    pub(crate) fn new(deadline: Deadline, transport: Arc<dyn Transport>, bytes: Option<u64>) -> Self {
+        Self { began_at: transport.traffic(), deadline, transport, bytes, bodies: Arc::default() }
     }
 
     /// Whether nothing more may be sent.
@@ -39,7 +50,7 @@ impl Budget {
 
     /// Until the deadline.
     pub(crate) fn time_left(&self) -> Duration {
-        Duration::from_millis(u64::try_from(self.deadline_ms.saturating_sub(self.env.now_ms())).unwrap_or(0))
+        self.deadline.time_left()
     }
 
     /// Bytes that may still go over the network; `None` for any number.

@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sync_core::protocol::capabilities::SchemaReply;
 use sync_core::sqlite::introspect::{Found, statements};
 
 use crate::api::{Api, TokenSource};
+use crate::budget::Deadline;
 use crate::builder::Builder;
 use crate::calling;
+use crate::context::Environment;
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -23,6 +25,7 @@ use crate::report::{
 use crate::status::{read_mark, read_pending, read_status};
 use crate::store::Meta;
 use crate::transport::Transport;
+use crate::turn::Turns;
 use crate::worker::Worker;
 
 /// Syncs one SQLite file. Clones share it. The app keeps writing plain SQL on connections of its own.
@@ -36,7 +39,9 @@ pub struct Client {
 
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
-    pub(crate) engine: Mutex<Option<Engine>>,
+    /// `None` once detached.
+    pub(crate) engine: Turns<Option<Engine>>,
+    env: Arc<dyn Environment>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) stopping: Arc<std::sync::atomic::AtomicBool>,
     /// The newest bundle that the watch stream told of since the last sync began.
@@ -60,7 +65,8 @@ impl Client {
             stopping: Arc::clone(&engine.stopping),
             heard: AtomicI64::new(0),
             found: engine.store.found.clone(),
-            engine: Mutex::new(Some(engine)),
+            env: Arc::clone(&engine.env),
+            engine: Turns::new(Some(engine)),
             worker: Mutex::new(None),
             _lock: lock,
         };
@@ -127,13 +133,20 @@ impl Client {
 
     /// The same, but ends at a safe point once `time` is over or about `bytes` went over the network:
     /// for phones, which give an app a few seconds in the background. A request in flight at the
-    /// deadline is cut. What was reached is durable, and the next call goes on from there. The deadline is
+    /// deadline is cut. What was reached is durable, and the next call goes on from there. Where another sync of
+    /// this file runs, it is waited for, within `time`. The deadline is
     /// the environment's clock; bytes may go over by one page, or by a chunk of 16 kB.
     ///
     /// # Errors
     /// As [`Client::sync`]; running into a limit is not an error.
     pub fn sync_within(&self, time: Duration, bytes: Option<u64>) -> Result<SyncWithin, Error> {
-        let done = self.with(|e| e.sync_within(time, bytes))?;
+        calling::not_inside()?;
+        let deadline = Deadline::after(time, &self.shared.env);
+        let Some(mut turn) = self.shared.engine.take_within(|| deadline.time_left()) else {
+            return Ok(SyncWithin { more: true, ..SyncWithin::default() });
+        };
+        let done = through_migrations(&mut turn, |e| e.sync_within(&deadline, bytes))?;
+        drop(turn);
         if !done.more {
             self.tell_worker(Worker::synced);
         }
@@ -170,7 +183,7 @@ impl Client {
     pub fn detach(&self, how: Detach) -> Result<Detached, Error> {
         calling::not_inside()?;
         self.stop();
-        let mut engine = self.lock();
+        let mut engine = self.shared.engine.take();
         let detached = engine.as_mut().ok_or_else(closed)?.detach(&how)?;
         *engine = None;
         Ok(detached)
@@ -354,24 +367,27 @@ impl Client {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Engine>> {
-        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something with the engine, again where the app migrated its schema meanwhile.
-    pub(crate) fn with<T>(&self, mut f: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
+    /// Does something with the engine, once it is free.
+    pub(crate) fn with<T>(&self, f: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
         calling::not_inside()?;
-        let mut guard = self.lock();
-        let engine = guard.as_mut().ok_or_else(closed)?;
-        for _ in 0..MIGRATIONS {
-            engine.store.refresh(engine.env.now_ms())?;
-            match f(engine) {
-                Err(Error::SchemaMoved) => {}
-                other => return other,
-            }
-        }
-        f(engine)
+        through_migrations(&mut self.shared.engine.take(), f)
     }
+}
+
+/// Does something with the engine, again where the app migrated its schema meanwhile.
+fn through_migrations<T>(
+    engine: &mut Option<Engine>,
+    mut f: impl FnMut(&mut Engine) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let engine = engine.as_mut().ok_or_else(closed)?;
+    for _ in 0..MIGRATIONS {
+        engine.store.refresh(engine.env.now_ms())?;
+        match f(engine) {
+            Err(Error::SchemaMoved) => {}
+            other => return other,
+        }
+    }
+    f(engine)
 }
 
 impl Drop for Shared {

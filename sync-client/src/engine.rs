@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sync_core::engine::change::Known;
 use sync_core::hash::Algorithm;
@@ -19,7 +18,7 @@ use sync_core::wire::{Form, decode_key, decode_payload};
 
 use crate::api::Api;
 use crate::apply::Applier;
-use crate::budget::Budget;
+use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
 use crate::download::{Download, Fetch};
@@ -118,9 +117,9 @@ impl Engine {
     }
 
     /// The same within what the call may use. What was reached is durable, and the next call goes on.
-    pub(crate) fn sync_within(&mut self, time: Duration, bytes: Option<u64>) -> Result<SyncWithin, Error> {
+    pub(crate) fn sync_within(&mut self, deadline: &Deadline, bytes: Option<u64>) -> Result<SyncWithin, Error> {
         let transport = Arc::clone(self.api.transport());
-        let budget = Arc::new(Budget::new(Arc::clone(&self.env), transport, time, bytes));
+        let budget = Arc::new(Budget::new(deadline.clone(), transport, bytes));
         let limited = self.api.limit(Arc::clone(&budget));
         self.tell(&Event::Started);
         let mut report = SyncReport::default();

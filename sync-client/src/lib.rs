@@ -70,6 +70,7 @@ mod status;
 mod store;
 mod ties;
 pub mod transport;
+mod turn;
 mod undone;
 mod upload;
 mod verify;

@@ -180,8 +180,8 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
     drop(s);
     while signal.wait_for_turn(&mut commits) {
         let Some(s) = shared.upgrade() else { return };
-        let mut guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(engine) = guard.as_mut() else { return };
+        let mut turn = s.engine.take();
+        let Some(engine) = turn.as_mut() else { return };
         let random = engine.env.random();
         s.heard.store(0, Ordering::Relaxed);
         let mut told = false;
@@ -290,8 +290,8 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
     let Some(s) = shared.upgrade() else { return Listened::Closed };
     let (api, source, after, random) = {
         // The request is sent without the lock: a proxy may hold back the head of a stream for long.
-        let guard = s.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(engine) = guard.as_ref() else { return Listened::Closed };
+        let turn = s.engine.take();
+        let Some(engine) = turn.as_ref() else { return Listened::Closed };
         let after = Meta::Checkpoint.integer(&engine.store.conn).unwrap_or(0);
         let Ok(source) = engine.source_id() else { return Listened::Closed };
         (Arc::clone(&engine.api), source, after, engine.env.random())
@@ -320,8 +320,8 @@ fn heard_of(shared: &Weak<Shared>, signal: &Signal, seq: i64) {
     s.heard.fetch_max(seq, Ordering::Relaxed);
     let failing = !signal.lock().schedule.may_watch();
     if failing
-        && let Ok(guard) = s.engine.try_lock()
-        && let Some(engine) = guard.as_ref()
+        && let Some(turn) = s.engine.try_take()
+        && let Some(engine) = turn.as_ref()
     {
         let conn = &engine.store.conn;
         let kept = Meta::LatestKnown.integer(conn).and_then(|known| Meta::LatestKnown.keep(conn, known.max(seq)));

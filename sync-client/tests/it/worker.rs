@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use sync_client::context::{Environment, System};
 use sync_client::report::ErrorClass;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_client::{Client, Detach, Event, Repair, read_status};
+use sync_client::{Client, Detach, Event, Repair, SyncWithin, read_status};
 
 use crate::world::{Device, World, converge};
 
@@ -294,4 +294,42 @@ fn a_panic_in_the_worker_is_told_like_a_failure() {
     until(&ends, |e| matches!(e, Event::Finished { .. }));
     client.stop();
     assert_eq!(client.status().unwrap().last_error, None);
+}
+
+/// A sync within a time, behind a sync of the worker that takes longer, waits no longer than it has.
+#[test]
+fn a_sync_within_a_time_waits_no_longer_for_its_turn() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.close();
+    let (begun, begins) = channel();
+    let (release, released) = channel::<()>();
+    let released = Mutex::new(released);
+    let client = Client::builder(&a.path)
+        .server(w.url())
+        .token(|_| Ok("ada".into()))
+        .on_event(move |e| {
+            if matches!(e, Event::Started) {
+                let _ = begun.send(());
+                let _ = released.lock().unwrap().recv();
+            }
+        })
+        .open()
+        .unwrap();
+    client.start().unwrap();
+    begins.recv().unwrap();
+    let within = |time| {
+        let (client, (done, end)) = (client.clone(), channel());
+        std::thread::spawn(move || done.send(client.sync_within(time, None).unwrap()));
+        end
+    };
+    for time in [Duration::ZERO, Duration::from_millis(30)] {
+        let done = within(time).recv_timeout(Duration::from_secs(30)).expect("it does not wait for the worker");
+        assert_eq!(done, SyncWithin { more: true, ..SyncWithin::default() });
+    }
+    let patient = within(Duration::from_secs(3600));
+    drop(release);
+    let done = patient.recv_timeout(Duration::from_secs(30)).expect("its turn comes");
+    assert!(!done.more && done.report.rounds > 0);
+    client.stop();
 }
