@@ -229,8 +229,6 @@ impl Builder {
             policies,
             limits: Limits::default(),
             stage: None,
-            snapshot: None,
-            bundle: None,
             path: self.path,
             observer: self.observer,
             stopping,

@@ -47,10 +47,10 @@ impl Fetch {
 
 impl Engine {
     /// Downloads a snapshot into the stage. `None` where the server does not know the scope.
-    pub(crate) fn download_snapshot(&mut self, stage: &Stage, source: &str) -> Result<Option<SnapshotSession>, Error> {
+    pub(crate) fn download_snapshot(&self, stage: &mut Stage, source: &str) -> Result<Option<SnapshotSession>, Error> {
         let schema_version = self.store.schema_version();
-        let kept = self.snapshot.take().filter(|d| d.source == source && d.schema_version == schema_version);
-        self.bundle = None;
+        let kept = stage.snapshot.take().filter(|d| d.source == source && d.schema_version == schema_version);
+        stage.bundle = None;
         let mut resumed = kept.is_some();
         let mut download = match kept {
             Some(d) => d,
@@ -74,7 +74,7 @@ impl Engine {
                 continue;
             }
             match e {
-                Error::Offline { .. } | Error::Stopped => self.snapshot = Some(download),
+                Error::Offline { .. } | Error::Stopped => stage.snapshot = Some(download),
                 _ => self.api.delete_snapshot(source, &download.session.snapshot_id),
             }
             return Err(e);
@@ -82,12 +82,13 @@ impl Engine {
     }
 
     fn begin_snapshot(&self, stage: &Stage, source: &str) -> Result<Option<Download>, Error> {
+        // First: where there is no room, the server keeps no session for it.
+        stage.clear()?;
         let session = match self.api.create_snapshot(source) {
             Ok(s) => s,
             Err(e) if e.code() == Some(Code::ScopeUninitialized) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        stage.clear()?;
         let total = Some(session.row_count.unsigned_abs());
         self.tell(&Event::Downloaded { rows: 0, total });
         Ok(Some(Download { source: source.to_owned(), schema_version: self.store.schema_version(), session, after: 0 }))
@@ -105,16 +106,16 @@ impl Engine {
             let response =
                 self.api.snapshot_page(&d.source, &d.session.snapshot_id, d.after, most).map_err(Error::from)?;
             let mut rows = 0;
-            stage.begin()?;
-            let page = read_page(response.body, |w: WireRow| {
-                rows += 1;
-                match intake.snapshot_row(&w)? {
-                    Some(row) => stage.put_snapshot_row(&row),
-                    None => Ok(()),
-                }
-            });
-            stage.end()?;
-            let page = page.map_err(read_failed)?;
+            let page = stage.step(|| {
+                let page = read_page(response.body, |w: WireRow| {
+                    rows += 1;
+                    match intake.snapshot_row(&w)? {
+                        Some(row) => stage.put_snapshot_row(&row),
+                        None => Ok(()),
+                    }
+                });
+                page.map_err(read_failed)
+            })?;
             if page.next_row_ordinal != d.after + rows {
                 return Err(Error::Protocol("a snapshot page does not have the rows that it announces".into()));
             }
@@ -135,10 +136,10 @@ impl Engine {
     }
 
     /// Downloads the rows of a bundle that came without them, and verifies its hash.
-    pub(crate) fn fetch_rows(&mut self, stage: &Stage, b: &StagedBundle) -> Result<(), Error> {
+    pub(crate) fn fetch_rows(&self, stage: &mut Stage, b: &StagedBundle) -> Result<(), Error> {
         let source = self.source_id()?;
         let schema_version = self.store.schema_version();
-        let mut fetch = match self.bundle.take() {
+        let mut fetch = match stage.bundle.take() {
             Some(f) if f.seq == b.seq && f.hash == b.hash && f.schema_version == schema_version => f,
             _ => {
                 stage.forget_rows(b.rows_at())?;
@@ -149,7 +150,7 @@ impl Engine {
         };
         let fetched = self.bundle_pages(stage, b, &source, &mut fetch);
         if matches!(fetched, Err(Error::Offline { .. } | Error::Stopped)) {
-            self.bundle = Some(fetch);
+            stage.bundle = Some(fetch);
             return fetched;
         }
         fetched?;
@@ -170,17 +171,17 @@ impl Engine {
             // What a page brings counts once it is whole.
             let mut intake = Intake::resume(self.store.schema(), self.algorithm(), f.hasher.clone());
             let (mut taken, mut staged) = (f.taken, f.staged);
-            stage.begin()?;
-            let page = read_page(response.body, |w| {
-                if let Some(row) = intake.row(&w)? {
-                    stage.put_row(b.rows_at(), staged, &row)?;
-                    staged += 1;
-                }
-                taken += 1;
-                Ok(())
-            });
-            stage.end()?;
-            let page = page.map_err(read_failed)?;
+            let page = stage.step(|| {
+                let page = read_page(response.body, |w| {
+                    if let Some(row) = intake.row(&w)? {
+                        stage.put_row(b.rows_at(), staged, &row)?;
+                        staged += 1;
+                    }
+                    taken += 1;
+                    Ok(())
+                });
+                page.map_err(read_failed)
+            })?;
             if page.has_more && f.after == Some(page.next_row_ordinal) {
                 return Err(Error::Protocol("a page of rows made no progress".into()));
             }
@@ -204,3 +205,6 @@ impl Engine {
 const PAGE_ROWS: i64 = 5000;
 /// Rows of a page where a call may only use so many bytes.
 const SMALL_PAGE_ROWS: i64 = 200;
+
+#[cfg(test)]
+mod tests;

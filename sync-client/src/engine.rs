@@ -21,7 +21,6 @@ use crate::apply::Applier;
 use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
-use crate::download::{Download, Fetch};
 use crate::error::Error;
 use crate::pull::Pulled;
 use crate::push::Pushed;
@@ -37,10 +36,6 @@ pub(crate) struct Engine {
     pub(crate) policies: Policies,
     pub(crate) limits: Limits,
     pub(crate) stage: Option<Stage>,
-    /// A snapshot whose download was cut: what came is in the stage.
-    pub(crate) snapshot: Option<Download>,
-    /// A large bundle whose download was cut, likewise.
-    pub(crate) bundle: Option<Fetch>,
     pub(crate) path: PathBuf,
     pub(crate) observer: Option<Observer>,
     pub(crate) stopping: Arc<AtomicBool>,
@@ -73,14 +68,21 @@ impl Engine {
         if self.api.is_ours() { Form::Exact } else { Form::Foreign }
     }
 
-    /// The scratch database; made where there is none. What was kept there of a download that was cut is gone then,
-    /// also where an error or a panic took the old one along.
+    /// The scratch database; made where there is none. What it knows of a download that was cut goes with it, also where
+    /// an error or a panic takes it along.
     pub(crate) fn stage(&mut self) -> Result<Stage, Error> {
-        if let Some(s) = self.stage.take() {
-            return Ok(s);
+        match self.stage.take() {
+            Some(s) => Ok(s),
+            None => Stage::create(&self.path),
         }
-        (self.snapshot, self.bundle) = (None, None);
-        Stage::create(&self.path)
+    }
+
+    /// Keeps the scratch database for what comes next. It has no journal: after an error that may be its own (a full
+    /// disk) it may be damaged, and goes, with what it has of downloads that were cut.
+    pub(crate) fn keep_stage<T>(&mut self, stage: Stage, outcome: &Result<T, Error>) {
+        if matches!(outcome, Ok(_) | Err(Error::Offline { .. } | Error::Stopped | Error::RetryLater { .. })) {
+            self.stage = Some(stage);
+        }
     }
 
     pub(crate) fn check_stopped(&self) -> Result<(), Error> {

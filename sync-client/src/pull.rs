@@ -76,13 +76,12 @@ impl Engine {
                     _ => return Err(e.into()),
                 },
             };
-            let stage = self.stage()?;
-            self.snapshot = None;
-            match &self.bundle {
+            let mut stage = self.stage()?;
+            stage.snapshot = None;
+            match &stage.bundle {
                 Some(fetched) => stage.clear_but(fetched.rows_at())?,
                 None => stage.clear()?,
             }
-            stage.begin()?;
             let told = Cell::new(target > 0);
             let tell = |head: &PullHead| {
                 if !told.replace(true) && head.stable_bundle_seq > checkpoint {
@@ -98,21 +97,18 @@ impl Engine {
                 ordinal: 0,
                 seq: 0,
             };
-            let head = match read_pull(response.body, &mut sink) {
+            let head = match stage.step(|| read_pull(response.body, &mut sink).map_err(read_failed)) {
                 Ok(head) => head,
-                Err(ReadError::Stopped(Error::Protocol(why))) => {
-                    stage.end()?;
-                    self.stage = Some(stage);
+                Err(Error::Protocol(why)) => {
                     tracing::warn!("a pull was refused: {why}");
                     return self.must_rebuild(&why);
                 }
                 Err(e) => {
-                    stage.end()?;
-                    self.stage = Some(stage);
-                    return Err(read_failed(e));
+                    let failed = Err(e);
+                    self.keep_stage(stage, &failed);
+                    return failed;
                 }
             };
-            stage.end()?;
             tell(&head);
             Meta::LatestKnown
                 .keep(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
@@ -139,8 +135,8 @@ impl Engine {
                     }
                 }
             }
-            let done = self.apply_bundles(&stage, &bundles, report);
-            self.stage = Some(stage);
+            let done = self.apply_bundles(&mut stage, &bundles, report);
+            self.keep_stage(stage, &done);
             done?;
             let now_at = Meta::Checkpoint.integer(&self.store.conn)?;
             report.checkpoint = now_at;
@@ -163,7 +159,7 @@ impl Engine {
     }
 
     /// Applies staged bundles in order, several small ones in one transaction.
-    fn apply_bundles(&mut self, stage: &Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
+    fn apply_bundles(&self, stage: &mut Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
         let mut at = 0;
         while at < bundles.len() {
             if at > 0 {

@@ -45,8 +45,8 @@ impl Engine {
     /// Downloads a snapshot and merges it with the file.
     pub(crate) fn rebuild_once(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let source = self.source_id()?;
-        let stage = self.stage()?;
-        let downloaded = self.download_snapshot(&stage, &source);
+        let mut stage = self.stage()?;
+        let downloaded = self.download_snapshot(&mut stage, &source);
         let session = match downloaded {
             Ok(Some(session)) => session,
             // This device seeds the scope: there is nothing yet that a rebuild could bring.
@@ -56,22 +56,17 @@ impl Engine {
                 return Ok(Pulled::Stable);
             }
             other => {
-                self.stage = Some(stage);
+                self.keep_stage(stage, &other);
                 return other.map(|_| Pulled::Reconnect);
             }
         };
         let asked = match self.ask_after_snapshot(&source, &session) {
             Ok(Some(asked)) => asked,
-            other => {
-                stage.clear()?;
-                self.stage = Some(stage);
-                return other.map(|_| Pulled::Rebuild);
-            }
+            other => return other.map(|_| Pulled::Rebuild),
         };
-        let outcome = self.apply_snapshot(&stage, &session, &asked);
-        stage.clear()?;
-        self.stage = Some(stage);
-        let outcome = outcome?;
+        let outcome = self.apply_snapshot(&stage, &session, &asked)?;
+        let cleared = stage.clear();
+        self.keep_stage(stage, &cleared);
         match asked.bundle {
             Some(bundle) => Meta::CheckpointBundle.set(&self.store.conn, bundle)?,
             None => Meta::CheckpointBundle.clear(&self.store.conn)?,

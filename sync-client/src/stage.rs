@@ -16,6 +16,7 @@ use sync_core::schema::Schema;
 use sync_core::value::Value;
 use sync_core::wire::{Form, decode_key, decode_payload, push_members};
 
+use crate::download::{Download, Fetch};
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 
@@ -23,6 +24,10 @@ use crate::mutant::{self, Mutant};
 pub(crate) struct Stage {
     pub(crate) conn: Connection,
     path: PathBuf,
+    /// A snapshot whose download was cut: what came is here, and goes with it.
+    pub(crate) snapshot: Option<Download>,
+    /// A large bundle whose download was cut, likewise.
+    pub(crate) bundle: Option<Fetch>,
 }
 
 /// A staged row. Tables are positions in the schema of the moment.
@@ -64,8 +69,8 @@ impl Stage {
         name.push("-sync-stage");
         let path = file.with_file_name(name);
         remove(&path);
-        let conn = Connection::open(&path)?;
-        conn.execute_batch(
+        let stage = Self { conn: Connection::open(&path)?, path, snapshot: None, bundle: None };
+        stage.conn.execute_batch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -2048;
              CREATE TABLE bundle (seq INTEGER PRIMARY KEY, source TEXT, source_bundle_id INTEGER, rows INTEGER, hash TEXT,
                history TEXT, omitted INTEGER);
@@ -73,7 +78,7 @@ impl Stage {
                PRIMARY KEY (seq, ordinal)) WITHOUT ROWID;
              CREATE TABLE snapshot (t INTEGER, k BLOB, v INTEGER, row BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID;",
         )?;
-        Ok(Self { conn, path })
+        Ok(stage)
     }
 
     /// Forgets everything.
@@ -88,14 +93,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Writes between these two calls go in one step.
-    pub(crate) fn begin(&self) -> Result<(), Error> {
-        Ok(self.conn.execute_batch("BEGIN")?)
-    }
-
-    /// The end of the step. A step that failed is forgotten with [`Stage::clear`].
-    pub(crate) fn end(&self) -> Result<(), Error> {
-        Ok(self.conn.execute_batch("COMMIT")?)
+    /// Writes in one step. Of one that failed the first error is told; what it wrote is forgotten with
+    /// [`Stage::clear`], or with all of this: see [`crate::engine::Engine::keep_stage`].
+    pub(crate) fn step<T>(&self, write: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        self.conn.execute_batch("BEGIN")?;
+        let written = write();
+        let ended = self.conn.execute_batch("COMMIT");
+        let written = written?;
+        ended?;
+        Ok(written)
     }
 
     pub(crate) fn put_row(&self, seq: i64, ordinal: i64, r: &StagedRow) -> Result<(), Error> {

@@ -32,18 +32,18 @@ impl Engine {
             let ask = most.min(rows.end - after);
             let response = self.api.snapshot_page(source, &session.snapshot_id, after, ask).map_err(Error::from)?;
             let mut came = 0;
-            stage.begin()?;
-            let page = read_page(response.body, |w: WireRow| {
-                came += 1;
-                last = None;
-                if let Some(row) = intake.snapshot_row(&w)? {
-                    stage.put_snapshot_row(&row)?;
-                    last = Some((row.position, row.k));
-                }
-                Ok(())
-            });
-            stage.end()?;
-            let page = page.map_err(read_failed)?;
+            let page = stage.step(|| {
+                let page = read_page(response.body, |w: WireRow| {
+                    came += 1;
+                    last = None;
+                    if let Some(row) = intake.snapshot_row(&w)? {
+                        stage.put_snapshot_row(&row)?;
+                        last = Some((row.position, row.k));
+                    }
+                    Ok(())
+                });
+                page.map_err(read_failed)
+            })?;
             after += came;
             if came == 0
                 || after > rows.end

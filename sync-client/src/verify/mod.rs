@@ -84,11 +84,11 @@ impl Engine {
         if seq > Meta::Checkpoint.integer(&self.store.conn)? || !self.shares_history(session)? {
             return Err(Error::Protocol("its history changed while it was compared; try again".into()));
         }
-        let stage = self.stage()?;
+        let mut stage = self.stage()?;
         // What was kept there of a download that was cut makes way.
-        (self.snapshot, self.bundle) = (None, None);
+        (stage.snapshot, stage.bundle) = (None, None);
         let outcome = self.verify_staged(&stage, (source, session), server, repair);
-        self.stage = Some(stage);
+        self.keep_stage(stage, &outcome);
         outcome
     }
 
