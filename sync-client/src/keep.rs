@@ -118,7 +118,7 @@ impl<'a> Applier<'a> {
             } else {
                 self.meet_now(r, known, &dirty)?;
             }
-            if missing {
+            if missing && store.known(m.id, &k)? != known {
                 store.set_known(m.id, &k, Known::Never)?;
             }
         }

@@ -35,10 +35,7 @@ impl Applier<'_> {
             Meta::OutboxDisturbed.set(&store.conn, 1)?;
         }
         let known = store.known(m.id, &k)?;
-        let live = match m.sql.read(&store.conn, key)? {
-            Some(Ok(row)) => Some(row),
-            _ => None,
-        };
+        let live = m.sql.read_bytes(&store.conn, key)?;
         self.record(&Entry {
             kind: "rejected",
             at: self.now,
@@ -123,8 +120,8 @@ impl Applier<'_> {
         let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
         for k in keys {
             let key = Key::from_stored(k.clone()).unpack()?;
-            match store.managed[position].sql.read(&store.conn, &key)? {
-                Some(Ok(row)) if went && self.parent_went(table, &row)? => {
+            match store.managed[position].sql.read_bytes(&store.conn, &key)? {
+                Some(row) if went && self.parent_went(table, &row)? => {
                     let (known, dirty) = (store.known(t, &k)?, store.dirty(t, &k)?);
                     let op = op_of(Some(&row), known, dirty.and_then(|d| d.base).as_ref());
                     if self.bring_back(position, &key, &row, op)? {

@@ -334,8 +334,8 @@ impl Applier<'_> {
                         let k = r.k.clone();
                         self.meet(r, known, &dirty)?;
                         // The tombstone's own version is not known: the server names it if it matters. Of a row that
-                        // waits for the end, what was known says until then what its edit meant.
-                        if !self.keep.table(position) {
+                        // waits for the end, or was left alone, what was known says what its edit meant.
+                        if !self.keep.table(position) && store.known(m.id, &k)? != known {
                             store.set_known(m.id, &k, Known::Never)?;
                         }
                     }

@@ -50,8 +50,11 @@ impl Applier<'_> {
         let table = store.table(r.position);
         let key = Key::from_stored(r.k.clone()).unpack()?;
         let Some(Ok(live)) = m.sql.read(&store.conn, &key)?.map_or(Some(Ok(None)), |row| Some(row.map(Some))) else {
-            // Text that is not UTF-8 cannot be compared; the row waits in the inbox as it is.
-            return store.set_known(m.id, &r.k, version_of(&r));
+            // Text that is not UTF-8 cannot be compared: the row waits in the inbox as it is. Its version stays, so that
+            // it meets this row once it is corrected; from its base nobody can tell any more whether it is an edit.
+            let sql = "UPDATE main._sync_dirty SET base = NULL WHERE t = ? AND k = ?";
+            store.conn.prepare_cached(sql)?.execute((m.id, &r.k))?;
+            return Ok(());
         };
         let sent = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, table));
         let unsent = sent.clone().filter(|sent| lacks(sent, live.as_deref()));

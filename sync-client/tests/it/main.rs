@@ -20,6 +20,7 @@ mod locked;
 mod migration;
 mod nameless;
 mod neighbours;
+mod not_utf8;
 mod numbers;
 mod owner;
 mod poison;

@@ -1,5 +1,6 @@
 //! Reading and writing one row, by statements made once per table.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::{NotUtf8, placeholders, quote, quote_all, value};
@@ -68,6 +69,19 @@ impl RowSql {
         let mut s = conn.prepare_cached(&self.select)?;
         let mut rows = s.query(params_from_iter(key))?;
         Ok(rows.next()?.map(|r| read_values(r, 0, self.names.len())))
+    }
+
+    /// Reads a row by its key, to keep it: text that is not UTF-8 comes as its bytes, a BLOB.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn read_bytes(&self, conn: &Connection, key: &[Value]) -> rusqlite::Result<Option<Vec<Value>>> {
+        let mut s = conn.prepare_cached(&self.select)?;
+        let mut rows = s.query(params_from_iter(key))?;
+        let bytes = |v: ValueRef<'_>| Value::Blob(v.as_bytes().unwrap_or_default().to_vec());
+        let Some(r) = rows.next()? else { return Ok(None) };
+        let of = |i| r.get_ref(i).map(|v| value(v, i).unwrap_or_else(|NotUtf8(_)| bytes(v)));
+        (0..self.names.len()).map(of).collect::<rusqlite::Result<_>>().map(Some)
     }
 
     /// Whether there is a row with this key.
