@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::lock::OwnerLock;
 use crate::report::Event;
+use crate::stage::Stage;
 use crate::store::{Meta, Selection, Store, look};
 use crate::transport::{Http, Transport};
 
@@ -207,6 +208,7 @@ impl Builder {
             return Err(Error::Argument(format!("there is no file {}", self.path.display())));
         }
         let lock = OwnerLock::take(&self.path)?;
+        Stage::tidy(&self.path);
         if let (Some(server), None) = (&self.server, &self.transport) {
             Http::new(server)?;
         }

@@ -17,7 +17,7 @@ use crate::inbox::Entry;
 use crate::lock::OwnerLock;
 use crate::mutant::{self, Mutant};
 use crate::settle::op_of;
-use crate::stage::StagedRow;
+use crate::stage::{Stage, StagedRow};
 use crate::status::read_status;
 use crate::store::{Meta, OutboxState, Store};
 
@@ -285,6 +285,7 @@ pub fn forget(path: &Path) -> Result<(), Error> {
         return Err(Error::Argument(format!("there is no file {}", path.display())));
     }
     let _lock = OwnerLock::take(path)?;
+    Stage::tidy(path);
     let store = Store::open(path)?;
     if !store.installed()? {
         return Err(Error::NotInitialized);

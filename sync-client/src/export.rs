@@ -2,7 +2,6 @@
 //! the bundle in doubt, every other intent with its base and version, and the refused rows.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
@@ -13,6 +12,7 @@ use sync_core::record::{self, Record};
 
 use crate::error::Error;
 use crate::lock::beside;
+use crate::private;
 use crate::store::{Meta, OutboxState, Store};
 
 /// What an export says of itself.
@@ -66,11 +66,7 @@ impl Store {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        drop(options.open(&fresh)?);
+        private::create(&fresh)?;
         let written = self.write_export(&fresh, id, now);
         let rows = match written {
             Ok(rows) => rows,

@@ -55,6 +55,7 @@ pub mod mutant;
 mod offered;
 mod orphans;
 mod own;
+mod private;
 mod pull;
 mod push;
 mod rebuild;

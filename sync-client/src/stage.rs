@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use sync_core::hash::{Algorithm, BundleHasher, Digest, HashRow};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
@@ -18,7 +18,9 @@ use sync_core::wire::{Form, decode_key, decode_payload, push_members};
 
 use crate::download::{Download, Fetch};
 use crate::error::Error;
+use crate::lock::beside;
 use crate::mutant::{self, Mutant};
+use crate::private;
 
 /// The scratch database.
 pub(crate) struct Stage {
@@ -63,13 +65,13 @@ impl StagedBundle {
 }
 
 impl Stage {
-    /// Makes an empty one beside the app's file.
+    /// Makes an empty one beside the app's file, which other users of the machine cannot read.
     pub(crate) fn create(file: &Path) -> Result<Self, Error> {
-        let mut name = file.file_name().unwrap_or_default().to_owned();
-        name.push("-sync-stage");
-        let path = file.with_file_name(name);
-        remove(&path);
-        let stage = Self { conn: Connection::open(&path)?, path, snapshot: None, bundle: None };
+        Self::tidy(file);
+        let path = beside(file, SUFFIX);
+        private::create(&path)?;
+        let conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let stage = Self { conn, path, snapshot: None, bundle: None };
         stage.conn.execute_batch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -2048;
              CREATE TABLE bundle (seq INTEGER PRIMARY KEY, source TEXT, source_bundle_id INTEGER, rows INTEGER, hash TEXT,
@@ -79,6 +81,11 @@ impl Stage {
              CREATE TABLE snapshot (t INTEGER, k BLOB, v INTEGER, row BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID;",
         )?;
         Ok(stage)
+    }
+
+    /// Removes what a process that was killed has left there. With the lock on the app's file.
+    pub(crate) fn tidy(file: &Path) {
+        remove(&beside(file, SUFFIX));
     }
 
     /// Forgets everything.
@@ -226,6 +233,9 @@ impl Drop for Stage {
         remove(&self.path);
     }
 }
+
+/// How its name ends.
+const SUFFIX: &str = "-sync-stage";
 
 fn remove(path: &Path) {
     if let Err(e) = std::fs::remove_file(path)

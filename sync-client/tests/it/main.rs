@@ -30,6 +30,7 @@ mod relay;
 mod resume;
 mod rewritten;
 mod rounds;
+mod scratch;
 mod status;
 mod support;
 mod verify;
