@@ -68,7 +68,7 @@ impl Worker {
 
     /// Somebody synced by hand.
     pub(crate) fn synced(&self) {
-        self.signal.tell(Input::Synced);
+        self.signal.tell(Input::SyncedByHand);
     }
 
     /// Stops both threads. One that is stuck in the system (a connect to nowhere) is left to end by itself.

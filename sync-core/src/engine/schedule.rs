@@ -23,8 +23,10 @@ pub enum Input {
     News,
     /// Somebody asks for a sync now.
     Asked,
-    /// A sync ended well.
+    /// The sync that was to be done ended well.
     Synced,
+    /// Somebody else synced this file, by hand. What came before that sync ended may be too new for it.
+    SyncedByHand,
     /// A sync failed.
     Failed {
         /// What kind.
@@ -135,11 +137,13 @@ impl Schedule {
                 self.forget();
                 Phase::Well(if reason { self.paced(now, self.pace_ms) } else { now.saturating_add(self.poll_ms) })
             }
-            // Somebody else synced this file, by hand.
-            (Phase::Well(_) | Phase::Failed(_) | Phase::Seeding(_), Input::Synced) => {
+            (Phase::Failed(_) | Phase::Seeding(_), Input::SyncedByHand) => {
                 self.forget();
                 Phase::Well(now.saturating_add(self.poll_ms))
             }
+            // One that is due has its reason; one that runs, or waits for the other to end, says itself how it went.
+            (phase @ (Phase::Well(_) | Phase::Syncing { .. }), Input::SyncedByHand) => phase,
+            (phase @ (Phase::Well(_) | Phase::Failed(_) | Phase::Seeding(_)), Input::Synced) => phase,
             (phase, Input::Failed { why, retry_after_s, random }) => {
                 let due = self.failed(now, why, retry_after_s, random);
                 let asked = matches!(phase, Phase::Syncing { asked: true, .. });
@@ -249,6 +253,7 @@ mod tests {
     const NEWS: Option<Input> = Some(Input::News);
     const ASKED: Option<Input> = Some(Input::Asked);
     const SYNCED: Option<Input> = Some(Input::Synced);
+    const BY_HAND: Option<Input> = Some(Input::SyncedByHand);
     const STOP: Option<Input> = Some(Input::Stop);
 
     const fn failure(why: Failure, retry_after_s: Option<u64>, random: u64) -> Option<Input> {
@@ -363,8 +368,33 @@ mod tests {
                 &[
                     (0, TIME, Sync),
                     (1, failed(Some(60)), Wait(60_001)),
-                    (50, SYNCED, Wait(60_050)),
+                    (50, BY_HAND, Wait(60_050)),
                     (70, COMMITTED, Sync),
+                ],
+            ),
+            (
+                "synced by hand while a sync runs or waits for that: it is not over, and what comes is not forgotten",
+                &[
+                    (0, TIME, Sync),
+                    (10, BY_HAND, never),
+                    (20, NEWS, never),
+                    (30, BY_HAND, never),
+                    (40, SYNCED, Sync),
+                    (50, SYNCED, Wait(60_050)),
+                ],
+            ),
+            (
+                "synced by hand, asked for meanwhile: it stays so",
+                &[(0, TIME, Sync), (10, BY_HAND, never), (20, ASKED, never), (30, failed(None), Wait(500))],
+            ),
+            (
+                "synced by hand while one is due: news that came since stay",
+                &[
+                    (0, TIME, Sync),
+                    (1, SYNCED, Wait(60_001)),
+                    (5, NEWS, Wait(20)),
+                    (9, BY_HAND, Wait(20)),
+                    (20, TIME, Sync),
                 ],
             ),
             (
@@ -435,6 +465,7 @@ mod tests {
             4 => Just(COMMITTED),
             2 => Just(NEWS),
             2 => Just(ASKED),
+            1 => Just(BY_HAND),
             4 => Just(TIME),
         ]
     }
@@ -451,6 +482,9 @@ mod tests {
             for (step, input, lasts, luck, random) in steps {
                 now += step;
                 let mut action = s.on(now, input);
+                if input == BY_HAND {
+                    (failing, floor) = (false, 0);
+                }
                 while action == Action::Sync {
                     if let Some(last) = last {
                         let pace = if failing { s.pace_failing_ms } else { s.pace_ms };
