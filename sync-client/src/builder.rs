@@ -14,7 +14,7 @@ use crate::context::{Environment, Observer, System};
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::lock::OwnerLock;
+use crate::lock::{OwnerLock, itself};
 use crate::report::Event;
 use crate::stage::Stage;
 use crate::store::{Meta, Selection, Store, look};
@@ -147,7 +147,7 @@ impl Builder {
     /// [`Error::NotInitialized`] where the file is not a synced one and server or tables are missing;
     /// [`Error::Owned`] where another process syncs it; [`Error::Schema`] where a named table cannot be
     /// synced; [`Error::Argument`] where a function is to be remembered; SQLite's.
-    pub fn open(self) -> Result<Client, Error> {
+    pub fn open(mut self) -> Result<Client, Error> {
         let (mut store, lock) = self.take()?;
         let now = self.env.now_ms();
         let asleep = store.asleep()?;
@@ -193,7 +193,7 @@ impl Builder {
     /// # Errors
     /// [`Error::NotInitialized`] where the file is not a synced one; [`Error::Owned`]; [`Error::PendingWork`];
     /// [`Error::ChangedKey`], for which only [`crate::forget`] is left; SQLite's.
-    pub fn detach(self, how: &Detach) -> Result<Detached, Error> {
+    pub fn detach(mut self, how: &Detach) -> Result<Detached, Error> {
         let (store, _lock) = self.take()?;
         if !store.installed()? || store.asleep()? {
             return Err(Error::NotInitialized);
@@ -203,10 +203,8 @@ impl Builder {
     }
 
     /// The file, for this process only.
-    fn take(&self) -> Result<(Store, OwnerLock), Error> {
-        if !self.path.exists() {
-            return Err(Error::Argument(format!("there is no file {}", self.path.display())));
-        }
+    fn take(&mut self) -> Result<(Store, OwnerLock), Error> {
+        self.path = itself(&self.path)?;
         let lock = OwnerLock::take(&self.path)?;
         Stage::tidy(&self.path);
         if let (Some(server), None) = (&self.server, &self.transport) {

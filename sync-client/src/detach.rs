@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::export::Export;
 use crate::inbox::Entry;
-use crate::lock::OwnerLock;
+use crate::lock::{OwnerLock, itself};
 use crate::mutant::{self, Mutant};
 use crate::settle::op_of;
 use crate::stage::{Stage, StagedRow};
@@ -281,12 +281,10 @@ impl Engine {
 /// [`Error::NotInitialized`] where there is nothing of ours; [`Error::Owned`] where it is being synced;
 /// [`Error::NewerFormat`] where a newer version has made tables that this one does not know; SQLite's.
 pub fn forget(path: &Path) -> Result<(), Error> {
-    if !path.exists() {
-        return Err(Error::Argument(format!("there is no file {}", path.display())));
-    }
-    let _lock = OwnerLock::take(path)?;
-    Stage::tidy(path);
-    let store = Store::open(path)?;
+    let path = itself(path)?;
+    let _lock = OwnerLock::take(&path)?;
+    Stage::tidy(&path);
+    let store = Store::open(&path)?;
     if !store.installed()? {
         return Err(Error::NotInitialized);
     }

@@ -43,6 +43,14 @@ impl Drop for OwnerLock {
     }
 }
 
+/// The file itself, whichever link leads to it: there is one owner of it, and one place for what lies beside it.
+pub(crate) fn itself(database: &Path) -> Result<PathBuf, Error> {
+    database.canonicalize().map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::Argument(format!("there is no file {}", database.display())),
+        _ => e.into(),
+    })
+}
+
 /// A path beside the database, with a suffix of its own.
 pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.file_name().unwrap_or_default().to_owned();

@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use crate::cli::{DDL, file, program, run};
 use crate::support::serve;
+#[cfg(unix)]
+use crate::world::{World, converge};
 
 #[test]
 fn a_second_process_is_told_who_syncs_the_file() {
@@ -33,4 +35,30 @@ fn a_second_process_is_told_who_syncs_the_file() {
     let status = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
     assert_eq!((&status["pending_rows"], &status["outbox"]), (&0.into(), &"none".into()));
     assert_eq!(status["position"], status["synced_through"]);
+}
+
+/// A link to a file is that file: whoever comes by it meets the owner, and finds what lies beside the file.
+#[cfg(unix)]
+#[test]
+fn a_link_leads_to_the_same_owner() {
+    use sync_client::{Client, Detach, Error};
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sync();
+    std::fs::create_dir(w.dir.path().join("links")).unwrap();
+    let link = w.dir.path().join("links/other.db");
+    std::os::unix::fs::symlink("../a.db", &link).unwrap();
+    let by_link = || Client::builder(&link).server(w.url()).token(|_| Ok("ada".into()));
+    assert!(matches!(by_link().open(), Err(Error::Owned { .. })));
+    assert!(matches!(by_link().detach(&Detach::KeepData), Err(Error::Owned { .. })));
+    assert!(matches!(sync_client::forget(&link), Err(Error::Owned { .. })));
+    a.close();
+    let client = by_link().open().unwrap();
+    assert!(matches!(a.try_open(), Err(Error::Owned { .. })));
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    client.sync().unwrap();
+    drop(client);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(std::fs::read_dir(link.parent().unwrap()).unwrap().count(), 1);
 }
