@@ -75,4 +75,6 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     "ALTER TABLE main._sync_inbox ADD COLUMN merged_row TEXT;",
     // The declared types and the key of a table, to tell when the app changes them; none in a file of before.
     "ALTER TABLE main._sync_table ADD COLUMN shape TEXT;",
+    // Rows that wait for a held one are found at once, beside however many that are held themselves.
+    "CREATE INDEX IF NOT EXISTS main._sync_dirty_waits ON _sync_dirty (t, k) WHERE held = 'waits_for';",
 ];
