@@ -32,9 +32,12 @@ use crate::worker::Worker;
 ///
 /// Every verb works at once and blocks until it is done; [`Client::start`] does the same in the
 /// background. None of them loses a local write: what cannot be sent waits, and says why.
+///
+/// When the last clone is dropped, the background worker ends, as by [`Client::stop`], and the file is free.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    _last: Arc<Last>,
 }
 
 pub(crate) struct Shared {
@@ -70,7 +73,8 @@ impl Client {
             worker: Mutex::new(None),
             _lock: lock,
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        Self { _last: Arc::new(Last(Arc::clone(&shared))), shared }
     }
 
     /// Connects the file to its scope. Local rows stay: equal ones are recognised, others are pushed,
@@ -390,10 +394,17 @@ fn through_migrations<T>(
     f(engine)
 }
 
-impl Drop for Shared {
+/// Goes with the last clone of a client. A worker that syncs has the rest for as long as it does.
+struct Last(Arc<Shared>);
+
+impl Drop for Last {
     fn drop(&mut self) {
-        if let Some(w) = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            w.stop(self);
+        let worker = self.0.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match worker {
+            // Inside a function of the app that its own thread calls, it would wait for itself.
+            Some(w) if calling::is_inside() => w.end(&self.0),
+            Some(w) => w.stop(&self.0),
+            None => {}
         }
     }
 }

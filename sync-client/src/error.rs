@@ -4,6 +4,7 @@ use sync_core::protocol::Code;
 use sync_core::protocol::code::Retry;
 use sync_core::sqlite::introspect::Refusal;
 
+use crate::lock::THIS_PROCESS;
 use crate::report::ErrorClass;
 use crate::transport::TransportError;
 
@@ -76,10 +77,10 @@ pub enum Error {
     /// The file is not a synced one.
     #[error("this file is not synced yet: name a server and tables first (sync-client init)")]
     NotInitialized,
-    /// Another process of ours has the file.
-    #[error("this file is being synced by another process ({by}); stop it first, or leave the syncing to it")]
+    /// Another process of ours, or another client of this one, has the file.
+    #[error("{}", owned(by))]
     Owned {
-        /// Who.
+        /// Who: `process 4277`, or `this process`.
         by: String,
     },
     /// Tables that cannot be synced.
@@ -202,6 +203,15 @@ impl From<sync_core::record::RecordError> for Error {
     fn from(e: sync_core::record::RecordError) -> Self {
         Self::Damaged(e.to_string())
     }
+}
+
+fn owned(by: &str) -> String {
+    if by == THIS_PROCESS {
+        return "this file is being synced by this process already: use clones of that client, or drop it first; one that \
+                was dropped inside a sync has the file until that has ended"
+            .into();
+    }
+    format!("this file is being synced by another process ({by}); stop it first, or leave the syncing to it")
 }
 
 fn removed(table: &str, column: &str, renamed: Option<&str>) -> String {

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 
@@ -11,15 +12,24 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(crate) struct OwnerLock {
     file: File,
+    path: PathBuf,
 }
+
+/// Lock files that this process holds.
+static HELD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Who has a lock, where it is in [`HELD`].
+pub(crate) const THIS_PROCESS: &str = "this process";
 
 impl OwnerLock {
     /// Takes the lock, or says who has it.
     pub(crate) fn take(database: &Path) -> Result<Self, Error> {
         let path = beside(database, "-sync-lock");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
+            Err(TryLockError::WouldBlock) if held().contains(&path) => {
+                return Err(Error::Owned { by: THIS_PROCESS.into() });
+            }
             Err(TryLockError::WouldBlock) => {
                 let mut by = String::new();
                 file.read_to_string(&mut by)?;
@@ -31,14 +41,21 @@ impl OwnerLock {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "process {}", std::process::id())?;
-        Ok(Self { file })
+        held().push(path.clone());
+        Ok(Self { file, path })
     }
+}
+
+fn held() -> std::sync::MutexGuard<'static, Vec<PathBuf>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A child that this process is just starting holds a copy of the file until it runs its program: closing
 /// ours would not free the lock.
 impl Drop for OwnerLock {
     fn drop(&mut self) {
+        // First: whoever takes the lock next may be of this process too.
+        held().retain(|path| *path != self.path);
         let _ = self.file.unlock();
     }
 }

@@ -71,12 +71,17 @@ impl Worker {
         self.signal.tell(Input::SyncedByHand);
     }
 
-    /// Stops both threads. One that is stuck in the system (a connect to nowhere) is left to end by itself.
-    pub(crate) fn stop(self, shared: &Shared) {
+    /// Tells both threads to end, and cuts what they wait for.
+    pub(crate) fn end(&self, shared: &Shared) {
         self.signal.lock().stop = true;
         self.signal.tell(Input::Stop);
         shared.stopping.store(true, Ordering::Relaxed);
         shared.transport.interrupt();
+    }
+
+    /// Stops both threads. One that is stuck in the system (a connect to nowhere) is left to end by itself.
+    pub(crate) fn stop(self, shared: &Shared) {
+        self.end(shared);
         let state = self.signal.lock();
         let (state, waited) = self
             .signal

@@ -9,6 +9,7 @@ mod cli_verify;
 mod conflicts;
 mod detach;
 mod dropped;
+mod dropped_client;
 mod export;
 mod faults;
 mod hard;
