@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::keep::Keep;
 use crate::mutant::{self, Mutant};
+use crate::orphans::UNIQUE_TAKEN;
 use crate::release::Watch;
 use crate::report::Event;
 use crate::stage::{Stage, StagedRow};
@@ -251,13 +252,7 @@ impl<'a> Applier<'a> {
                 if self.any_dirty && self.store.dirty(self.store.managed[r.position].id, &k)?.is_some() {
                     let table = self.store.table(r.position);
                     let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
-                    self.displace(
-                        r.position,
-                        &key,
-                        "unique",
-                        "the server has another row with the same unique value",
-                        server.as_deref(),
-                    )?;
+                    self.displace(r.position, &key, "unique", UNIQUE_TAKEN, server.as_deref())?;
                     moved = true;
                 }
             }

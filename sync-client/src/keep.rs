@@ -138,10 +138,7 @@ impl<'a> Applier<'a> {
             return Ok(false);
         }
         let store = self.store;
-        let mut back = Vec::new();
-        if !self.gather(position, row, &mut BTreeSet::new(), &mut back)? {
-            return Ok(false);
-        }
+        let Some(back) = self.gather(position, row)? else { return Ok(false) };
         store.conn.execute_batch("SAVEPOINT _sync_back")?;
         for b in &back {
             let m = &store.managed[b.position];
@@ -189,30 +186,35 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// The parents that a row lacks, each after its own.
-    fn gather(
-        &self,
-        position: usize,
-        row: &[Value],
-        seen: &mut BTreeSet<(usize, Vec<u8>)>,
-        back: &mut Vec<Back>,
-    ) -> Result<bool, Error> {
-        let store = self.store;
-        for fk in &store.table(position).foreign_keys {
-            let Some(parent) = store.schema().position(&fk.parent) else { continue };
+    /// The parents that a row lacks, each after its own; `None` where one of them was not here.
+    fn gather(&self, position: usize, row: &[Value]) -> Result<Option<Vec<Back>>, Error> {
+        let Some(mut todo) = self.lacking(position, row)? else { return Ok(None) };
+        let (mut seen, mut back) = (BTreeSet::new(), Vec::new());
+        // The last one is next: a row, or, once its own parents are gathered, its place among them.
+        while let Some((found, gathered)) = todo.pop() {
+            if gathered {
+                back.push(found);
+            } else if seen.insert((found.position, Key::pack(&found.key)?.as_bytes().to_vec())) {
+                let Some(parents) = self.lacking(found.position, &found.row)? else { return Ok(None) };
+                todo.push((found, true));
+                todo.extend(parents);
+            }
+        }
+        Ok(Some(back))
+    }
+
+    /// The parents that are not there, the first one last.
+    fn lacking(&self, position: usize, row: &[Value]) -> Result<Option<Vec<(Back, bool)>>, Error> {
+        let mut out = Vec::new();
+        for fk in self.store.table(position).foreign_keys.iter().rev() {
+            let Some(parent) = self.store.schema().position(&fk.parent) else { continue };
             if self.parent_exists(fk, parent, row)? {
                 continue;
             }
-            let Some(found) = self.went(fk, parent, row)? else { return Ok(false) };
-            if !seen.insert((parent, Key::pack(&found.key)?.as_bytes().to_vec())) {
-                continue;
-            }
-            if !self.gather(parent, &found.row, seen, back)? {
-                return Ok(false);
-            }
-            back.push(found);
+            let Some(found) = self.went(fk, parent, row)? else { return Ok(None) };
+            out.push((found, false));
         }
-        Ok(true)
+        Ok(Some(out))
     }
 
     /// The row that a foreign key names, among those that this transaction took.

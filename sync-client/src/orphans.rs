@@ -16,6 +16,31 @@ use crate::settle::op_of;
 use crate::stage::StagedRow;
 use crate::store::Meta;
 
+/// What is to be done while rows leave their tables. The last one is next: a list in place of calls, since a row may
+/// take along a chain of any length.
+enum Step<'s> {
+    /// A row has to leave, if this device has changed it.
+    Displace { position: usize, key: Vec<Value>, reason: &'s str, message: &'s str, server: Option<Vec<Value>> },
+    /// The server has this row: its state there comes back, now that nothing local is in its way.
+    PutBack { left: Left<'s>, base: Vec<Value> },
+    /// The row goes, and what depends on it.
+    Leave { left: Left<'s>, fetched_again: bool },
+    /// What refers to a row that comes back by a rebuild only.
+    Withdraw { position: usize, key: Vec<Value> },
+}
+
+/// A row that is recorded and has no intent any more.
+struct Left<'s> {
+    position: usize,
+    key: Vec<Value>,
+    k: Vec<u8>,
+    live: Option<Vec<Value>>,
+    reason: &'s str,
+}
+
+/// Why a local row leaves its table for one of the server.
+pub(crate) const UNIQUE_TAKEN: &str = "the server has another row with the same unique value";
+
 impl Applier<'_> {
     /// C1, C2: a local row that a remote one makes impossible leaves the table, whole, and what
     /// depends on it goes along. Where the server has the row, its state there comes back.
@@ -27,20 +52,50 @@ impl Applier<'_> {
         message: &str,
         server: Option<&[Value]>,
     ) -> Result<(), Error> {
+        let (key, server) = (key.to_vec(), server.map(<[Value]>::to_vec));
+        let mut steps = vec![Step::Displace { position, key, reason, message, server }];
+        while let Some(step) = steps.pop() {
+            let at = steps.len();
+            match step {
+                Step::Displace { position, key, reason, message, server } => {
+                    self.displace_one(position, key, (reason, message, server.as_deref()), &mut steps)?;
+                }
+                Step::PutBack { left, base } => {
+                    if !self.write_back(left.position, &left.k, &base)? {
+                        steps.push(Step::Leave { left, fetched_again: true });
+                    }
+                }
+                Step::Leave { left, fetched_again } => self.leave(left, fetched_again, &mut steps)?,
+                Step::Withdraw { position, key } => self.withdraw_children(position, &key)?,
+            }
+            // They were noted in the order in which they have to be done.
+            steps[at..].reverse();
+        }
+        Ok(())
+    }
+
+    /// Records a row and ends its intent; what becomes of the row follows.
+    fn displace_one<'s>(
+        &mut self,
+        position: usize,
+        key: Vec<Value>,
+        (reason, message, server): (&'s str, &str, Option<&[Value]>),
+        steps: &mut Vec<Step<'s>>,
+    ) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
-        let k = Key::pack(key)?.as_bytes().to_vec();
+        let k = Key::pack(&key)?.as_bytes().to_vec();
         let Some(dirty) = store.dirty(m.id, &k)? else { return Ok(()) };
         if store.outbox()?.is_some() {
             Meta::OutboxDisturbed.set(&store.conn, 1)?;
         }
         let known = store.known(m.id, &k)?;
-        let live = m.sql.read_bytes(&store.conn, key)?;
+        let live = m.sql.read_bytes(&store.conn, &key)?;
         self.record(&Entry {
             kind: "rejected",
             at: self.now,
             table,
-            key,
+            key: &key,
             op: op_of(live.as_deref(), known, dirty.base.as_ref()),
             reason,
             message,
@@ -51,33 +106,44 @@ impl Applier<'_> {
         self.outcome.conflicts += 1;
         store.drop_dirty(m.id, &k)?;
         let fetched_again = matches!(known, Known::Live(_));
+        let left = Left { position, key, k, live, reason };
         if fetched_again {
             let base = dirty.base.as_ref().filter(|_| known.version() > 0);
             let base = base.filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
             let back: Option<Vec<Value>> = base.map(|b| b.iter().flatten().cloned().collect());
-            if let Some(row) = back
-                && self.parents_exist(table, &row)?
-                && self.put_back(position, &k, &row)?
+            if let Some(base) = back
+                && self.parents_exist(table, &base)?
             {
+                for key in self.in_the_way(position, &left.k, &base)? {
+                    let (reason, message) = ("unique", UNIQUE_TAKEN);
+                    steps.push(Step::Displace { position, key, reason, message, server: Some(base.clone()) });
+                }
+                steps.push(Step::PutBack { left, base });
                 return Ok(());
             }
-            self.fetch_again(position, &k)?;
+            self.fetch_again(position, &left.k)?;
         }
+        steps.push(Step::Leave { left, fetched_again });
+        Ok(())
+    }
+
+    /// Takes a recorded row out of its table; what depends on it follows.
+    fn leave<'s>(&mut self, left: Left<'s>, fetched_again: bool, steps: &mut Vec<Step<'s>>) -> Result<(), Error> {
+        let Left { position, key, k, live, reason } = left;
+        let (store, m) = (self.store, &self.store.managed[position]);
         let Some(live) = live else { return Ok(()) };
-        m.sql.delete(&store.conn, key)?;
+        m.sql.delete(&store.conn, &key)?;
         self.changed(position, &k, true);
         for (child, fk) in store.schema().references_to(position) {
-            for child_key in self.children(child, fk, table, &live)? {
-                self.displace(
-                    child,
-                    &child_key,
-                    reason,
-                    "the row that this one refers to had to leave the table",
-                    None,
-                )?;
+            for key in self.children(child, fk, store.table(position), &live)? {
+                let message = "the row that this one refers to had to leave the table";
+                steps.push(Step::Displace { position: child, key, reason, message, server: None });
             }
         }
-        if fetched_again { self.withdraw_children(position, key) } else { Ok(()) }
+        if fetched_again {
+            steps.push(Step::Withdraw { position, key });
+        }
+        Ok(())
     }
 
     /// C2 and C3, after the rows of the transaction are written. What may be a large set of intents is

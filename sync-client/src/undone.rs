@@ -9,7 +9,7 @@ use sync_core::value::Value;
 use crate::apply::{Applier, Written, full};
 use crate::error::Error;
 use crate::inbox::Entry;
-use crate::orphans::parent_key;
+use crate::orphans::{UNIQUE_TAKEN, parent_key};
 use crate::stage::StagedRow;
 use crate::store::Meta;
 
@@ -44,7 +44,8 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// The row comes back: from its base, or where there is none by the rebuild that is owed then.
+    /// The row comes back: from its base, or where there is none by the rebuild that is owed then. The rows that it
+    /// refers to do so after it, however many there are in line.
     pub(crate) fn undo_delete(
         &mut self,
         position: usize,
@@ -53,8 +54,45 @@ impl Applier<'_> {
         row: Option<&Vec<Value>>,
         message: &str,
     ) -> Result<(), Error> {
+        let store = self.store;
+        let mut undone = vec![(position, k.to_vec(), key.to_vec(), row.cloned())];
+        let mut first = true;
+        while let Some((position, k, key, row)) = undone.pop() {
+            // Another row that refers to it came first.
+            if !std::mem::take(&mut first) && store.dirty(store.managed[position].id, &k)?.is_none() {
+                continue;
+            }
+            let at = undone.len();
+            self.undo_one(position, &k, &key, row.as_deref(), message)?;
+            let Some(row) = row else { continue };
+            for fk in &store.table(position).foreign_keys {
+                let Some(parent) = store.schema().position(&fk.parent) else { continue };
+                if self.parent_exists(fk, parent, &row)? {
+                    continue;
+                }
+                let Some(parent_key) = parent_key(fk, store.table(parent), &row) else { continue };
+                let parent_k = Key::pack(&parent_key)?.as_bytes().to_vec();
+                let parent_id = store.managed[parent].id;
+                if let Some(pending) = store.dirty(parent_id, &parent_k)? {
+                    let version = store.known(parent_id, &parent_k)?.version();
+                    let parent_row: Option<Vec<Value>> = pending.base.filter(|_| version > 0).map(full);
+                    undone.push((parent, parent_k, parent_key, parent_row));
+                }
+            }
+            undone[at..].reverse();
+        }
+        Ok(())
+    }
+
+    fn undo_one(
+        &mut self,
+        position: usize,
+        k: &[u8],
+        key: &[Value],
+        row: Option<&[Value]>,
+        message: &str,
+    ) -> Result<(), Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
-        let table = store.table(position);
         store.drop_dirty(m.id, k)?;
         match row {
             Some(row) => {
@@ -69,51 +107,44 @@ impl Applier<'_> {
         self.record(&Entry {
             kind: "discarded",
             at: self.now,
-            table,
+            table: store.table(position),
             key,
             op: "DELETE",
             reason: "still_referred_to",
             message,
             local: None,
             base: None,
-            server: row.map(Vec::as_slice),
-        })?;
-        let Some(row) = row else { return Ok(()) };
-        for fk in &table.foreign_keys {
-            let Some(parent) = store.schema().position(&fk.parent) else { continue };
-            if self.parent_exists(fk, parent, row)? {
-                continue;
-            }
-            let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
-            let parent_k = Key::pack(&parent_key)?;
-            let parent_id = store.managed[parent].id;
-            if let Some(pending) = store.dirty(parent_id, parent_k.as_bytes())? {
-                let version = store.known(parent_id, parent_k.as_bytes())?.version();
-                let parent_row: Option<Vec<Value>> = pending.base.filter(|_| version > 0).map(full);
-                self.undo_delete(parent, parent_k.as_bytes(), &parent_key, parent_row.as_ref(), message)?;
-            }
-        }
-        Ok(())
+            server: row,
+        })
     }
 
     /// Inserts a row that the server has. Local rows that took one of its unique values since give way.
-    /// Whether it is there now.
-    pub(crate) fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<bool, Error> {
-        let store = self.store;
-        let known = store.known(store.managed[position].id, k)?;
-        let version = known.version();
-        let r = StagedRow { position, k: k.to_vec(), op: Op::Insert, version, row: Some(record::encode(row)) };
-        for (_, key) in self.blockers(&r)? {
-            let message = "the server has another row with the same unique value";
-            self.displace(position, &key, "unique", message, Some(row))?;
+    fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<bool, Error> {
+        for key in self.in_the_way(position, k, row)? {
+            self.displace(position, &key, "unique", UNIQUE_TAKEN, Some(row))?;
         }
-        if matches!(self.write(&r, Known::Never)?, Written::Yes) {
+        self.write_back(position, k, row)
+    }
+
+    /// The keys of the rows that hold a UNIQUE value of a row that the server has.
+    pub(crate) fn in_the_way(&self, position: usize, k: &[u8], row: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+        Ok(self.blockers(&self.of_the_server(position, k, row)?)?.into_iter().map(|(_, key)| key).collect())
+    }
+
+    /// Inserts a row that the server has. Whether it is there now.
+    pub(crate) fn write_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<bool, Error> {
+        if matches!(self.write(&self.of_the_server(position, k, row)?, Known::Never)?, Written::Yes) {
             self.changed(position, k, false);
             return Ok(true);
         }
         // What this file believes of the server is not what it has.
         self.fetch_again(position, k)?;
         Ok(false)
+    }
+
+    fn of_the_server(&self, position: usize, k: &[u8], row: &[Value]) -> Result<StagedRow, Error> {
+        let version = self.store.known(self.store.managed[position].id, k)?.version();
+        Ok(StagedRow { position, k: k.to_vec(), op: Op::Insert, version, row: Some(record::encode(row)) })
     }
 
     /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the

@@ -18,6 +18,7 @@ mod june;
 mod keep;
 mod killed;
 mod locked;
+mod long_chains;
 mod migration;
 mod nameless;
 mod neighbours;
