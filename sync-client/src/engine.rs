@@ -229,6 +229,7 @@ impl Engine {
 
     /// Pushes what is pending, once around: conflicts wait for the pull that settles them.
     pub(crate) fn push_part(&mut self, report: &mut PushReport, pull: &mut PullReport) -> Result<(), Error> {
+        let mut reconnects = 0;
         for _ in 0..MAX_PUSHES {
             self.check_stopped()?;
             // Before a rebuild nothing is pushed but what is in doubt: a snapshot cannot tell whose a row is.
@@ -261,7 +262,15 @@ impl Engine {
                     self.greeted = None;
                     self.greet()?;
                 }
-                Pushed::Reconnect => self.reconnect(pull)?,
+                Pushed::Reconnect if reconnects < MAX_RECONNECTS => {
+                    reconnects += 1;
+                    self.reconnect(pull)?;
+                }
+                Pushed::Reconnect => {
+                    return Err(Error::Protocol(
+                        "the server takes no push, though it said that this file is connected".into(),
+                    ));
+                }
             }
         }
         Ok(())
@@ -465,5 +474,7 @@ const MAX_ROUNDS: u64 = 1000;
 const ENOUGH_ROUNDS: u64 = 20;
 /// Pushes in one round, each after rows were held back.
 const MAX_PUSHES: u32 = 50;
+/// Greetings in one round: each time, the lease to seed the scope was gone.
+const MAX_RECONNECTS: u32 = 5;
 /// Pulls and rebuilds in one round.
 const MAX_PULLS: u32 = 5;

@@ -1,12 +1,14 @@
 //! Servers and history (H).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use sync_client::Error;
-use sync_client::transport::{Method, Request};
+use sync_client::transport::{Method, Request, Response, Transport as _};
 use sync_server::limits::Limits;
 
 use super::cut;
+use crate::relay::through;
 use crate::world::{SCHEMA, World, converge, copy};
 
 /// H5: the server is restarted during the download of a snapshot, and in the second round it has forgotten it.
@@ -68,6 +70,32 @@ fn h9_a_damaged_scope_is_that_users_alone() {
     std::fs::create_dir_all(w.data()).unwrap();
     copy(backup.path(), &w.data());
     w.start();
+    a.sync();
+    assert_eq!(a.client().status().unwrap().pending_rows, 0);
+}
+
+/// A server that connects the file and then takes no push of it is given up, and asked again with the next sync.
+#[test]
+fn a_server_that_takes_no_push_is_given_up() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.sync();
+    let creates = Arc::new(AtomicI64::new(0));
+    let counted = Arc::clone(&creates);
+    let client = through(&w, &mut a, move |http, r| {
+        if r.method == Method::Post && r.path == "/sync/push-sessions" {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let body = r#"{"error":"push_session_invalid","message":"no"}"#;
+            return Ok(Response { status: 400, retry_after: None, body: Box::new(body.as_bytes()) });
+        }
+        http.send(r)
+    });
+    a.sql("INSERT INTO people (id) VALUES ('p')");
+    let error = client.sync().unwrap_err();
+    assert!(matches!(error, Error::Protocol(_)), "{error}");
+    assert!(creates.load(Ordering::Relaxed) < 20, "{creates:?}");
+    drop(client);
+    a.open();
     a.sync();
     assert_eq!(a.client().status().unwrap().pending_rows, 0);
 }
