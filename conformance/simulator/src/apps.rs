@@ -91,7 +91,8 @@ impl World {
         for r in rows.iter().filter(|r| r.key != "{}").take(3) {
             let before = d.rows().unwrap_or_default();
             let done = if retry { c.retry(&r.table, &r.key) } else { c.drop_row(&r.table, &r.key) };
-            if retry {
+            // What is dropped in a file that was handed to another user goes with the inbox when that one signs in.
+            if retry || lock(&d.joins).is_some() {
                 lock(&self.ledger).put_back(&before, &d.rows().unwrap_or_default());
             }
             self.covered("inbox", if retry { "retried" } else { "dropped" });
