@@ -73,7 +73,11 @@ impl Engine {
     pub(crate) fn stage(&mut self) -> Result<Stage, Error> {
         match self.stage.take() {
             Some(s) => Ok(s),
-            None => Stage::create(&self.path),
+            None => {
+                // What was fetched in part lay in the one that is gone.
+                (self.snapshot, self.bundle) = (None, None);
+                Stage::create(&self.path)
+            }
         }
     }
 

@@ -19,8 +19,17 @@ impl Engine {
         Some((position, key, k))
     }
 
-    pub(crate) fn names_one_of_ours(&self, reply: &ErrorReply) -> bool {
-        reply.rejections.iter().any(|r| self.rejected_row(r).is_some())
+    /// Whether a refusal names a row that was sent.
+    pub(crate) fn names_one_of_ours(&self, reply: &ErrorReply) -> Result<bool, Error> {
+        let mut sent = self.store.conn.prepare_cached("SELECT 1 FROM main._sync_out WHERE t = ? AND k = ?")?;
+        for r in &reply.rejections {
+            if let Some((position, _, k)) = self.rejected_row(r)
+                && sent.exists((self.store.managed[position].id, k.as_bytes()))?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Holds refused rows back with the server's reason. What needs them waits too, from the next freeze on.

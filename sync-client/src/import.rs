@@ -19,9 +19,9 @@ use crate::export::{Export, ExportedRow, Sent};
 use crate::inbox::Entry;
 use crate::lineage::Lineage;
 use crate::report::{PullReport, PushReport};
-use crate::settle::op_of;
+use crate::settle::{is_new, op_of};
 use crate::stage::StagedRow;
-use crate::store::Meta;
+use crate::store::{Dirty, Meta};
 
 /// What an import did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -260,9 +260,7 @@ impl Applier<'_> {
     /// that both minted, this device's row takes another. True where the imported row can be written.
     fn own_change_gives_way(&mut self, i: &Incoming) -> Result<bool, Error> {
         let (store, m) = (self.store, &self.store.managed[i.position]);
-        if store.dirty(m.id, &i.row.k)?.is_none() {
-            return Ok(true);
-        }
+        let Some(dirty) = store.dirty(m.id, &i.row.k)? else { return Ok(true) };
         let live = match m.sql.read(&store.conn, &i.key)? {
             Some(Ok(row)) => Some(row),
             Some(Err(_)) => return Ok(false),
@@ -271,7 +269,8 @@ impl Applier<'_> {
         if same(live.as_deref(), i.row.row.as_ref()) {
             return Ok(false);
         }
-        let both_new = i.row.known == Known::Never && store.known(m.id, &i.row.k)? == Known::Never;
+        let incoming = Dirty { since: i.row.since, base: i.row.base.clone(), held: None };
+        let both_new = is_new(i.row.known, &incoming) && is_new(store.known(m.id, &i.row.k)?, &dirty);
         if let Some(row) = live.as_deref().filter(|_| both_new && i.row.row.is_some())
             && let Some((position, key)) = self.minted(i.position, &i.key, row)?
         {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use rusqlite::OptionalExtension as _;
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
-use sync_core::record;
+use sync_core::record::{self, Record};
 use sync_core::schema::ForeignKey;
 use sync_core::value::Value;
 
@@ -115,6 +115,7 @@ impl<'a> Applier<'a> {
             if kept {
                 store.set_known(m.id, &k, version_of(&r))?;
                 store.put_dirty(m.id, &k, dirty.since, None)?;
+                self.note_brought_back(r.position, &k)?;
             } else {
                 self.meet_now(r, known, &dirty)?;
             }
@@ -143,7 +144,11 @@ impl<'a> Applier<'a> {
         for b in &back {
             let m = &store.managed[b.position];
             match m.sql.insert(&store.conn, &b.row) {
-                Ok(_) => store.put_dirty(m.id, Key::pack(&b.key)?.as_bytes(), self.now, None)?,
+                Ok(_) => {
+                    // Not a new row under the number of another.
+                    let base: Record = b.row.iter().cloned().map(Some).collect();
+                    store.put_dirty(m.id, Key::pack(&b.key)?.as_bytes(), self.now, Some(&base))?;
+                }
                 Err(e) if is_constraint(&e) => {
                     store.conn.execute_batch("ROLLBACK TO _sync_back; RELEASE _sync_back")?;
                     return Ok(false);

@@ -137,6 +137,11 @@ impl Engine {
             }
             let done = self.apply_bundles(&mut stage, &bundles, report);
             self.keep_stage(stage, &done);
+            // A bundle whose rows are not what its head says: a snapshot may do what it cannot.
+            if let Err(Error::Protocol(why)) = &done {
+                tracing::warn!("a bundle was refused: {why}");
+                return self.must_rebuild(why);
+            }
             done?;
             let now_at = Meta::Checkpoint.integer(&self.store.conn)?;
             report.checkpoint = now_at;

@@ -209,7 +209,7 @@ impl Engine {
                     }
                     Ok(self.release_proven(&outbox, Some(push_id))?.unwrap_or(Pushed::Conflicts(conflicts)))
                 }
-                Some(Code::PushRejected) if self.names_one_of_ours(&r.reply) => {
+                Some(Code::PushRejected) if self.names_one_of_ours(&r.reply)? => {
                     if let Some(end) = self.release_proven(&outbox, Some(push_id))? {
                         return Ok(end);
                     }

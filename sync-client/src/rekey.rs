@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::orphans::parent_key;
 use crate::report::Event;
+use crate::settle::is_new;
 
 /// A row that got another key.
 struct Moved {
@@ -52,7 +53,8 @@ impl Applier<'_> {
             let Some(parent_key) = parent_key(fk, store.table(parent), row) else { continue };
             let Ok(k) = Key::pack(&parent_key) else { continue };
             let m = &store.managed[parent];
-            if store.known(m.id, k.as_bytes())? != Known::Never || store.dirty(m.id, k.as_bytes())?.is_none() {
+            let known = store.known(m.id, k.as_bytes())?;
+            if store.dirty(m.id, k.as_bytes())?.is_none_or(|d| !is_new(known, &d)) {
                 continue;
             }
             if let Some(Ok(parent_row)) = m.sql.read(&store.conn, &parent_key)?

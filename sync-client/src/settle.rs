@@ -61,7 +61,9 @@ impl Applier<'_> {
         let remote = sent.clone().map(|row| over(row, live.as_deref()));
         let rule = self.policies.of(&table.name).rule();
         let minted = match (&live, known) {
-            (Some(row), Known::Never) if remote.is_some() => self.minted(r.position, &key, row)?,
+            (Some(row), Known::Never | Known::Gone(_)) if remote.is_some() && is_new(known, dirty) => {
+                self.minted(r.position, &key, row)?
+            }
             _ => None,
         };
         let verdict = settle(live.as_deref(), known, dirty.base.as_ref(), remote.as_deref(), minted.is_some(), rule);
@@ -211,7 +213,28 @@ impl Applier<'_> {
         let t = self.store.managed[r.position].id;
         let known = if mutant::on(Mutant::UpdateOfNothing) { Known::Live(r.version) } else { version_of(r) };
         self.store.set_known(t, &r.k, known)?;
-        self.store.put_dirty(t, &r.k, since, base)
+        self.store.put_dirty(t, &r.k, since, base)?;
+        if r.row.is_none() { self.note_brought_back(r.position, &r.k) } else { Ok(()) }
+    }
+
+    /// A row over whose tombstone this file goes on is no new one: it has itself as its base.
+    pub(crate) fn note_brought_back(&self, position: usize, k: &[u8]) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[position]);
+        let key = Key::from_stored(k.to_vec()).unpack()?;
+        if let (Some(Ok(row)), Some(dirty)) = (m.sql.read(&store.conn, &key)?, store.dirty(m.id, k)?) {
+            let row: Record = row.into_iter().map(Some).collect();
+            store.put_dirty(m.id, k, dirty.since, Some(&row))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the app made this row anew: nobody had it before, or what was there was deleted, and a number came free.
+pub(crate) const fn is_new(known: Known, dirty: &Dirty) -> bool {
+    match known {
+        Known::Never => true,
+        Known::Gone(_) => dirty.base.is_none(),
+        Known::Live(_) => false,
     }
 }
 

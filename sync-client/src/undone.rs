@@ -183,7 +183,7 @@ impl Applier<'_> {
 
     /// The server's state of this row is not known here any more: the next pull rebuilds.
     pub(crate) fn fetch_again(&self, position: usize, k: &[u8]) -> Result<(), Error> {
-        self.store.set_known(self.store.managed[position].id, k, Known::Never)?;
+        self.store.set_known(self.store.managed[position].id, k, Known::Live(0))?;
         Meta::Rebuild.set(&self.store.conn, "a row has to be fetched again")
     }
 }

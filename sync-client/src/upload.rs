@@ -82,7 +82,7 @@ impl Engine {
                     tries += 1;
                     chunk.rewind(ordinal);
                 }
-                CallError::Reply(r) if code == Some(Code::PushChunkInvalid) && self.names_one_of_ours(&r.reply) => {
+                CallError::Reply(r) if code == Some(Code::PushChunkInvalid) && self.names_one_of_ours(&r.reply)? => {
                     return self.set_apart(outbox, push_id, |e| e.hold_rejected(&r.reply));
                 }
                 e if code == Some(Code::PushChunkInvalid) => {

@@ -10,7 +10,7 @@ use sync_client::{Detach, Error};
 use crate::world::{Device, World, converge};
 
 /// Waits for nobody who has the file.
-struct Impatient;
+pub(crate) struct Impatient;
 
 impl Environment for Impatient {
     fn now_ms(&self) -> i64 {

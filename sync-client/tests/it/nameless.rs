@@ -1,12 +1,12 @@
 //! A server that names no row (case P6): the refused ones are found, an outage is not taken for a refusal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sync_client::transport::Response;
+use sync_client::transport::{Response, Transport as _};
 use sync_server::limits::Limits;
 
-use crate::relay::{Relay, bare};
+use crate::relay::{Relay, bare, through};
 use crate::world::{Device, SCHEMA, World, converge};
 
 fn ages() -> World {
@@ -132,4 +132,30 @@ fn failures_now_and_then_only_cost_time() {
             client.rejected().unwrap().into_iter().filter(|r| r.reason == "refused").map(|r| r.key).collect();
         assert_eq!(refused, [r#"{"id":"p0007"}"#, r#"{"id":"p0030"}"#]);
     }
+}
+
+/// A server that names a row which was never sent has named none.
+#[test]
+fn a_row_that_was_not_sent_is_no_name() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.sync();
+    fill(&a, 4, &[]);
+    let commits = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&commits);
+    let client = through(&w, &mut a, move |http, r| {
+        if !r.path.ends_with("/commit") {
+            return http.send(r);
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+        let body = r#"{"error":"push_rejected","message":"no","rejections":[{"row_ordinal":0,"schema":"main","table":"people","key":{"id":"ghost"},"kind":"check","message":"no"}]}"#;
+        Ok(Response { status: 422, retry_after: None, body: Box::new(body.as_bytes()) })
+    });
+    client.sync().unwrap_err();
+    assert!(commits.load(Ordering::Relaxed) < 20, "{commits:?}");
+    assert!(client.rejected().unwrap().is_empty(), "while everything fails, no row is to blame");
+    drop(client);
+    a.open();
+    a.sync();
+    assert_eq!(a.client().status().unwrap().pending_rows, 0);
 }

@@ -1,9 +1,11 @@
 //! Case C7: devices mint the same INTEGER keys. The row that no server has takes another number, and
 //! whatever refers to it in this file goes along, however far down.
 
+use sync_client::transport::{Transport as _, TransportError};
 use sync_client::{Event, Policy};
 use sync_server::limits::Limits;
 
+use crate::relay::through;
 use crate::world::{Device, World, converge};
 
 /// Children sort before their parents by name, so that no order of names helps.
@@ -164,4 +166,78 @@ fn each_row_moves_once() {
     converge(&[&a, &b]);
     assert_eq!(a.count("SELECT count(*) FROM t"), 4000);
     assert_eq!(a.count("SELECT count(*) FROM t WHERE label = 'b' || (id - 3000)"), 1000);
+}
+
+const LISTS: &str = "
+CREATE TABLE lists (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+CREATE TABLE items (id TEXT PRIMARY KEY NOT NULL, list INTEGER REFERENCES lists(id) ON DELETE CASCADE, text TEXT);
+";
+
+/// Without AUTOINCREMENT, SQLite gives the number of a deleted row to the next one, on each device to another.
+#[test]
+fn a_number_that_came_free_is_minted_like_any_other() {
+    for policy in [Policy::ServerWins, Policy::ClientWins] {
+        let w = World::with(LISTS, Limits::default());
+        let (a, b) = (w.device("a"), w.device_with("b", policy, |_| {}));
+        a.sql("INSERT INTO lists VALUES (1, 'one'), (2, 'two')");
+        converge(&[&a, &b]);
+        a.sql("DELETE FROM lists WHERE id = 2");
+        converge(&[&a, &b]);
+        a.sql("INSERT INTO lists (name) VALUES ('holidays'); INSERT INTO items VALUES ('a', 2, 'sun cream')");
+        b.sql("INSERT INTO lists (name) VALUES ('divorce'); INSERT INTO items VALUES ('b', 2, 'lawyer')");
+        a.sync();
+        converge(&[&b, &a]);
+        for d in [&a, &b] {
+            let of = |text: &str| {
+                d.text(&format!("SELECT name FROM lists JOIN items ON list = lists.id WHERE text = '{text}'"))
+            };
+            assert_eq!((of("sun cream").as_str(), of("lawyer").as_str()), ("holidays", "divorce"));
+        }
+        assert!(b.client().discarded().unwrap().is_empty());
+    }
+}
+
+/// A row that a device brought back over the delete of another is no new one: where it meets a row of its number
+/// again, both mean the same.
+#[test]
+fn a_row_that_was_brought_back_keeps_its_number() {
+    let w = World::with(LISTS, Limits::default());
+    let (a, b) = (w.device_with("a", Policy::ClientWins, |_| {}), w.device_with("b", Policy::ClientWins, |_| {}));
+    a.sql("INSERT INTO lists VALUES (1, 'one')");
+    converge(&[&a, &b]);
+    // Both edited it while a third deleted it.
+    let c = w.device("c");
+    c.sync();
+    c.sql("DELETE FROM lists");
+    a.sql("UPDATE lists SET name = 'of a'");
+    b.sql("UPDATE lists SET name = 'of b'");
+    c.sync();
+    a.client().pull().unwrap();
+    b.client().pull().unwrap();
+    a.sync();
+    b.sync();
+    converge(&[&a, &b, &c]);
+    assert_eq!(a.text("SELECT group_concat(id || name) FROM lists"), "1of b");
+}
+
+/// A row whose state has to be fetched again, since nobody here knows it, is one of the server's all the same.
+#[test]
+fn a_row_that_is_fetched_again_is_not_minted() {
+    let w = World::with(LISTS, Limits::default());
+    let (a, mut b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO lists VALUES (7, 'x')");
+    converge(&[&a, &b]);
+    // REPLACE leaves no base; the name clashes, so the row goes and is fetched again.
+    b.sql("REPLACE INTO lists VALUES (7, 'z')");
+    a.sql("INSERT INTO lists VALUES (8, 'z')");
+    a.sync();
+    let client = through(&w, &mut b, |http, r| {
+        if r.path.contains("snapshot") { Err(TransportError::Offline("no network".into())) } else { http.send(r) }
+    });
+    client.sync().unwrap_err();
+    drop(client);
+    b.sql("INSERT OR REPLACE INTO lists VALUES (7, 'y')");
+    b.open();
+    converge(&[&b, &a]);
+    assert_eq!(b.count("SELECT count(*) FROM lists"), 2, "{}", b.text("SELECT group_concat(id || name) FROM lists"));
 }

@@ -42,7 +42,7 @@ pub enum Verdict {
 }
 
 /// Settles one key. `live` is the local row, `None` where it was deleted here; `remote` the server's,
-/// `None` for a tombstone.
+/// `None` for a tombstone. `integer_key` says that the local row is a new one under a number that was minted here.
 #[must_use]
 pub fn settle(
     live: Option<&[Value]>,
@@ -62,7 +62,7 @@ pub fn settle(
     }
     match (live, known, remote) {
         (Some(_), Known::Never | Known::Gone(_), None) => Verdict::RebaseSilently,
-        (Some(_), Known::Never, Some(_)) if integer_key => Verdict::Rekey,
+        (Some(_), Known::Never | Known::Gone(_), Some(_)) if integer_key => Verdict::Rekey,
         _ => match rule {
             Rule::MergeColumns(tie) if live.is_some() && remote.is_some() => Verdict::Merge(tie),
             Rule::ServerWins | Rule::MergeColumns(Tie::Server) => Verdict::Take,
@@ -100,8 +100,10 @@ mod tests {
             // C7: an INTEGER key minted twice, whatever the policy.
             (some_a, Known::Never, None, some_b, true, server, Verdict::Rekey),
             (some_a, Known::Never, None, some_b, true, client, Verdict::Rekey),
+            (some_a, Known::Gone(2), None, some_b, true, client, Verdict::Rekey),
             (some_a, Known::Live(1), None, some_b, true, server, Verdict::Take),
             // The policy.
+            (some_a, Known::Gone(2), None, some_b, false, client, Verdict::Rebase),
             (some_a, Known::Never, None, some_b, false, server, Verdict::Take),
             (some_a, Known::Live(3), None, some_b, false, client, Verdict::Rebase),
             (some_a, Known::Live(3), None, None, false, server, Verdict::Take),
