@@ -21,6 +21,12 @@ CREATE TABLE settings (name TEXT PRIMARY KEY NOT NULL, value);
 CREATE INDEX notes_person ON notes(person);
 ";
 
+/// The same where SQLite gives the number of a deleted row to a new one.
+#[must_use]
+pub fn schema(numbers_again: bool) -> String {
+    SCHEMA.replace(" AUTOINCREMENT", if numbers_again { "" } else { " AUTOINCREMENT" })
+}
+
 /// What only the app has: a search index and a counter, kept by triggers.
 pub const LOCAL_SCHEMA: &str = "
 CREATE TABLE tally (n INTEGER NOT NULL);

@@ -66,6 +66,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         page_rows: d.pick(&[2, 5, 20, 1000]),
         bundle_rows: d.pick(&[0, 0, 0, 6]),
         rules: false,
+        numbers_again: false,
     };
     let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood, busy)).collect();
     if mood == Mood::Crowd {
@@ -83,6 +84,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         }
     }
     setup.rules = d.chance(1, 3);
+    setup.numbers_again = d.chance(1, 2);
     Plan { seed, setup, steps }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sync_client::{Detach, Error};
 
-use crate::app::{ADDED, SCHEMA};
+use crate::app::ADDED;
 use crate::check::tokens_of_entry;
 use crate::device::{Device, copy_file, lock, seen};
 use crate::hooks::ServerEnv;
@@ -72,7 +72,7 @@ impl World {
         let mut migrated = lock(&self.migrated);
         if !std::mem::replace(&mut *migrated, true) {
             self.server.stop();
-            self.server.set_schema(&format!("{SCHEMA}{ADDED}"));
+            self.server.set_schema(&format!("{}{ADDED}", self.schema));
             self.start_server();
         }
     }

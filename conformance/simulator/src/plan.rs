@@ -30,6 +30,9 @@ pub struct Setup {
     /// Whether the server has rules.
     #[serde(default)]
     pub rules: bool,
+    /// Whether SQLite gives the number of a deleted row to a new one (a key without AUTOINCREMENT).
+    #[serde(default)]
+    pub numbers_again: bool,
 }
 
 /// One device.

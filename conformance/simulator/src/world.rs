@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use sync_server::limits::Limits;
 
 use crate::accounts::{Exported, user_name};
-use crate::app::{LOCAL_SCHEMA, SCHEMA};
+use crate::app::LOCAL_SCHEMA;
 use crate::cover::Cover;
 use crate::device::{Device, lock};
 use crate::dice::Dice;
@@ -61,6 +61,7 @@ pub(crate) struct World {
     pub(crate) clock: AtomicI64,
     pub(crate) ids: Mutex<Dice>,
     pub(crate) server: Server,
+    pub(crate) schema: String,
     pub(crate) models: Mutex<BTreeMap<String, UserModel>>,
     rules: bool,
     pub(crate) all: Mutex<Vec<Arc<Device>>>,
@@ -96,9 +97,11 @@ impl World {
             max_rows_per_bundle: plan.setup.bundle_rows,
             ..Limits::default()
         };
+        let schema = crate::app::schema(plan.setup.numbers_again);
         let world = Arc::new_cyclic(|me: &Weak<Self>| Self {
             me: me.clone(),
-            server: Server::new(dir.path(), SCHEMA, limits, plan.setup.rules),
+            server: Server::new(dir.path(), &schema, limits, plan.setup.rules),
+            schema: schema.clone(),
             dir,
             clock: AtomicI64::new(1_800_000_000_000),
             ids: Mutex::new(Dice::new(plan.seed)),
@@ -117,7 +120,7 @@ impl World {
             trace,
         });
         world.start_server();
-        let schema = format!("{SCHEMA}{LOCAL_SCHEMA}");
+        let schema = format!("{schema}{LOCAL_SCHEMA}");
         for (n, setup) in plan.setup.devices.iter().enumerate() {
             let d = Device::make(world.dir.path(), n, *setup, user_name(setup.user), &schema).expect("a device");
             lock(&world.all).push(Arc::new(d));
