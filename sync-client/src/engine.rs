@@ -74,7 +74,6 @@ impl Engine {
         match self.stage.take() {
             Some(s) => Ok(s),
             None => {
-                // What was fetched in part lay in the one that is gone.
                 (self.snapshot, self.bundle) = (None, None);
                 Stage::create(&self.path)
             }
