@@ -73,10 +73,7 @@ impl Engine {
     pub(crate) fn stage(&mut self) -> Result<Stage, Error> {
         match self.stage.take() {
             Some(s) => Ok(s),
-            None => {
-                (self.snapshot, self.bundle) = (None, None);
-                Stage::create(&self.path)
-            }
+            None => Stage::create(&self.path),
         }
     }
 
