@@ -73,8 +73,11 @@ impl Engine {
     /// this name is known by it, and made anew.
     fn name_export(&self, path: &Path) -> Result<(), Error> {
         let conn = &self.store.conn;
+        let begun: Option<String> = Meta::Exporting.get(conn)?;
+        if let Some(id) = &begun {
+            Export::tidy(path, id);
+        }
         if path.exists() {
-            let begun: Option<String> = Meta::Exporting.get(conn)?;
             if begun.is_none() || Export::open(path).ok().map(|e| e.head.id) != begun {
                 return Err(Error::Argument(format!("{} exists already; choose another name", path.display())));
             }

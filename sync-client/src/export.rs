@@ -2,7 +2,7 @@
 //! the bundle in doubt, every other intent with its base and version, and the refused rows.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sync_core::engine::change::{Change, Known, derive};
@@ -61,11 +61,7 @@ impl Store {
     /// Writes what is pending into a new file, durably. In a transaction of the caller, in which the logs
     /// were absorbed and an outbox of which nothing was sent was released. Returns how many rows it has.
     pub(crate) fn export(&self, path: &Path, id: &str, now: i64) -> Result<u64, Error> {
-        let fresh = beside(path, "-new");
-        match std::fs::remove_file(&fresh) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-            _ => {}
-        }
+        let fresh = half_made(path, id);
         private::create(&fresh)?;
         let written = self.write_export(&fresh, id, now);
         let rows = match written {
@@ -191,7 +187,19 @@ impl Store {
     }
 }
 
+/// What an export is called until it is whole: a name that nobody else has given to anything.
+fn half_made(path: &Path, id: &str) -> PathBuf {
+    beside(path, &format!("-{id}"))
+}
+
 impl Export {
+    /// Removes what a try that was cut has left of this export before it had its name.
+    pub(crate) fn tidy(path: &Path, id: &str) {
+        for suffix in ["", "-journal"] {
+            let _ = std::fs::remove_file(beside(&half_made(path, id), suffix));
+        }
+    }
+
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let no_export = || Error::Argument(format!("{} is not an export of a synced file", path.display()));
         if !path.is_file() {

@@ -275,3 +275,27 @@ fn an_imported_delete_breaks_no_reference() {
     converge(&[&a, &b]);
     assert_eq!(a.text("SELECT n.body || p.name FROM notes n JOIN people p ON p.id = n.person"), "by bx");
 }
+
+/// Whatever lies beside an export is somebody's; of a try that was cut in the middle nothing stays.
+#[test]
+fn an_export_touches_no_other_file() {
+    let w = World::new();
+    let mut a = w.device("a");
+    a.sync();
+    a.sql("INSERT INTO people (id) VALUES ('work')");
+    let theirs = w.dir.path().join("work.export-new");
+    std::fs::write(&theirs, "a thesis").unwrap();
+    a.sql("INSERT INTO _sync_meta VALUES ('exporting', 'cut')");
+    for left in ["work.export-cut", "work.export-cut-journal"] {
+        std::fs::write(w.dir.path().join(left), "").unwrap();
+    }
+    assert_eq!(export(&w, &mut a).1, 1);
+    assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "a thesis");
+    let mut beside: Vec<String> = std::fs::read_dir(w.dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("work"))
+        .collect();
+    beside.sort();
+    assert_eq!(beside, ["work.export", "work.export-new"]);
+}
