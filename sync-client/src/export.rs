@@ -53,7 +53,7 @@ pub(crate) struct ExportedRow {
 pub(crate) struct Export {
     conn: Connection,
     pub(crate) head: Head,
-    /// Name and columns of each table, by its number in the export.
+    /// Name and columns of each table that has rows in it, by its number in the export.
     pub(crate) tables: BTreeMap<i64, (String, Vec<String>)>,
 }
 
@@ -237,7 +237,10 @@ impl Export {
             return Err(Error::NewerFormat(format));
         }
         let mut tables = BTreeMap::new();
-        let mut s = conn.prepare("SELECT id, name, columns FROM tbl")?;
+        let mut s = conn.prepare(
+            "SELECT id, name, columns FROM tbl WHERE id IN (SELECT t FROM pending UNION SELECT t FROM sent) \
+             OR name IN (SELECT tbl FROM refused)",
+        )?;
         let mut rows = s.query([])?;
         while let Some(r) = rows.next()? {
             let columns = serde_json::from_str(&r.get::<_, String>(2)?).map_err(|_| no_export())?;

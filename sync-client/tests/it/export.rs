@@ -299,3 +299,27 @@ fn an_export_touches_no_other_file() {
     beside.sort();
     assert_eq!(beside, ["work.export", "work.export-new"]);
 }
+
+/// What an importing file lacks matters only where it would lose rows.
+#[test]
+fn a_table_without_rows_in_the_export_may_be_missing() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("CREATE TABLE extra (id TEXT PRIMARY KEY NOT NULL, x TEXT); ALTER TABLE notes ADD COLUMN extra TEXT");
+    converge(&[&b]);
+    a.sync();
+    a.sql("INSERT INTO people (id) VALUES ('work')");
+    let (path, rows) = export(&w, &mut a);
+    assert_eq!((rows, b.client().import(&path).unwrap().rows), (1, 1));
+    // With a row in it, it is refused by name.
+    for (sql, lacks) in [
+        ("INSERT INTO extra VALUES ('e', 'x')", "the synced table extra"),
+        ("INSERT INTO notes (id) VALUES ('n')", "the column extra of table notes"),
+    ] {
+        a.open();
+        a.sql(sql);
+        let (path, _) = export(&w, &mut a);
+        let refused = b.client().import(&path).unwrap_err().to_string();
+        assert!(refused.contains(lacks), "{refused}");
+    }
+}
