@@ -1,0 +1,67 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::store::Selection;
+
+/// A synced file of this schema, and the count of the steps that SQLite's machine takes in it.
+fn file(dir: &tempfile::TempDir, schema: &str) -> (Store, Arc<AtomicU64>) {
+    let path = dir.path().join("app.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(schema).unwrap();
+    let mut store = Store::open(&path).unwrap();
+    store.install("http://localhost", &Selection::All, "source", 0).unwrap();
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    let step = move || counted.fetch_add(1, Ordering::Relaxed) == u64::MAX;
+    store.conn.progress_handler(1, Some(step)).unwrap();
+    (store, count)
+}
+
+/// Applies rows of the first table as one bundle.
+fn apply(store: &Store, version: i64, rows: impl IntoIterator<Item = Record>) -> Outcome {
+    let tx = store.begin().unwrap();
+    let policies = Policies::default();
+    let mut applier = Applier::new(store, &policies, 1).unwrap();
+    applier.begin_bundle("other", false).unwrap();
+    for row in rows {
+        let k = Key::pack(&[row[0].clone().unwrap()]).unwrap().as_bytes().to_vec();
+        let row = Some(record::encode_partial(&row));
+        applier.row(StagedRow { position: 0, k, op: Op::Update, version, row }).unwrap();
+    }
+    applier.end_bundle().unwrap();
+    let outcome = applier.finish().unwrap();
+    tx.commit().unwrap();
+    outcome
+}
+
+/// Each row takes the UNIQUE value of the next one: in this order a pass over those that wait frees one of them.
+#[test]
+fn unique_values_that_shift_cost_by_the_row() {
+    let shift = |n: i64| {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, count) = file(&dir, "CREATE TABLE items (id INTEGER PRIMARY KEY, pos INTEGER UNIQUE)");
+        let row = |id: i64, pos: i64| vec![Some(Value::from(id)), Some(Value::from(pos))];
+        apply(&store, 1, (0..n).map(|i| row(i, i)));
+        let before = count.load(Ordering::Relaxed);
+        let outcome = apply(&store, 2, (0..n).map(|i| row(i, i + 1)));
+        assert_eq!((outcome.applied, outcome.conflicts, outcome.set_aside), (n as u64, 0, 0));
+        let shifted = "SELECT count(*) FROM items WHERE pos = id + 1";
+        assert_eq!(store.conn.query_row(shifted, [], |r| r.get::<_, i64>(0)).unwrap(), n);
+        count.load(Ordering::Relaxed) - before
+    };
+    let (few, many) = (shift(50), shift(400));
+    assert!(many <= 10 * few, "{many} steps for 400 rows, {few} for 50");
+}
+
+/// A ring is taken out and put in again; what the server does not mention of its rows stays.
+#[test]
+fn a_ring_keeps_what_the_server_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = file(&dir, "CREATE TABLE items (id INTEGER PRIMARY KEY, pos INTEGER UNIQUE, mine TEXT)");
+    let row = |id: i64, pos: i64| vec![Some(Value::from(id)), Some(Value::from(pos)), None];
+    apply(&store, 1, [row(1, 1), row(2, 2)]);
+    store.conn.execute_batch("UPDATE items SET mine = 'of ' || id").unwrap();
+    apply(&store, 2, [row(1, 2), row(2, 1)]);
+    let all = "SELECT group_concat(id || pos || mine) FROM (SELECT * FROM items ORDER BY id)";
+    assert_eq!(store.conn.query_row(all, [], |r| r.get::<_, String>(0)).unwrap(), "12of 1,21of 2");
+}
