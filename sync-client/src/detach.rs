@@ -11,7 +11,7 @@ use sync_core::value::Value;
 use crate::apply::{Applier, fit};
 use crate::context::FaultPoint;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, cannot};
 use crate::export::Export;
 use crate::inbox::Entry;
 use crate::lock::{OwnerLock, itself};
@@ -81,7 +81,7 @@ impl Engine {
             if begun.is_none() || Export::open(path).ok().map(|e| e.head.id) != begun {
                 return Err(Error::Argument(format!("{} exists already; choose another name", path.display())));
             }
-            std::fs::remove_file(path)?;
+            std::fs::remove_file(path).map_err(cannot("remove the export of an earlier try,", path))?;
         }
         Meta::Exporting.set(conn, self.env.new_id())
     }

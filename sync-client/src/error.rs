@@ -1,5 +1,7 @@
 //! What can go wrong, in the words of the person whom it stops.
 
+use std::path::Path;
+
 use sync_core::protocol::Code;
 use sync_core::protocol::code::Retry;
 use sync_core::sqlite::introspect::Refusal;
@@ -145,9 +147,14 @@ pub enum Error {
     /// SQLite.
     #[error("the database: {0}")]
     Sqlite(#[from] rusqlite::Error),
-    /// The file system.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    /// The system: a file beside the app's, an export, a thread.
+    #[error("{what}: {source}")]
+    Io {
+        /// What could not be done, and to which file.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Something of ours in the file is not readable.
     #[error("the sync state in this file is damaged ({0}); `detach --forget` and init again keeps every row")]
     Damaged(String),
@@ -177,6 +184,12 @@ impl Error {
     pub(crate) fn is_code(&self, c: Code) -> bool {
         matches!(self, Self::Refused { code, .. } if code == c.as_str())
     }
+}
+
+/// Of something that could not be done to a file.
+pub(crate) fn cannot(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let what = format!("cannot {what} {}", path.display());
+    move |source| Error::Io { what, source }
 }
 
 impl From<TransportError> for Error {

@@ -10,7 +10,7 @@ use sync_core::hash::Digest;
 use sync_core::key::Key;
 use sync_core::record::{self, Record};
 
-use crate::error::Error;
+use crate::error::{Error, cannot};
 use crate::lock::beside;
 use crate::private;
 use crate::store::{Meta, OutboxState, Store};
@@ -62,7 +62,7 @@ impl Store {
     /// were absorbed and an outbox of which nothing was sent was released. Returns how many rows it has.
     pub(crate) fn export(&self, path: &Path, id: &str, now: i64) -> Result<u64, Error> {
         let fresh = half_made(path, id);
-        private::create(&fresh)?;
+        private::create(&fresh).map_err(cannot("make the export", path))?;
         let written = self.write_export(&fresh, id, now);
         let rows = match written {
             Ok(rows) => rows,
@@ -71,7 +71,10 @@ impl Store {
                 return Err(e);
             }
         };
-        std::fs::rename(&fresh, path)?;
+        if let Err(e) = std::fs::rename(&fresh, path) {
+            let _ = std::fs::remove_file(&fresh);
+            return Err(cannot("make the export", path)(e));
+        }
         // The name is durable too, where a directory can be synced.
         if let Ok(dir) =
             std::fs::File::open(path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")))

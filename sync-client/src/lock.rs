@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::Error;
+use crate::error::{Error, cannot};
 
 /// Held as long as it lives; the system frees it when the process dies.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ impl OwnerLock {
     /// Takes the lock, or says who has it.
     pub(crate) fn take(database: &Path) -> Result<Self, Error> {
         let path = beside(database, "-sync-lock");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = file.map_err(cannot("make the lock file", &path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) if held().contains(&path) => {
@@ -32,15 +33,18 @@ impl OwnerLock {
             }
             Err(TryLockError::WouldBlock) => {
                 let mut by = String::new();
-                file.read_to_string(&mut by)?;
+                file.read_to_string(&mut by).map_err(cannot("read the lock file", &path))?;
                 let by = if by.trim().is_empty() { "unknown".to_owned() } else { by.trim().to_owned() };
                 return Err(Error::Owned { by });
             }
-            Err(TryLockError::Error(e)) => return Err(e.into()),
+            Err(TryLockError::Error(e)) => return Err(cannot("lock", &path)(e)),
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "process {}", std::process::id())?;
+        let mut sign = || {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "process {}", std::process::id())
+        };
+        sign().map_err(cannot("write the lock file", &path))?;
         held().push(path.clone());
         Ok(Self { file, path })
     }
@@ -64,7 +68,7 @@ impl Drop for OwnerLock {
 pub(crate) fn itself(database: &Path) -> Result<PathBuf, Error> {
     database.canonicalize().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::Argument(format!("there is no file {}", database.display())),
-        _ => e.into(),
+        _ => cannot("find", database)(e),
     })
 }
 

@@ -17,7 +17,7 @@ use sync_core::value::Value;
 use sync_core::wire::{Form, decode_key, decode_payload, push_members};
 
 use crate::download::{Download, Fetch};
-use crate::error::Error;
+use crate::error::{Error, cannot};
 use crate::lock::beside;
 use crate::mutant::{self, Mutant};
 use crate::private;
@@ -69,7 +69,7 @@ impl Stage {
     pub(crate) fn create(file: &Path) -> Result<Self, Error> {
         Self::tidy(file);
         let path = beside(file, SUFFIX);
-        private::create(&path)?;
+        private::create(&path).map_err(cannot("make the scratch file", &path))?;
         let conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let stage = Self { conn, path, snapshot: None, bundle: None };
         stage.conn.execute_batch(

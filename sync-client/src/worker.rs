@@ -52,11 +52,12 @@ impl Worker {
         signal.lock().running = 2;
         let spawn = |name: &str, run: fn(&Weak<Shared>, &Signal)| {
             let (weak, signal) = (Arc::downgrade(shared), Arc::clone(&signal));
-            std::thread::Builder::new().name(name.into()).spawn(move || {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
                 let ending = Ending { weak: weak.clone(), signal: Arc::clone(&signal) };
                 run(&weak, &signal);
                 drop(ending);
-            })
+            });
+            thread.map_err(|source| Error::Io { what: "cannot start a thread".into(), source })
         };
         let threads = vec![spawn("sync", syncing)?, spawn("sync-watch", watching)?];
         Ok(Self { signal, threads })

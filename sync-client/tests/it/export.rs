@@ -323,3 +323,17 @@ fn a_table_without_rows_in_the_export_may_be_missing() {
         assert!(refused.contains(lacks), "{refused}");
     }
 }
+
+/// Where it cannot be made, the sentence says where, and nothing has happened to the work.
+#[test]
+fn an_export_that_cannot_be_made_names_its_place() {
+    let w = World::new();
+    let a = w.device("a");
+    a.sync();
+    a.sql("INSERT INTO people (id) VALUES ('work')");
+    let path = w.dir.path().join("nowhere/work.export");
+    let failed = a.client().detach(Detach::Export(path.clone())).unwrap_err();
+    assert!(matches!(failed, Error::Io { .. }), "{failed:?}");
+    assert!(failed.to_string().starts_with(&format!("cannot make the export {}: ", path.display())), "{failed}");
+    assert_eq!(a.sync().push.committed_rows, 1);
+}

@@ -62,3 +62,13 @@ fn a_link_leads_to_the_same_owner() {
     converge(&[&a, &b]);
     assert_eq!(std::fs::read_dir(link.parent().unwrap()).unwrap().count(), 1);
 }
+
+/// A lock that cannot be had is told of by its name.
+#[test]
+fn a_lock_file_that_cannot_be_made_is_named() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    file(&dir, "a.db", DDL);
+    std::fs::create_dir(dir.path().join("a.db-sync-lock")).unwrap();
+    let refused = run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(1);
+    assert!(refused.stderr.contains("a.db-sync-lock: "), "{}", refused.stderr);
+}
