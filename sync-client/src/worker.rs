@@ -4,6 +4,7 @@
 //! who tells it what happened.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -181,9 +182,7 @@ fn kind_of(e: &Error) -> (Failure, Option<u64>) {
 
 /// Syncs whenever there is a reason to.
 fn syncing(shared: &Weak<Shared>, signal: &Signal) {
-    let Some(s) = shared.upgrade() else { return };
-    let mut commits = Commits::new(&s);
-    drop(s);
+    let Some(mut commits) = shared.upgrade().map(|s| Commits::new(s.path())) else { return };
     while signal.wait_for_turn(&mut commits) {
         let Some(s) = shared.upgrade() else { return };
         let mut turn = s.engine.take();
@@ -220,33 +219,47 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
 
 /// Notices commits of other connections, of any process, that left something in a log.
 struct Commits {
+    path: PathBuf,
+    /// Opened by the first look that can.
     conn: Option<Connection>,
-    version: i64,
+    /// SQLite's number of the last commit that a look was done with.
+    version: Option<i64>,
 }
 
 impl Commits {
-    fn new(shared: &Shared) -> Self {
-        Self { conn: connection::open(shared.path(), false, SETTINGS).ok(), version: -1 }
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), conn: None, version: None }
     }
 
+    /// A look that fails is taken again with the next one.
     fn captured(&mut self) -> bool {
-        let Some(conn) = &self.conn else { return false };
-        let version = conn
-            .prepare_cached("PRAGMA main.data_version")
-            .and_then(|mut s| s.query_row([], |r| r.get::<_, i64>(0)))
-            .unwrap_or(self.version);
-        if std::mem::replace(&mut self.version, version) == version {
-            return false;
+        self.look().unwrap_or(false)
+    }
+
+    fn look(&mut self) -> rusqlite::Result<bool> {
+        let conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => connection::open(&self.path, false, SETTINGS)?,
+        };
+        let conn = self.conn.insert(conn);
+        let version = conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |r| r.get(0))?;
+        if self.version == Some(version) {
+            return Ok(false);
         }
-        // The app may have made tables since.
-        let ids = conn.prepare_cached("SELECT id FROM main._sync_table").and_then(|mut s| {
-            let ids: Result<Vec<i64>, _> = s.query_map([], |r| r.get(0))?.collect();
-            ids
-        });
-        ids.unwrap_or_default().into_iter().any(|id| {
-            let sql = format!("SELECT 1 FROM main.{} LIMIT 1", log_name(id));
-            conn.prepare_cached(&sql).and_then(|mut s| s.exists([])).unwrap_or(false)
-        })
+        // The app may have made tables since, or dropped one whose number is still known.
+        let ids: Vec<i64> = conn
+            .prepare_cached(
+                "SELECT t.id FROM main._sync_table t \
+                 JOIN main.sqlite_schema s ON s.type = 'table' AND s.name = '_sync_log_' || t.id",
+            )?
+            .query_map([], |r| r.get(0))?
+            .collect::<Result<_, _>>()?;
+        let mut found = false;
+        for id in ids {
+            found = found || conn.prepare_cached(&format!("SELECT 1 FROM main.{} LIMIT 1", log_name(id)))?.exists([])?;
+        }
+        self.version = Some(version);
+        Ok(found)
     }
 }
 
@@ -298,9 +311,10 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
         // The request is sent without the lock: a proxy may hold back the head of a stream for long.
         let turn = s.engine.take();
         let Some(engine) = turn.as_ref() else { return Listened::Closed };
+        let random = engine.env.random();
         let after = Meta::Checkpoint.integer(&engine.store.conn).unwrap_or(0);
         let Ok(source) = engine.source_id() else { return Listened::Closed };
-        (Arc::clone(&engine.api), source, after, engine.env.random())
+        (Arc::clone(&engine.api), source, after, random)
     };
     drop(s);
     let Ok(response) = api.watch(&source, after) else { return Listened::Ended { heard: false, random } };
@@ -344,7 +358,38 @@ const LOOK: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
     use super::*;
+
+    /// A file that cannot be opened or read for a moment: the next look sees what was committed meanwhile.
+    #[test]
+    fn a_look_that_fails_misses_no_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let mut commits = Commits::new(&path);
+        assert!(!commits.captured(), "it cannot be opened yet");
+        let app = Connection::open(&path).unwrap();
+        let captured = "INSERT INTO _sync_log_1 VALUES (1)";
+        app.execute_batch(&format!("CREATE TABLE _sync_log_1 (x); {captured}")).unwrap();
+        assert!(!commits.captured(), "it has no tables of ours yet");
+        app.execute_batch("CREATE TABLE hidden (id); INSERT INTO hidden VALUES (1), (2)").unwrap();
+        app.execute_batch("ALTER TABLE hidden RENAME TO _sync_table").unwrap();
+        assert!(commits.captured(), "a table that is dropped hides no other");
+        assert!(!commits.captured(), "nothing came since");
+        app.execute_batch(captured).unwrap();
+        assert!(commits.captured());
+        // Whatever fails after the version was read.
+        let deny = |c: AuthContext<'_>| match c.action {
+            AuthAction::Read { table_name: "_sync_table", .. } => Authorization::Deny,
+            _ => Authorization::Allow,
+        };
+        commits.conn.as_mut().unwrap().authorizer(Some(deny)).unwrap();
+        app.execute_batch(captured).unwrap();
+        assert!(!commits.captured());
+        commits.conn.as_mut().unwrap().authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
+        assert!(commits.captured(), "the commit is still to be told");
+    }
 
     #[test]
     fn only_what_the_server_refuses_is_lasting() {
