@@ -313,7 +313,7 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
         let Some(engine) = turn.as_ref() else { return Listened::Closed };
         let random = engine.env.random();
         let after = Meta::Checkpoint.integer(&engine.store.conn).unwrap_or(0);
-        let Ok(source) = engine.source_id() else { return Listened::Closed };
+        let Ok(source) = engine.source_id() else { return Listened::Ended { heard: false, random } };
         (Arc::clone(&engine.api), source, after, random)
     };
     drop(s);

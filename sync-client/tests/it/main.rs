@@ -17,6 +17,7 @@ mod inbox;
 mod june;
 mod keep;
 mod killed;
+mod listening;
 mod locked;
 mod long_chains;
 mod migration;
