@@ -20,6 +20,7 @@ use crate::keep::Keep;
 use crate::mutant::{self, Mutant};
 use crate::orphans::UNIQUE_TAKEN;
 use crate::release::Watch;
+use crate::renamed::Before;
 use crate::report::Event;
 use crate::settle::over;
 use crate::stage::{Stage, StagedRow};
@@ -53,6 +54,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) lowest: i64,
     /// Intents whose row is not here, though a row that came refers to it.
     pub(crate) referred_to: BTreeSet<(usize, Vec<u8>)>,
+    /// Rows whose UNIQUE values others may refer to, as they were.
+    pub(crate) renamed: Vec<Before>,
     /// Rows that a snapshot lacks: the server deleted them, in versions that it does not name.
     pub(crate) missing: BTreeSet<(usize, Vec<u8>)>,
     /// Where the rows come from, and the last number that a local row got in a table.
@@ -95,6 +98,7 @@ impl<'a> Applier<'a> {
             went: BTreeSet::new(),
             lowest: i64::MAX,
             referred_to: BTreeSet::new(),
+            renamed: Vec::new(),
             missing: BTreeSet::new(),
             stage: None,
             numbered: BTreeMap::new(),
@@ -144,8 +148,12 @@ impl<'a> Applier<'a> {
     }
 
     pub(crate) fn write_or_defer(&mut self, r: StagedRow, known: Known) -> Result<(), Error> {
+        let before = self.before(r.position, &r.k)?;
         match self.write(&r, known)? {
-            Written::Yes => self.done(&r),
+            Written::Yes => {
+                self.written(before)?;
+                self.done(&r)
+            }
             Written::Blocked if mutant::on(Mutant::OnePass) => Err(Error::Damaged("UNIQUE constraint failed".into())),
             Written::Blocked => {
                 self.blocked.push(r);
@@ -260,9 +268,11 @@ impl<'a> Applier<'a> {
             }
         }
         if !moved {
+            let mut before = Vec::new();
             for r in &mut blocked {
                 let (m, key) = (&self.store.managed[r.position], Key::from_stored(r.k.clone()).unpack()?);
                 let live = m.sql.read(&self.store.conn, &key)?.and_then(Result::ok);
+                before.push(self.before(r.position, &r.k)?);
                 if let (Some(row), Some(live)) = (&mut r.row, live) {
                     // What it does not mention stays.
                     *row = record::encode(&over(fit(record::decode(row)?, self.store.table(r.position)), Some(&live)));
@@ -279,6 +289,9 @@ impl<'a> Applier<'a> {
                     }
                     Written::Refused(why) => self.set_aside(&r, &why)?,
                 }
+            }
+            for row in before {
+                self.written(row)?;
             }
             return Ok(());
         }

@@ -61,6 +61,7 @@ mod push;
 mod rebuild;
 mod rekey;
 mod release;
+mod renamed;
 pub mod report;
 mod rounding;
 mod same_bundle;

@@ -61,7 +61,10 @@ impl Applier<'_> {
                     self.displace_one(position, key, (reason, message, server.as_deref()), &mut steps)?;
                 }
                 Step::PutBack { left, base } => {
-                    if !self.write_back(left.position, &left.k, &base)? {
+                    let before = self.before(left.position, &left.k)?;
+                    if self.write_back(left.position, &left.k, &base)? {
+                        self.written(before)?;
+                    } else {
                         steps.push(Step::Leave { left, fetched_again: true });
                     }
                 }
@@ -149,6 +152,7 @@ impl Applier<'_> {
     /// C2 and C3, after the rows of the transaction are written. What may be a large set of intents is
     /// read only where rows went away, or are referred to otherwise than by their key.
     pub(crate) fn settle_orphans(&mut self) -> Result<(), Error> {
+        self.settle_renamed()?;
         for position in 0..self.store.managed.len() {
             let (went, came) = self.orphans_to_look_for(position);
             if went || came {
@@ -318,7 +322,7 @@ impl Applier<'_> {
 }
 
 /// Whether a foreign key refers to its parent's key, and not to other UNIQUE columns.
-fn by_key(fk: &ForeignKey, parent: &Table) -> bool {
+pub(crate) fn by_key(fk: &ForeignKey, parent: &Table) -> bool {
     parent.key.iter().all(|i| fk.parent_columns.contains(&parent.columns[*i].name))
 }
 

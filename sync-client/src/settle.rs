@@ -134,6 +134,7 @@ impl Applier<'_> {
                 let (Some(ours), Some(theirs)) = (live.as_deref(), remote.as_deref()) else { return Ok(()) };
                 let merged = merge_columns(ours, known, base, theirs, tie);
                 if merged.row != ours && merged.row != theirs {
+                    let before = self.before(r.position, &r.k)?;
                     let written = m.sql.update(&store.conn, key, &merged.row);
                     if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
                         let why = "both rows were merged into one that the schema refuses: the server's won";
@@ -141,6 +142,7 @@ impl Applier<'_> {
                         return self.take(r, live.as_deref(), known, &e);
                     }
                     written?;
+                    self.written(before)?;
                     self.changed(r.position, &r.k, false);
                 }
                 let message = merge_message(table, &merged, tie);

@@ -1,6 +1,6 @@
 //! Two devices and a server: edits offline and online, conflicts, and what becomes of each.
 
-use sync_client::{Attached, Event, Policy, Resolution, Value};
+use sync_client::{Attached, Event, Policy, Resolution, Tie, Value};
 
 use crate::world::{World, converge, dump};
 
@@ -251,6 +251,65 @@ fn a_delete_is_undone_also_where_its_unique_value_was_taken_since() {
     assert_eq!(b.client().discarded().unwrap()[0].reason, "still_referred_to");
     let rejected = b.client().rejected().unwrap();
     assert_eq!((rejected.len(), rejected[0].reason.as_str()), (1, "unique"));
+}
+
+/// Rows that followed a change of a UNIQUE value leave their table with it: they are of no other row that has the value.
+#[test]
+fn rows_that_follow_a_unique_value_become_nobody_elses() {
+    let w = World::with(
+        "CREATE TABLE lists (id TEXT PRIMARY KEY NOT NULL, code TEXT NOT NULL UNIQUE);
+         CREATE TABLE items (id TEXT PRIMARY KEY NOT NULL, list TEXT REFERENCES lists(code) ON UPDATE CASCADE, text TEXT);",
+        Default::default(),
+    );
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO lists VALUES ('l', 'A'); INSERT INTO items VALUES ('i', 'A', 'old')");
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO lists VALUES ('k', 'B'); INSERT INTO items VALUES ('o', 'B', 'of the other')");
+    b.sql("UPDATE lists SET code = 'B' WHERE id = 'l'; INSERT INTO items VALUES ('j', 'B', 'new')");
+    a.sync();
+    converge(&[&b, &a]);
+    assert_eq!(b.text("SELECT group_concat(id || list) FROM (SELECT * FROM items ORDER BY id)"), "iA,oB");
+    let kept = b.client().rejected().unwrap();
+    let kept: Vec<_> = kept.iter().map(|r| (r.op.as_str(), r.local_row.as_deref().unwrap())).collect();
+    assert_eq!(
+        kept,
+        [
+            ("UPDATE", r#"{"code":"B","id":"l"}"#),
+            ("UPDATE", r#"{"id":"i","list":"B","text":"old"}"#),
+            ("INSERT", r#"{"id":"j","list":"B","text":"new"}"#),
+        ]
+    );
+}
+
+/// The same where it is the server's row that changed, gave its value to another one, or is gone.
+#[test]
+fn rows_stay_with_the_row_that_they_named() {
+    for there in [
+        "UPDATE lists SET code = 'C' WHERE id = 'l'; UPDATE items SET list = 'C'; INSERT INTO lists VALUES ('k', 'A')",
+        "UPDATE lists SET code = id; UPDATE lists SET code = 'A' WHERE id = 'm'; UPDATE lists SET code = 'M' WHERE id = 'l';
+         UPDATE items SET list = 'M'",
+        "UPDATE items SET list = NULL; DELETE FROM lists WHERE id = 'l'; INSERT INTO lists VALUES ('k', 'A')",
+    ] {
+        let w = World::with(
+            "CREATE TABLE lists (id TEXT PRIMARY KEY NOT NULL, code TEXT NOT NULL UNIQUE);
+             CREATE TABLE items (id TEXT PRIMARY KEY NOT NULL, text TEXT,
+               list TEXT REFERENCES lists(code) DEFERRABLE INITIALLY DEFERRED);",
+            Default::default(),
+        );
+        let a = w.device("a");
+        let b = w.device_with("b", Policy::MergeColumns(Tie::Server), |_| {});
+        a.sql("INSERT INTO lists VALUES ('l', 'A'), ('m', 'M'); INSERT INTO items VALUES ('i', 'old', 'A')");
+        converge(&[&a, &b]);
+        a.sql(&format!("BEGIN; {there}; COMMIT"));
+        b.sql("UPDATE items SET text = 'edited'; INSERT INTO items VALUES ('j', 'new', 'A')");
+        a.sync();
+        converge(&[&b, &a]);
+        let kept = b.client().rejected().unwrap();
+        let kept: Vec<_> = kept.iter().map(|r| (r.reason.as_str(), r.local_row.as_deref().unwrap())).collect();
+        assert_eq!(kept, [("parent_changed", r#"{"id":"j","list":"A","text":"new"}"#)], "{there}");
+        assert_eq!(b.text("SELECT text FROM items"), "edited", "it followed, and was merged: {there}");
+        assert_ne!(b.text("SELECT coalesce(list, '') FROM items"), "A");
+    }
 }
 
 #[test]
