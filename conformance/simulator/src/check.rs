@@ -224,8 +224,8 @@ impl World {
             let page: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
             for row in page["rows"].as_array().ok_or("rows")? {
                 let def = table(row["table"].as_str().unwrap_or_default()).ok_or("table")?;
-                let id = (def.name, crate::model::read_key(def, &row["key"])?);
-                out.insert(id, crate::model::read_row(def, &row["payload"])?);
+                let id = (def.name, crate::wire::read_key(def, &row["key"])?);
+                out.insert(id, crate::wire::read_row(def, &row["payload"])?);
             }
             after = page["next_row_ordinal"].as_i64().unwrap_or_default();
             if page["has_more"] != true {

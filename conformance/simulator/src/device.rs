@@ -383,7 +383,7 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
         if reason == "set_aside"
             && let Some(def) = crate::model::table(&table)
             && let Ok(json) = serde_json::from_str(&key)
-            && let Ok(key) = crate::model::read_key(def, &json)
+            && let Ok(key) = crate::wire::read_key(def, &json)
         {
             out.aside.insert((def.name, key));
         }

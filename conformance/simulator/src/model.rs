@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
 
 use crate::rules;
+use crate::wire::{read_key, read_row};
 
 /// A value of SQLite. Reals by their bits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -404,73 +403,6 @@ pub(crate) fn tokens_of(v: &Val) -> Vec<u64> {
     }
 }
 
-/// Reads a key object.
-///
-/// # Errors
-/// Where a member is missing or has another form.
-pub(crate) fn read_key(def: &TableDef, key: &Json) -> Result<Vec<Val>, Wrong> {
-    def.key
-        .iter()
-        .map(|c| {
-            let text = key[*c].as_str().ok_or_else(|| format!("key of {}: {key}", def.name))?;
-            Ok(match (def.name, def.blobs.contains(c)) {
-                ("counters", _) => Val::Int(text.parse().map_err(|_| format!("key of counters: {text}"))?),
-                (_, true) => Val::Blob(uuid(text).ok_or_else(|| format!("key of {}: {text}", def.name))?),
-                _ => Val::Text(text.to_owned()),
-            })
-        })
-        .collect()
-}
-
-/// Reads a payload, in either view.
-///
-/// # Errors
-/// Where a value has no meaning.
-pub(crate) fn read_row(def: &TableDef, payload: &Json) -> Result<Row, Wrong> {
-    let members = payload.as_object().ok_or("a payload that is no object")?;
-    members.iter().map(|(name, v)| Ok((name.clone(), read_value(def, name, v)?))).collect()
-}
-
-fn read_value(def: &TableDef, column: &str, v: &Json) -> Result<Val, Wrong> {
-    let (real, blob) = (def.reals.contains(&column), def.blobs.contains(&column));
-    Ok(match v {
-        Json::Null => Val::Null,
-        Json::Bool(b) => Val::Int(i64::from(*b)),
-        Json::Number(n) => match n.as_i64() {
-            Some(i) if real => Val::Real((i as f64).to_bits()),
-            Some(i) => Val::Int(i),
-            None => Val::Real(n.as_f64().ok_or("a number")?.to_bits()),
-        },
-        Json::String(s) if real && s == "Infinity" => Val::Real(f64::INFINITY.to_bits()),
-        Json::String(s) if real && s == "-Infinity" => Val::Real(f64::NEG_INFINITY.to_bits()),
-        Json::String(s) if blob => Val::Blob(
-            uuid(s)
-                .filter(|_| def.key.contains(&column))
-                .map_or_else(|| STANDARD.decode(s).map_err(|e| format!("{column}: {e}")), Ok)?,
-        ),
-        Json::String(s) => Val::Text(s.clone()),
-        Json::Object(o) => match o.iter().next() {
-            Some((k, Json::String(s))) if k == "$blob" => {
-                Val::Blob(STANDARD.decode(s).map_err(|e| format!("{column}: {e}"))?)
-            }
-            Some((k, Json::String(s))) if k == "$text" => Val::Text(s.clone()),
-            Some((k, Json::String(s))) if k == "$real" => {
-                Val::Real(if s.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY }.to_bits())
-            }
-            _ => return Err(format!("{column}: {v}")),
-        },
-        Json::Array(_) => return Err(format!("{column}: {v}")),
-    })
-}
-
-fn uuid(text: &str) -> Option<Vec<u8>> {
-    let hex: String = text.split('-').collect();
-    if text.len() != 36 || hex.len() != 32 {
-        return None;
-    }
-    (0..16).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -511,17 +443,50 @@ mod tests {
         assert_eq!(m.at(2).next().unwrap().len(), 3);
     }
 
+    /// The server may have taken every chunk over which it died.
     #[test]
-    fn values_are_read_in_both_views() {
-        let people = table("people").unwrap();
-        let row = read_row(
-            people,
-            &json!({"age": 9_007_199_254_740_993_i64, "score": 1, "photo": "AP8=", "name": {"$blob": "AA=="}}),
-        )
-        .unwrap();
-        assert_eq!(row["age"], Val::Int(9_007_199_254_740_993));
-        assert_eq!(row["score"], Val::Real(1f64.to_bits()));
-        assert_eq!(row["photo"], Val::Blob(vec![0, 255]));
-        assert_eq!(row["name"], Val::Blob(vec![0]));
+    fn chunks_that_nobody_heard_of_are_found_once_what_follows_them_is_taken() {
+        let mut m = UserModel::default();
+        let chunk = |start: i64| {
+            let key = format!("p{start}");
+            let rows = [row("people", &key, "INSERT", 0, json!({"id": key}))];
+            json!({"start_row_ordinal": start, "rows": rows})
+        };
+        m.created("s", &json!({"source_bundle_id": 1, "planned_row_count": 4}), &json!({"push_id": "p"})).unwrap();
+        m.unheard("p", chunk(0));
+        m.unheard("another", chunk(0));
+        m.unheard("p", chunk(1));
+        m.uploaded("p", &chunk(2)).unwrap();
+        assert!(m.clone().uploaded("p", &chunk(1)).is_err());
+        m.unheard("p", chunk(3));
+        m.committed("p", 1).unwrap();
+        assert_eq!(m.now().len(), 4);
+    }
+
+    #[test]
+    fn rules_do_what_they_say() {
+        let mut m = UserModel { rules: true, ..UserModel::default() };
+        let counter = |op: &str, base| {
+            let payload = if op == "DELETE" { Json::Null } else { json!({"id": 7, "label": "l"}) };
+            row("counters", "7", op, base, payload)
+        };
+        let tag = |tag: &str| {
+            let key = json!({"note": "n", "tag": tag});
+            json!({"table": "tags", "key": key, "op": "INSERT", "base_row_version": 0, "payload": key})
+        };
+        let setting = json!({"table": "settings", "key": {"name": "s5"}, "op": "INSERT", "base_row_version": 0,
+            "payload": {"name": "s5", "value": "<w1>"}});
+        let note = row("notes", "n", "INSERT", 0, json!({"id": "n", "pinned": null}));
+        push(&mut m, 1, json!([note, tag("tag 4"), tag("tag 5"), counter("INSERT", 0), setting])).unwrap();
+        let value = |m: &UserModel, table: &'static str, key: &str, column: &str| {
+            m.now().get(&(table, vec![Val::Text(key.into())])).and_then(|row| row.get(column).cloned())
+        };
+        assert_eq!(value(&m, "notes", "n", "pinned"), Some(Val::Int(1)));
+        assert_eq!(value(&m, "settings", "last counter", "value"), Some(Val::Int(7)));
+        assert_eq!(m.now().keys().filter(|id| id.0 == "tags").count(), 1);
+        push(&mut m, 2, json!([counter("DELETE", 1)])).unwrap();
+        assert_eq!(value(&m, "settings", "s5", "value"), None);
+        assert_eq!(m.cascaded, crate::app::tokens("<w1>").collect());
+        assert!(push(&mut m, 3, json!([row("people", "p", "INSERT", 0, json!({"id": "p", "age": 63}))])).is_err());
     }
 }
