@@ -160,9 +160,10 @@ impl Push {
     }
 
     fn open(&self) -> Outcome<Connection> {
-        let fresh = !self.path.exists();
         let conn = side::open(&self.path, true)?;
-        if fresh {
+        // There may be a file: of a try that found no room to fill it.
+        let made = conn.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'session'")?.exists([])?;
+        if !made {
             let m = &self.made;
             conn.execute_batch(
                 "PRAGMA journal_mode = WAL; BEGIN;

@@ -275,3 +275,15 @@ fn a_crash_after_the_seed_committed_leaves_no_session() {
     assert_eq!(code(a.chunk(&push, 0, &[insert("notes", json!({"id": "n1"}))])), "push_session_not_found");
     assert_eq!(code(a.commit(&push)), "push_session_not_found");
 }
+
+/// The file of a session could not be made whole, for want of room or whatever: the next chunk makes it.
+#[test]
+fn a_session_whose_file_was_begun_in_vain_goes_on() {
+    let w = World::new(NOTES);
+    let a = w.ready("a");
+    let row = [insert("notes", json!({"id": "n"}))];
+    let push = a.create(1, 1, None).unwrap().push_id.unwrap();
+    std::fs::write(w.dir.path().join("pushes").join(format!("{push}.db")), "").unwrap();
+    assert_eq!(a.chunk(&push, 0, &row).unwrap().next_expected_row_ordinal, 1);
+    assert_eq!(a.commit(&push).unwrap().row_count, 1);
+}
