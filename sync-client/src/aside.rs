@@ -15,9 +15,6 @@ use crate::orphans::parent_key;
 use crate::stage::StagedRow;
 use crate::store::{Meta, Store};
 
-/// The reason in one word.
-pub(crate) const SET_ASIDE: &str = "set_aside";
-
 /// What a transaction knows of rows that are set aside.
 #[derive(Debug, Default)]
 pub(crate) struct Aside {
@@ -67,7 +64,7 @@ impl Applier<'_> {
             table,
             key,
             op,
-            reason: SET_ASIDE,
+            reason: "set_aside",
             message,
             local: None,
             base: None,
@@ -90,9 +87,9 @@ impl Applier<'_> {
             .conn
             .prepare_cached(
                 "UPDATE main._sync_inbox SET reason = 'returned' \
-                 WHERE kind = 'conflict' AND reason = ? AND tbl = ? AND key = ?",
+                 WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?",
             )?
-            .execute((SET_ASIDE, &table.name, key_json(table, &key)))?;
+            .execute((&table.name, key_json(table, &key)))?;
         if returned > 0 && store.schema().references_to(r.position).next().is_some() {
             Meta::Rebuild.set(&store.conn, "rows whose parent was set aside may fit now")?;
         }
@@ -138,9 +135,10 @@ impl Applier<'_> {
                 continue;
             }
             let Some(key) = parent_key(fk, store.table(parent), row) else { continue };
-            let sql = "SELECT 1 FROM main._sync_inbox WHERE kind = 'conflict' AND reason = ? AND tbl = ? AND key = ?";
+            let sql = "SELECT 1 FROM main._sync_inbox \
+                       WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?";
             let table = store.table(parent);
-            if store.conn.prepare_cached(sql)?.exists((SET_ASIDE, &table.name, key_json(table, &key)))? {
+            if store.conn.prepare_cached(sql)?.exists((&table.name, key_json(table, &key)))? {
                 return Ok(true);
             }
         }

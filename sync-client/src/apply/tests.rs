@@ -65,3 +65,23 @@ fn a_ring_keeps_what_the_server_lacks() {
     let all = "SELECT group_concat(id || pos || mine) FROM (SELECT * FROM items ORDER BY id)";
     assert_eq!(store.conn.query_row(all, [], |r| r.get::<_, String>(0)).unwrap(), "12of 1,21of 2");
 }
+
+/// What is set aside is looked up for each row that comes, by its key.
+#[test]
+fn a_row_costs_no_more_beside_many_that_are_set_aside() {
+    let one = |aside: i64| {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = "CREATE TABLE items (id INTEGER PRIMARY KEY, kind INTEGER CHECK (kind = 1), \
+                      parent INTEGER REFERENCES items(id)); CREATE INDEX items_parent ON items(parent)";
+        let (store, count) = file(&dir, schema);
+        let row = |id: i64, kind: i64, parent| vec![Some(Value::from(id)), Some(Value::from(kind)), Some(parent)];
+        assert_eq!(apply(&store, 1, (1..=aside).map(|i| row(i, 2, Value::Null))).set_aside, aside as u64);
+        let before = count.load(Ordering::Relaxed);
+        // One comes alone, one fits now, one refers to a row that is not here.
+        let rows = [row(-1, 1, Value::Null), row(1, 1, Value::Null), row(-2, 1, Value::from(2))];
+        assert_eq!(apply(&store, 2, rows).set_aside, 1);
+        count.load(Ordering::Relaxed) - before
+    };
+    let (few, many) = (one(10), one(1000));
+    assert!(many <= few + few / 4, "{many} steps beside 1000 rows, {few} beside 10");
+}

@@ -77,4 +77,6 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     "ALTER TABLE main._sync_table ADD COLUMN shape TEXT;",
     // Rows that wait for a held one are found at once, beside however many that are held themselves.
     "CREATE INDEX IF NOT EXISTS main._sync_dirty_waits ON _sync_dirty (t, k) WHERE held = 'waits_for';",
+    // Rows that are set aside are looked up for each row that comes.
+    "CREATE INDEX IF NOT EXISTS main._sync_inbox_aside ON _sync_inbox (tbl, key) WHERE reason = 'set_aside';",
 ];
