@@ -217,11 +217,14 @@ impl Store {
     /// Removes everything of ours from the file. The rows stay. What a newer version has made is not known here.
     pub(crate) fn uninstall(&self) -> Result<(), Error> {
         let tx = self.begin_unchecked()?;
-        migrate::readable(&tx)?;
-        for name in names::triggers(&tx)? {
+        if let Err(newer @ Error::NewerFormat(_)) = migrate::readable(&tx) {
+            return Err(newer);
+        }
+        let (triggers, tables) = (names::triggers(&tx)?, names::tables(&tx)?);
+        for name in triggers {
             tx.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
         }
-        for name in names::tables(&tx)? {
+        for name in tables {
             tx.execute_batch(&format!("DROP TABLE main.{}", quote(&name)))?;
         }
         Ok(tx.commit()?)

@@ -1,7 +1,10 @@
 //! Which tables and triggers of a file are ours. Nothing else is dropped, whatever it is called.
 
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 use sync_core::sqlite::capture::log_name;
+use sync_core::sqlite::quote;
 
 use crate::error::Error;
 
@@ -60,15 +63,22 @@ pub(super) fn free(conn: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// The numbers of the synced tables. In a file that is damaged so far that it has none, nothing is left that tells a log
-/// from a table of the app's.
-fn numbers(conn: &Connection) -> Result<Vec<i64>, Error> {
-    let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_sync_table'";
-    if !conn.prepare(sql)?.exists([])? {
-        return Ok(Vec::new());
+/// The numbers of the synced tables: those that are known, and in a damaged file also those whose triggers are there.
+fn numbers(conn: &Connection) -> Result<BTreeSet<i64>, Error> {
+    let mut numbers = BTreeSet::new();
+    let mut s = conn.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
+    let mut rows = s.query([])?;
+    while let Some(r) = rows.next()? {
+        let (name, sql): (String, String) = (r.get(0)?, r.get(1)?);
+        let number = name.strip_prefix("_sync_").and_then(|rest| rest.split('_').next()).and_then(|n| n.parse().ok());
+        numbers.extend(number.filter(|n| sql.contains(&quote(&log_name(*n)))));
     }
-    let mut s = conn.prepare("SELECT id FROM main._sync_table")?;
-    Ok(s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?)
+    if list(conn, "table")?.iter().any(|t| t == "_sync_table") {
+        let mut s = conn.prepare("SELECT id FROM main._sync_table")?;
+        let known: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+        numbers.extend(known);
+    }
+    Ok(numbers)
 }
 
 fn list(conn: &Connection, kind: &str) -> Result<Vec<String>, Error> {

@@ -557,3 +557,20 @@ fn a_trigger_that_is_called_like_ours_runs() {
     converge(&[&b, &a]);
     assert_eq!(a.text("SELECT x FROM local"), "p");
 }
+
+/// However damaged what we keep in a file is, all of it can be removed.
+#[test]
+fn a_damaged_file_can_be_forgotten() {
+    for damage in ["DROP TABLE _sync_table", "UPDATE _sync_meta SET value = 'x'", "DROP TABLE _sync_log_1"] {
+        let w = World::new();
+        let mut a = w.device("a");
+        a.sql(ROWS);
+        a.sync();
+        a.close();
+        a.sql(damage);
+        sync_client::forget(&a.path).unwrap();
+        let ours = "SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'";
+        assert_eq!(a.count(ours), 0, "{damage}");
+        a.sql("INSERT INTO people (id) VALUES ('p')");
+    }
+}
