@@ -1,5 +1,7 @@
 //! Deletes that are undone, since a row that came refers to what was deleted (case C3).
 
+use std::collections::BTreeSet;
+
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
@@ -153,17 +155,19 @@ impl Applier<'_> {
         let store = self.store;
         let mut row = vec![Value::Null; store.table(position).columns.len()];
         store.table(position).key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
+        let mut seen = BTreeSet::from([(position, Key::pack(key)?.as_bytes().to_vec())]);
         let (mut found, mut at) = (vec![(position, row)], 0);
         while let Some((parent, row)) = found.get(at).cloned() {
             at += 1;
             for (child, fk) in store.schema().references_to(parent) {
                 let m = &store.managed[child];
                 for key in self.children(child, fk, store.table(parent), &row)? {
-                    if store.dirty(m.id, Key::pack(&key)?.as_bytes())?.is_some() {
+                    let k = Key::pack(&key)?.as_bytes().to_vec();
+                    if store.dirty(m.id, &k)?.is_some() {
                         return Ok(());
                     }
-                    if let Some(Ok(row)) = m.sql.read(&store.conn, &key)?
-                        && !found.contains(&(child, row.clone()))
+                    if seen.insert((child, k))
+                        && let Some(Ok(row)) = m.sql.read(&store.conn, &key)?
                     {
                         found.push((child, row));
                     }

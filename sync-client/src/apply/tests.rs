@@ -85,3 +85,25 @@ fn a_row_costs_no_more_beside_many_that_are_set_aside() {
     let (few, many) = (one(10), one(1000));
     assert!(many <= few + few / 4, "{many} steps beside 1000 rows, {few} beside 10");
 }
+
+/// A row whose many children have to be fetched again with it: they are told apart by their keys.
+#[test]
+fn many_children_are_withdrawn_at_once() {
+    const MANY: i64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let schema = "CREATE TABLE nodes (id INTEGER PRIMARY KEY, up INTEGER REFERENCES nodes(id), text TEXT); \
+                  CREATE INDEX nodes_up ON nodes(up)";
+    let (store, _) = file(&dir, schema);
+    let tree = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= {MANY}) \
+         INSERT INTO nodes SELECT i, CASE WHEN i > 1 THEN 1 END, 'text' FROM n"
+    );
+    let tx = store.begin().unwrap();
+    store.conn.execute_batch(&tree).unwrap();
+    let policies = Policies::default();
+    let mut applier = Applier::new(&store, &policies, 1).unwrap();
+    applier.withdraw_children(0, &[Value::from(1)]).unwrap();
+    let left = store.conn.query_row("SELECT group_concat(id) FROM nodes", [], |r| r.get::<_, String>(0)).unwrap();
+    assert_eq!(left, "1", "the row itself is another's matter");
+    tx.commit().unwrap();
+}
