@@ -267,7 +267,7 @@ impl<'a> Applier<'a> {
                 }
             }
         }
-        if !moved {
+        if !moved && !self.evict(&blocked)? {
             let mut before = Vec::new();
             for r in &mut blocked {
                 let (m, key) = (&self.store.managed[r.position], Key::from_stored(r.k.clone()).unpack()?);

@@ -40,6 +40,7 @@ mod detach;
 mod download;
 mod engine;
 mod error;
+mod evict;
 mod export;
 mod freeze;
 mod give_way;

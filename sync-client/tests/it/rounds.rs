@@ -253,6 +253,48 @@ fn a_delete_is_undone_also_where_its_unique_value_was_taken_since() {
     assert_eq!((rejected.len(), rejected[0].reason.as_str()), (1, "unique"));
 }
 
+/// The same where the value is unique by an index that SQLite does not tell by its columns: the server's row wins, and
+/// keeps what refers to it.
+#[test]
+fn a_value_that_is_unique_by_an_index_of_any_kind_sends_the_local_row_to_the_inbox() {
+    for index in [
+        "CREATE UNIQUE INDEX one ON accounts (lower(email)) WHERE gone IS NULL",
+        "CREATE UNIQUE INDEX one ON accounts (email COLLATE NOCASE) WHERE gone IS NULL",
+        "CREATE UNIQUE INDEX one ON accounts (mail)",
+    ] {
+        let w = World::with(
+            &format!(
+                "CREATE TABLE accounts (id TEXT PRIMARY KEY NOT NULL, email TEXT, gone INTEGER,
+                   mail TEXT GENERATED ALWAYS AS (lower(email)) VIRTUAL);
+                 CREATE TABLE orders (id TEXT PRIMARY KEY NOT NULL, account TEXT NOT NULL REFERENCES accounts(id));
+                 {index}"
+            ),
+            Default::default(),
+        );
+        let (a, b) = (w.device("a"), w.device("b"));
+        a.sql(
+            "INSERT INTO accounts VALUES ('x', 'old', NULL), ('y', 'why', NULL); INSERT INTO orders VALUES ('o', 'x')",
+        );
+        converge(&[&a, &b]);
+        a.sql("UPDATE accounts SET email = 'new' WHERE id = 'x'; INSERT INTO accounts VALUES ('v', 'vee', NULL)");
+        b.sql(
+            "INSERT INTO accounts VALUES ('z', 'NEW', NULL), ('ok', 'ok', NULL); INSERT INTO orders VALUES ('p', 'z');
+             UPDATE accounts SET email = 'VEE' WHERE id = 'y'",
+        );
+        a.sync();
+        assert_eq!(b.client().pull().unwrap().set_aside, 0, "{index}");
+        let all = "SELECT group_concat(id || email) FROM (SELECT * FROM accounts ORDER BY id)";
+        assert_eq!(b.text(all), "okok,vvee,xnew,ywhy", "{index}");
+        assert_eq!(b.text("SELECT group_concat(id) FROM orders"), "o", "{index}");
+        let kept = b.client().rejected().unwrap();
+        let kept: Vec<_> = kept.iter().map(|r| (r.reason.as_str(), r.key.as_str(), r.server_row.is_some())).collect();
+        let expected =
+            [("unique", r#"{"id":"y"}"#, true), ("unique", r#"{"id":"z"}"#, true), ("unique", r#"{"id":"p"}"#, false)];
+        assert_eq!(kept, expected, "{index}");
+        converge(&[&b, &a]);
+    }
+}
+
 /// Rows that followed a change of a UNIQUE value leave their table with it: they are of no other row that has the value.
 #[test]
 fn rows_that_follow_a_unique_value_become_nobody_elses() {
