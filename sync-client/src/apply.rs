@@ -11,7 +11,7 @@ use sync_core::record::{self, Record};
 use sync_core::schema::Table;
 use sync_core::value::Value;
 
-use crate::aside::Aside;
+use crate::aside::{Aside, UNIQUE_HELD};
 use crate::changes::Changes;
 use crate::conflict::Policies;
 use crate::error::Error;
@@ -284,9 +284,7 @@ impl<'a> Applier<'a> {
             for r in blocked {
                 match self.write(&r, Known::Never)? {
                     Written::Yes => self.done(&r)?,
-                    Written::Blocked => {
-                        self.set_aside(&r, "a UNIQUE value is held by a row that the server does not have")?
-                    }
+                    Written::Blocked => self.set_aside(&r, UNIQUE_HELD)?,
                     Written::Refused(why) => self.set_aside(&r, &why)?,
                 }
             }
@@ -347,6 +345,9 @@ impl<'a> Applier<'a> {
         }
         if self.any_dirty {
             self.settle_orphans()?;
+        }
+        if self.aside.any {
+            self.try_aside(self.touched.iter().copied())?;
         }
         if let Some(w) = self.watch.take() {
             w.release(self.store)?;

@@ -1,5 +1,5 @@
 //! Case C14: remote rows that only this file's schema refuses. They are set aside, what refers to them too, and all
-//! come back once the schema is another or a newer version fits.
+//! come back once the schema is another, a newer version fits, or the UNIQUE value that they wait for is free.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,9 @@ use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::record;
 use sync_core::value::Value;
+use sync_core::wire::{decode_key, decode_payload};
 
-use crate::apply::{Applier, fit, full};
+use crate::apply::{Applier, fit, full, is_constraint};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::orphans::parent_key;
@@ -20,6 +21,8 @@ use crate::store::{Meta, Store};
 pub(crate) struct Aside {
     /// Whether any row is, or may be.
     pub(crate) any: bool,
+    /// Whether any is for a UNIQUE value.
+    unique: bool,
     /// Rows set aside in this transaction: their table, and what is known of them.
     absent: VecDeque<(usize, Vec<Value>)>,
     /// Rows that came and whose parent was not here then.
@@ -28,7 +31,8 @@ pub(crate) struct Aside {
 
 impl Aside {
     pub(crate) fn new(store: &Store) -> Result<Self, Error> {
-        Ok(Self { any: Meta::SetAside.integer(&store.conn)? != 0, ..Self::default() })
+        let mark = Meta::SetAside.integer(&store.conn)?;
+        Ok(Self { any: mark != 0, unique: mark == UNIQUE_TOO, ..Self::default() })
     }
 }
 
@@ -70,8 +74,9 @@ impl Applier<'_> {
             base: None,
             server,
         })?;
-        Meta::SetAside.set(&self.store.conn, 1)?;
         self.aside.any = true;
+        self.aside.unique |= message.ends_with(UNIQUE_HELD);
+        Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
         self.outcome.set_aside += 1;
         Ok(())
     }
@@ -127,6 +132,60 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// A row that waited for a UNIQUE value, and fits now that rows of its table changed, comes back by a rebuild. It is
+    /// tried in a savepoint; nothing of that is kept.
+    pub(crate) fn try_aside(&self, tables: impl IntoIterator<Item = usize>) -> Result<(), Error> {
+        let store = self.store;
+        for position in tables.into_iter().take_while(|_| self.aside.unique) {
+            let table = store.table(position);
+            let sql = "SELECT key, server_row FROM main._sync_inbox \
+                       WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ?1 AND server_row IS NOT NULL \
+                       AND message LIKE '%' || ?2 AND id IN (SELECT max(id) FROM main._sync_inbox \
+                       WHERE reason = 'set_aside' AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?3";
+            let mut s = store.conn.prepare_cached(sql)?;
+            let found: Vec<(String, String)> = s
+                .query_map((&table.name, UNIQUE_HELD, MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            for (key_text, row) in found {
+                if self.fits(position, &key_text, &row)? {
+                    store
+                        .conn
+                        .prepare_cached(
+                            "UPDATE main._sync_inbox SET reason = 'returned' \
+                             WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?",
+                        )?
+                        .execute((&table.name, &key_text))?;
+                    Meta::Rebuild.set(&store.conn, "rows that were set aside may fit now")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a row that an entry keeps is not here, and could be.
+    fn fits(&self, position: usize, key: &str, row: &str) -> Result<bool, Error> {
+        let (store, m, table) = (self.store, &self.store.managed[position], self.store.table(position));
+        let json = |text: &str| sync_core::json::from_slice(text.as_bytes());
+        let Ok(key) = json(key).map(|members| decode_key(table, &members)) else { return Ok(false) };
+        let (Ok(key), Ok(members)) = (key, json(row)) else { return Ok(false) };
+        let Ok(row) = decode_payload(table, &key, &members) else { return Ok(false) };
+        let k = Key::pack(&key)?;
+        if store.known(m.id, k.as_bytes())? != Known::Never
+            || m.sql.exists(&store.conn, &key)?
+            || !self.parents_exist(table, &full(row.values.clone()))?
+        {
+            return Ok(false);
+        }
+        store.conn.execute_batch("SAVEPOINT _sync_fits")?;
+        let written = m.sql.insert_partial(&store.conn, &row.values);
+        store.conn.execute_batch("ROLLBACK TO _sync_fits; RELEASE _sync_fits")?;
+        match written {
+            Ok(_) => Ok(true),
+            Err(e) if is_constraint(&e) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn refers_to_absent(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
         let store = self.store;
         for fk in &store.table(position).foreign_keys {
@@ -169,3 +228,10 @@ fn only_key(table: &sync_core::schema::Table, key: &[Value]) -> Vec<Value> {
     table.key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
     row
 }
+
+/// Why a row is set aside that no CHECK or other rule of the row itself refuses.
+pub(crate) const UNIQUE_HELD: &str = "a UNIQUE value is held by another row, by a rule that only this file has";
+/// The mark of a file in which any row is set aside for that.
+const UNIQUE_TOO: i64 = 2;
+/// So many rows of a table are tried after each change of it.
+const MOST_TRIED: i64 = 100;

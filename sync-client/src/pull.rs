@@ -292,6 +292,12 @@ impl Engine {
             }
             watch.release(&self.store)?;
         }
+        if Meta::SetAside.integer(&tx)? != 0 {
+            let mut s = tx.prepare_cached("SELECT DISTINCT t FROM main._sync_out WHERE op <> 1")?;
+            let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            let tables = tables.into_iter().filter_map(|t| self.store.position(t));
+            Applier::new(&self.store, &self.policies, self.env.now_ms())?.try_aside(tables)?;
+        }
         self.confirm(b, true)?;
         tx.commit()?;
         self.tell(&Event::Applied { rows: b.rows.unsigned_abs(), checkpoint: b.seq });

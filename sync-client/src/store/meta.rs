@@ -42,7 +42,7 @@ pub(crate) enum Meta {
     SyncedThrough,
     /// Names of tables in which a row with NULL in its key was seen, one a line.
     Keyless,
-    /// Whether a row was set aside since the schema was last another.
+    /// Whether a row was set aside since the schema was last another; 2 where one was for a UNIQUE value.
     SetAside,
     /// SQLite's number of the schema that was last read.
     SchemaSeen,

@@ -105,6 +105,36 @@ fn a_row_that_an_index_of_the_app_refuses_is_set_aside_and_returns() {
     assert_eq!(a.count("SELECT count(*) FROM people WHERE age = 8"), 2);
 }
 
+/// What only an index of this file refuses comes back once the value is free, whoever freed it.
+#[test]
+fn a_row_set_aside_for_a_unique_value_returns_once_it_is_free() {
+    for (here, sql) in [
+        (true, "UPDATE people SET name = 'Other' WHERE id = 'p'"),
+        (true, "DELETE FROM people WHERE id = 'p'"),
+        (false, "UPDATE people SET name = 'Other' WHERE id = 'p'"),
+        (false, "DELETE FROM people WHERE id = 'p'"),
+    ] {
+        let w = World::new();
+        let (a, b) = (w.device("a"), w.device("b"));
+        a.sql("INSERT INTO people (id, name) VALUES ('p', 'Ann'), ('s', 'Sam')");
+        converge(&[&a, &b]);
+        a.sql("CREATE UNIQUE INDEX one_name ON people(lower(name))");
+        b.sql("INSERT INTO people (id, name) VALUES ('q', 'ANN'); INSERT INTO notes VALUES ('n', 'q', 'of q')");
+        b.sync();
+        assert_eq!(a.sync().pull.set_aside, 2);
+        // Nothing is free yet: no rebuild for that.
+        a.sql("UPDATE people SET age = 1");
+        assert!(!a.sync().pull.rebuilt);
+        b.sync();
+        if here { &a } else { &b }.sql(sql);
+        converge(&[&b, &a]);
+        assert_eq!(a.text("SELECT body FROM notes JOIN people ON people.id = person"), "of q", "{here} {sql}");
+        let open = "SELECT count(*) FROM _sync_inbox WHERE reason = 'set_aside'";
+        assert_eq!(a.count(open), 0, "{here} {sql}");
+        assert!(!a.sync().pull.rebuilt);
+    }
+}
+
 /// A device whose app gets a column later must not erase what others wrote in it.
 #[test]
 fn a_column_added_later_is_filled_before_anything_is_pushed() {
