@@ -7,17 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sync_core::engine::change::Known;
 use sync_core::hash::Algorithm;
-use sync_core::key::Key;
-use sync_core::protocol::Op;
 use sync_core::protocol::capabilities::Limits;
-use sync_core::protocol::error::ConflictReply;
-use sync_core::record;
-use sync_core::wire::{Form, decode_key, decode_payload};
+use sync_core::wire::Form;
 
 use crate::api::Api;
-use crate::apply::Applier;
 use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
@@ -25,7 +19,7 @@ use crate::error::Error;
 use crate::pull::Pulled;
 use crate::push::Pushed;
 use crate::report::{Attached, Event, PullReport, PushReport, SyncReport, SyncWithin};
-use crate::stage::{Stage, StagedRow};
+use crate::stage::Stage;
 use crate::store::{Meta, OutboxState, Store};
 
 /// One file's syncing. One thread at a time.
@@ -351,55 +345,6 @@ impl Engine {
             let seconds = Meta::RetryAfter.integer(&self.store.conn)?.max(1).unsigned_abs();
             return Err(Error::RetryLater { seconds });
         }
-        Ok(())
-    }
-
-    /// What a conflict reply says that no pull will: a tombstone from before this file's snapshot, or a
-    /// row that this file set aside.
-    fn learn(&self, conflicts: &[ConflictReply], report: &mut PullReport) -> Result<(), Error> {
-        let tx = self.store.begin()?;
-        self.store.absorb(self.env.now_ms())?;
-        let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
-        applier.rounds = !self.api.is_ours();
-        applier.begin_bundle("", false)?;
-        let checkpoint = Meta::Checkpoint.integer(&tx)?;
-        // The pull that came between would have brought a newer version, unless the history is another one now.
-        for c in conflicts.iter().filter(|c| c.server_row_version <= checkpoint) {
-            let Some(position) = self.store.schema().position(&c.table) else { continue };
-            let table = self.store.table(position);
-            let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());
-            let key = decode_key(table, &c.key).map_err(wrong)?;
-            let k = Key::pack(&key)?.as_bytes().to_vec();
-            let t = self.store.managed[position].id;
-            let server = match (c.server_row_version, c.server_row_deleted) {
-                (0, _) => Known::Never,
-                (v, true) => Known::Gone(v),
-                (v, false) => Known::Live(v),
-            };
-            let known = self.store.known(t, &k)?;
-            // The reply is older than the pull that came between: only what is newer than that counts.
-            if known == server || (server != Known::Never && known.version() >= c.server_row_version) {
-                continue;
-            }
-            let Some(dirty) = self.store.dirty(t, &k)? else { continue };
-            let row = match &c.server_row {
-                Some(row) if !c.server_row_deleted => {
-                    Some(record::encode_partial(&decode_payload(table, &key, row).map_err(wrong)?.values))
-                }
-                _ => None,
-            };
-            let op = if row.is_some() { Op::Update } else { Op::Delete };
-            let staged = StagedRow { position, k: k.clone(), op, version: c.server_row_version, row };
-            applier.meet_now(applier.unrounded(staged)?, known, &dirty)?;
-            if server == Known::Never {
-                self.store.set_known(t, &k, Known::Never)?;
-            }
-        }
-        applier.end_bundle()?;
-        let outcome = applier.finish()?;
-        tx.commit()?;
-        report.conflicts += outcome.conflicts;
-        outcome.events.iter().for_each(|e| self.tell(e));
         Ok(())
     }
 

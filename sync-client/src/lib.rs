@@ -48,6 +48,7 @@ mod held;
 mod import;
 mod inbox;
 mod keep;
+mod learn;
 mod lineage;
 mod listing;
 mod lock;
