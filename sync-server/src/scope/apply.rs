@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use sync_core::protocol::Op;
+use sync_core::record::Record;
 use sync_core::schema::{Affinity, Unique};
 use sync_core::sqlite::{placeholders, quote, value};
 use sync_core::value::Value;
@@ -180,10 +181,57 @@ impl Apply<'_> {
         Ok(())
     }
 
+    /// Rows of this push that name others by a UNIQUE value say what they were sent to say: where the value's former
+    /// owner changed after them, its cascade took them along.
+    pub(crate) fn hold_on(&mut self) -> Outcome<()> {
+        let loaded = &self.scope.loaded;
+        for (position, t) in loaded.tables.iter().enumerate() {
+            let mut columns = Vec::new();
+            for fk in &t.table.foreign_keys {
+                let Some(parent) = loaded.schema.position(&fk.parent) else { continue };
+                let table = &loaded.tables[parent].table;
+                let by_key = table.key.iter().all(|i| fk.parent_columns.contains(&table.columns[*i].name));
+                let acts = ["CASCADE", "SET NULL", "SET DEFAULT"].contains(&fk.on_update.as_str());
+                let updates = "SELECT 1 FROM row WHERE tab = ? AND op = ? LIMIT 1";
+                let updates = |tab: i64| self.staged.prepare_cached(updates)?.exists((tab, Op::Update.stored()));
+                if acts && !by_key && updates(self.scope.ids[parent])? {
+                    columns.extend(fk.columns.iter().copied());
+                }
+            }
+            if columns.is_empty() {
+                continue;
+            }
+            let mut s = self.staged.prepare_cached(&format!("{} WHERE tab = ? ORDER BY n", staging::SELECT))?;
+            let mut rows = s.query([self.scope.ids[position]])?;
+            while let Some(r) = rows.next()? {
+                let row = staging::read(r)?;
+                let key = row.key.unpack().map_err(|_| Fail::Damaged("a staged key"))?;
+                let (Some(data), Some(Ok(live))) = (&row.data, t.sql.read(self.conn, &key)?) else { continue };
+                let moved =
+                    |i: usize, v: &Option<Value>| columns.contains(&i) && v.as_ref().is_some_and(|v| *v != live[i]);
+                let sent: Record =
+                    data.iter().enumerate().map(|(i, v)| if moved(i, v) { v.clone() } else { None }).collect();
+                if sent.iter().all(Option::is_none) {
+                    continue;
+                }
+                self.ordinal.store(row.ordinal, Ordering::Relaxed);
+                match t.sql.update_partial(self.conn, &key, &sent) {
+                    Ok(_) => {}
+                    Err(e) => match kind(&e).filter(|_| !self.conn.is_autocommit()) {
+                        Some(k) => self.rejections.add(row.ordinal, k, vec![], words(&e)),
+                        None => return Err(e.into()),
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sets UNIQUE columns that a row is going to change to values that nobody has, so that a ring of
     /// values opens. Columns that it leaves as they are stay untouched, and so does a row that cannot be parked.
     fn park(&self, row: &Staged, key: &[Value]) -> Outcome<()> {
-        let t = self.scope.table(row.tab)?;
+        let position = self.scope.position(row.tab)?;
+        let t = &self.scope.loaded.tables[position];
         self.ordinal.store(row.ordinal, Ordering::Relaxed);
         let data = row.data.as_ref().ok_or(Fail::Damaged("a staged row"))?;
         let Some(Ok(current)) = t.sql.read(self.conn, key)? else { return Ok(()) };
@@ -193,8 +241,7 @@ impl Apply<'_> {
             };
             let Some(at) = unique.columns.iter().copied().find(changes) else { continue };
             let column = &t.table.columns[at];
-            let spare = match column.affinity {
-                _ if !column.not_null => Value::Null,
+            let own = match column.affinity {
                 Affinity::Text => Value::Text(format!("\u{1}parked {}", row.ordinal)),
                 Affinity::Blob => Value::Blob(format!("\u{1}parked {:016}", row.ordinal).into_bytes()),
                 Affinity::Integer | Affinity::Numeric | Affinity::Real => Value::Integer(i64::MIN / 2 - row.ordinal),
@@ -205,11 +252,19 @@ impl Apply<'_> {
                 quote(&column.sql_name),
                 t.sql.by_key
             );
-            let done = self.conn.prepare_cached(&sql)?.execute(params_from_iter(std::iter::once(&spare).chain(key)));
-            if let Err(e) = done
-                && (self.conn.is_autocommit() || kind(&e).is_none())
-            {
-                return Err(e.into());
+            // What follows by a cascade could not tell one parked row from another, were it NULL.
+            let mut spares = if column.not_null { vec![own] } else { vec![own, Value::Null] };
+            let mut children = self.scope.loaded.schema.references_to(position);
+            if !column.not_null && !children.any(|(_, fk)| fk.parent_columns.contains(&column.name)) {
+                spares.reverse();
+            }
+            for spare in spares {
+                let values = std::iter::once(&spare).chain(key);
+                match self.conn.prepare_cached(&sql)?.execute(params_from_iter(values)) {
+                    Ok(_) => break,
+                    Err(e) if self.conn.is_autocommit() || kind(&e).is_none() => return Err(e.into()),
+                    Err(_) => {}
+                }
             }
         }
         Ok(())

@@ -81,6 +81,7 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
         }
     }
     apply.settle(blocked)?;
+    apply.hold_on()?;
     orphans(conn, job.scope, &mut rejections)?;
     if !rejections.is_empty() {
         return Err(rejected(rejections, job)?);

@@ -134,6 +134,39 @@ fn unique_values_may_move_within_a_push() {
     assert_eq!(of("te")["op"], "INSERT");
 }
 
+/// Rows that refer to others by a UNIQUE value stay with them, in whatever order the values move.
+#[test]
+fn rows_stay_with_the_row_that_they_name_by_a_unique_value() {
+    for (deferred, alone) in [("", false), ("DEFERRABLE INITIALLY DEFERRED", false), ("", true)] {
+        for not_null in ["", "NOT NULL"] {
+            let w = World::new(&format!(
+                "CREATE TABLE lists (id TEXT PRIMARY KEY NOT NULL, code TEXT {not_null} UNIQUE);
+                 CREATE TABLE items (id TEXT PRIMARY KEY NOT NULL,
+                   list TEXT REFERENCES lists(code) ON UPDATE CASCADE {deferred})"
+            ));
+            let a = w.ready("a");
+            let list = |id: &str, code: &str| json!({"id": id, "code": code});
+            let item = |id: &str, list: &str| json!({"id": id, "list": list});
+            let lists = [insert("lists", list("l", "A")), insert("lists", list("m", "B"))];
+            let items = [insert("items", item("i", "A")), insert("items", item("j", "B"))];
+            a.push(1, &[lists, items].concat()).unwrap();
+            let swap = [
+                update("lists", 1, list("l", "B")),
+                update("lists", 1, list("m", "A")),
+                update("items", 1, item("i", "B")),
+                update("items", 1, item("j", "A")),
+            ];
+            // Also from an app that leaves the cascade to the server.
+            a.push(2, &swap[..if alone { 2 } else { 4 }]).unwrap();
+            let rows = a.rows(2, None, None).unwrap()["rows"].clone();
+            let of =
+                |id: &str| rows.as_array().unwrap().iter().find(|r| r["key"]["id"] == id).unwrap()["payload"].clone();
+            assert_eq!((of("l"), of("m")), (list("l", "B"), list("m", "A")), "{deferred} {not_null}");
+            assert_eq!((of("i"), of("j")), (item("i", "B"), item("j", "A")), "{deferred} {not_null}");
+        }
+    }
+}
+
 #[test]
 fn a_long_shift_of_unique_values() {
     let w = World::new("CREATE TABLE item (id INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE)");
