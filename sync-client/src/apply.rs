@@ -65,6 +65,9 @@ pub(crate) struct Applier<'a> {
     /// While another device's work is taken up: the intents that are of it.
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
     pub(crate) aside: Aside,
+    /// Whether a push of this file is on its way back, and the rows that refer to what it deleted.
+    pub(crate) on_its_way: bool,
+    pub(crate) leaving: Vec<(usize, Vec<u8>)>,
     changes: Changes,
     /// Refused rows whose cause may go away with a row that comes.
     pub(crate) watch: Option<Watch>,
@@ -103,6 +106,8 @@ impl<'a> Applier<'a> {
             stage: None,
             numbered: BTreeMap::new(),
             aside: Aside::new(store)?,
+            on_its_way: false,
+            leaving: Vec::new(),
             changes: Changes::default(),
             outcome: Outcome::default(),
         })
@@ -225,7 +230,7 @@ impl<'a> Applier<'a> {
             Some(row) if self.any_dirty => self.note_missing_parents(r, row)?,
             Some(_) => {}
         }
-        Ok(())
+        if self.on_its_way && r.row.is_some() { self.note_leaving(r) } else { Ok(()) }
     }
 
     /// A row of the file was written, or is gone: the app is told.
@@ -343,6 +348,7 @@ impl<'a> Applier<'a> {
         if self.aside.any {
             self.settle_absent()?;
         }
+        self.withdraw_leaving()?;
         if self.any_dirty {
             self.settle_orphans()?;
         }

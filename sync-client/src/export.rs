@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sync_core::engine::change::{Change, Known, derive};
 use sync_core::hash::Digest;
 use sync_core::key::Key;
+use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
 
 use crate::error::{Error, cannot};
@@ -105,7 +106,8 @@ impl Store {
                 Meta::HistoryHash.get::<String>(&self.conn)?,
             ),
         )?;
-        let mut n = self.write_pending(&to)?;
+        let committed = self.outbox()?.filter(|o| o.state == OutboxState::Committed).map(|o| o.bundle_seq);
+        let mut n = self.write_pending(&to, committed)?;
         if sent.is_some() {
             n += self.write_sent(&to)?;
         }
@@ -115,7 +117,14 @@ impl Store {
         Ok(n)
     }
 
-    fn write_pending(&self, to: &Connection) -> Result<u64, Error> {
+    /// `committed` is the bundle of an outbox that is on the server and did not come back yet, 0 where its number is
+    /// not known: what was sent is not pending, a newer edit stands on it.
+    fn write_pending(&self, to: &Connection, committed: Option<i64>) -> Result<u64, Error> {
+        self.conn.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_sending (t INTEGER, k BLOB, ordinal INTEGER, PRIMARY KEY (t, k)) \
+             WITHOUT ROWID; DELETE FROM temp._sync_sending; \
+             INSERT INTO temp._sync_sending SELECT t, k, ordinal FROM main._sync_out;",
+        )?;
         let mut n = 0;
         let mut put = to.prepare("INSERT INTO pending VALUES (?, ?, ?, ?, ?, ?)")?;
         for (position, m) in self.managed.iter().enumerate() {
@@ -124,22 +133,30 @@ impl Store {
                 .map_err(|e| Error::Damaged(e.to_string()))?;
             to.execute("INSERT INTO tbl VALUES (?, ?, ?)", (m.id, &table.name, columns))?;
             let mut s = self.conn.prepare(
-                "SELECT d.k, d.since, d.base, r.v, EXISTS (SELECT 1 FROM main._sync_out o WHERE o.t = d.t AND o.k = d.k) \
-                 FROM main._sync_dirty d LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k WHERE d.t = ? ORDER BY d.k",
+                "SELECT d.k, d.since, d.base, r.v, s.ordinal, o.op, o.row \
+                 FROM main._sync_dirty d LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
+                 LEFT JOIN temp._sync_sending s ON s.t = d.t AND s.k = d.k \
+                 LEFT JOIN main._sync_out o ON o.ordinal = s.ordinal WHERE d.t = ? ORDER BY d.k",
             )?;
             let mut rows = s.query([m.id])?;
             while let Some(r) = rows.next()? {
-                let (k, base): (Vec<u8>, Option<Vec<u8>>) = (r.get(0)?, r.get(2)?);
+                let (k, mut base): (Vec<u8>, Option<Vec<u8>>) = (r.get(0)?, r.get(2)?);
                 let live = match m.sql.read(&self.conn, &Key::from_stored(k.clone()).unpack()?)? {
                     // Text that is not UTF-8 cannot travel; the row stays here.
                     Some(Err(_)) => continue,
                     Some(Ok(row)) => Some(row),
                     None => None,
                 };
-                let known: Option<i64> = r.get(3)?;
+                let (mut known, sending): (Option<i64>, Option<i64>) = (r.get(3)?, r.get(4)?);
+                if let (Some(bundle), Some(_)) = (committed, sending) {
+                    (known, base) = match Op::from_stored(r.get(5)?) {
+                        Some(Op::Delete) => ((bundle > 0).then_some(-bundle), None),
+                        _ => (Some(bundle), r.get(6)?),
+                    };
+                }
                 let record = base.as_deref().map(record::decode).transpose()?;
                 let means = derive(live.as_deref(), Known::from_stored(known), record.as_ref());
-                if means == Change::Nothing && !r.get::<_, bool>(4)? {
+                if means == Change::Nothing && (sending.is_none() || committed.is_some()) {
                     continue;
                 }
                 put.execute((m.id, k, r.get::<_, i64>(1)?, known, base, live.as_deref().map(record::encode)))?;
@@ -157,7 +174,7 @@ impl Store {
         while let Some(r) = rows.next()? {
             let (op, v): (i64, i64) = (r.get(3)?, r.get(4)?);
             // What the row was known to be: an INSERT stands on nothing, or on a tombstone.
-            let known = if op == sync_core::protocol::Op::Insert.stored() { -v } else { v };
+            let known = if op == Op::Insert.stored() { -v } else { v };
             put.execute((
                 r.get::<_, i64>(0)?,
                 r.get::<_, Vec<u8>>(1)?,

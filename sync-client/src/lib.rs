@@ -49,6 +49,7 @@ mod import;
 mod inbox;
 mod keep;
 mod learn;
+mod leaving;
 mod lineage;
 mod listing;
 mod lock;

@@ -215,6 +215,7 @@ impl Engine {
         applier.rounds = !self.api.is_ours();
         for b in bundles {
             let own = is_own(b, outbox);
+            applier.on_its_way = outbox.is_some() && !own;
             applier.begin_bundle(&b.source_id, own)?;
             stage.each_row(b.rows_at(), |row| applier.row(row))?;
             applier.end_bundle()?;

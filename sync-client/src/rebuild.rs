@@ -105,8 +105,9 @@ impl Engine {
         let seq = session.snapshot_bundle_seq;
         let tx = self.store.begin()?;
         // First: what happens below may ask for another one.
-        Meta::Rebuild.clear(&tx)?;
-        Meta::Fork.clear(&tx)?;
+        for m in [Meta::Rebuild, Meta::Fork, Meta::Withdrawn] {
+            m.clear(&tx)?;
+        }
         self.store.absorb(self.env.now_ms())?;
         if let Some(fork) = fork {
             self.store.reopen_above(fork, self.env.now_ms())?;

@@ -34,7 +34,8 @@ impl Applier<'_> {
             for child_key in self.children(child, fk, table, &row)? {
                 let child_k = Key::pack(&child_key)?;
                 let came = store.known(store.managed[child].id, child_k.as_bytes())?;
-                contradicted |= matches!(came, Known::Live(v) if v >= self.lowest);
+                // Also one that stays here over a tombstone that came.
+                contradicted |= matches!(came, Known::Live(v) | Known::Gone(v) if v >= self.lowest);
             }
         }
         if contradicted {

@@ -345,7 +345,8 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
     for (t, name) in tables {
         let Some(def) = crate::model::table(&name) else { continue };
         let mut s = conn.prepare_cached(
-            "SELECT k, held IS NOT NULL FROM _sync_dirty WHERE t = ?1 UNION ALL SELECT k, 0 FROM _sync_out WHERE t = ?1",
+            "SELECT k, held IS NOT NULL FROM _sync_dirty WHERE t = ?1 UNION ALL SELECT k, 0 FROM _sync_out WHERE t = ?1 \
+             UNION ALL SELECT k, 0 FROM _sync_row WHERE t = ?1 AND v = 0",
         )?;
         let mut found = s.query([t])?;
         while let Some(r) = found.next()? {

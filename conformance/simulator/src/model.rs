@@ -113,8 +113,14 @@ struct Staged {
     rows: Vec<PushRow>,
 }
 
-/// What a rewind needs: the newest bundle, versions and tuples then.
-pub(crate) type Mark = (i64, BTreeMap<Id, i64>, BTreeMap<(String, i64), i64>);
+/// What a rewind needs: the newest bundle, versions, tuples and sessions then.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mark {
+    latest: i64,
+    versions: BTreeMap<Id, i64>,
+    tuples: BTreeMap<(String, i64), i64>,
+    staged: BTreeMap<String, Staged>,
+}
 
 /// One user's history as the model knows it.
 #[derive(Debug, Clone)]
@@ -181,11 +187,13 @@ impl UserModel {
     }
 
     /// The server went back to this bundle.
-    pub(crate) fn rewind(&mut self, (latest, versions, tuples): Mark) {
+    pub(crate) fn rewind(&mut self, to: Mark) {
         self.former.push(self.states.clone());
-        self.states.truncate(usize::try_from(latest).unwrap_or_default() + 1);
-        self.versions = versions;
-        self.tuples = tuples;
+        self.states.truncate(usize::try_from(to.latest).unwrap_or_default() + 1);
+        self.versions = to.versions;
+        self.tuples = to.tuples;
+        // Sessions that committed since are open again.
+        self.staged.extend(to.staged);
         self.in_doubt = None;
         self.forgetful = true;
     }
@@ -198,7 +206,12 @@ impl UserModel {
     /// What a rewind needs later.
     #[must_use]
     pub(crate) fn mark(&self) -> Mark {
-        (self.latest(), self.versions.clone(), self.tuples.clone())
+        Mark {
+            latest: self.latest(),
+            versions: self.versions.clone(),
+            tuples: self.tuples.clone(),
+            staged: self.staged.clone(),
+        }
     }
 
     /// A session was made.

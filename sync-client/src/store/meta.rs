@@ -34,6 +34,8 @@ pub(crate) enum Meta {
     PullFirst,
     /// A row left its table while the outbox was in flight: confirming that has to look at the rows.
     OutboxDisturbed,
+    /// Rows were withdrawn until the outbox comes back.
+    Withdrawn,
     /// Counts the times that local changes were noticed: the newest place of a [`crate::report::Mark`].
     Noticed,
     /// What the outbox holds all changes up to, where no other waits.
@@ -100,6 +102,7 @@ impl Meta {
             Self::PushSession => "push_session",
             Self::PullFirst => "pull_first",
             Self::OutboxDisturbed => "outbox_disturbed",
+            Self::Withdrawn => "withdrawn",
             Self::Noticed => "noticed",
             Self::OutboxThrough => "outbox_through",
             Self::SyncedThrough => "synced_through",

@@ -150,9 +150,15 @@ impl Store {
         self.clear_outbox()
     }
 
-    /// Removes the outbox.
+    /// Removes the outbox. Rows that were withdrawn because of it, and that did not come with it, are fetched.
     pub(crate) fn clear_outbox(&self) -> Result<(), Error> {
         self.conn.execute_batch("DELETE FROM main._sync_out; DELETE FROM main._sync_outbox;")?;
+        if Meta::Withdrawn.integer(&self.conn)? != 0 {
+            Meta::Withdrawn.clear(&self.conn)?;
+            if self.any_unknown()? {
+                Meta::Rebuild.set(&self.conn, "a row has to be fetched again")?;
+            }
+        }
         Meta::PushSession.clear(&self.conn)?;
         Meta::OutboxDisturbed.clear(&self.conn)?;
         Meta::OutboxThrough.clear(&self.conn)?;

@@ -22,6 +22,11 @@ impl Store {
         Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_row WHERE v >= 0 LIMIT 1")?.exists([])?)
     }
 
+    /// Whether the server had any row of which nobody here knows more.
+    pub(crate) fn any_unknown(&self) -> Result<bool, Error> {
+        Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_row WHERE v = 0 LIMIT 1")?.exists([])?)
+    }
+
     /// Remembers what was heard. [`Known::Live`] of 0 says that the server had this row, in a state that nobody here
     /// knows: whatever a snapshot says of it is true, also that it is gone.
     pub(crate) fn set_known(&self, t: i64, k: &[u8], known: Known) -> Result<(), Error> {

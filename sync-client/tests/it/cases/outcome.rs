@@ -1,7 +1,7 @@
 //! Outcome of a push (P): leases, sources, rules, and files that are put back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rusqlite::Connection;
 use sync_client::Client;
@@ -181,4 +181,32 @@ fn p4_a_source_that_others_retired_is_replaced_by_an_own_one() {
     assert_eq!(b.text("SELECT group_concat(id) FROM people"), "q");
     let own = a.client().status().unwrap().source_id;
     assert!(own != source && own != "theirs", "{own}");
+}
+
+/// Another device's row refers to what a push of this file deletes. It comes before that push's own bundle, which takes
+/// it away: at no moment is there a reference to nothing, wherever the pull is cut.
+#[test]
+fn a_row_that_the_own_push_takes_away_is_not_shown_before() {
+    for (rule, left) in [("ON DELETE CASCADE", 0), ("ON DELETE SET NULL", 1)] {
+        let schema =
+            SCHEMA.replace("REFERENCES people(id) ON DELETE CASCADE", &format!("REFERENCES people(id) {rule}"));
+        let w = World::with(&schema, Limits { max_bundles_per_pull: 1, ..Limits::default() });
+        let (mut a, b) = (w.device("a"), w.device("b"));
+        a.sql("INSERT INTO people (id) VALUES ('p')");
+        converge(&[&a, &b]);
+        b.sql("INSERT INTO notes VALUES ('n', 'p', 'text'); INSERT INTO tags VALUES ('n', 'tag')");
+        b.sync();
+        a.sql("DELETE FROM people");
+        a.client().push().unwrap();
+        let pulls = AtomicUsize::new(0);
+        let client = cut(&w, &mut a, move |r| r.path.contains("/pull?") && pulls.fetch_add(1, Ordering::Relaxed) > 0);
+        client.sync().unwrap_err();
+        assert_eq!(client.status().unwrap().checkpoint, 2, "the note came, the own push not yet");
+        assert_eq!(a.count("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+        drop(client);
+        a.open();
+        converge(&[&a, &b]);
+        assert_eq!(a.count("SELECT count(*) FROM notes"), left);
+        assert_eq!(a.count("SELECT count(*) FROM tags"), left);
+    }
 }
