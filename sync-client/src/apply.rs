@@ -33,6 +33,8 @@ pub(crate) struct Outcome {
     pub(crate) conflicts: u64,
     pub(crate) set_aside: u64,
     pub(crate) events: Vec<Event>,
+    /// Whether references would stay broken until a rebuild, which can bring all of it at once.
+    pub(crate) rebuild_instead: bool,
 }
 
 /// Applies rows. Lives as long as the transaction.
@@ -45,8 +47,9 @@ pub(crate) struct Applier<'a> {
     pub(crate) own: bool,
     /// The rows come from a server that sends numbers as doubles.
     pub(crate) rounds: bool,
-    /// Rows that a UNIQUE value blocks for now.
-    blocked: Vec<StagedRow>,
+    /// Rows that a UNIQUE value blocks for now, and whether they are being tried again.
+    pub(crate) blocked: Vec<StagedRow>,
+    pub(crate) unblocking: bool,
     /// Tables in which rows came, those from which rows went, and the lowest version that came: for the
     /// search for orphans.
     pub(crate) touched: BTreeSet<usize>,
@@ -60,6 +63,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) missing: BTreeSet<(usize, Vec<u8>)>,
     /// Where the rows come from, and the last number that a local row got in a table.
     pub(crate) stage: Option<&'a Stage>,
+    /// Whether the stage has a whole snapshot, which is being merged.
+    pub(crate) rebuilding: bool,
     pub(crate) numbered: BTreeMap<usize, i64>,
     pub(crate) keep: Keep,
     /// While another device's work is taken up: the intents that are of it.
@@ -97,6 +102,7 @@ impl<'a> Applier<'a> {
             own: false,
             rounds: false,
             blocked: Vec::new(),
+            unblocking: false,
             touched: BTreeSet::new(),
             went: BTreeSet::new(),
             lowest: i64::MAX,
@@ -104,6 +110,7 @@ impl<'a> Applier<'a> {
             renamed: Vec::new(),
             missing: BTreeSet::new(),
             stage: None,
+            rebuilding: false,
             numbered: BTreeMap::new(),
             aside: Aside::new(store)?,
             on_its_way: false,
@@ -240,6 +247,7 @@ impl<'a> Applier<'a> {
 
     /// Rows that were blocked get another chance, then their blockers give way.
     pub(crate) fn end_bundle(&mut self) -> Result<(), Error> {
+        self.unblocking = true;
         while !self.blocked.is_empty() {
             let before = self.blocked.len();
             for r in std::mem::take(&mut self.blocked) {
@@ -251,6 +259,7 @@ impl<'a> Applier<'a> {
                 self.unblock()?;
             }
         }
+        self.unblocking = false;
         if self.own {
             self.own_rows_gone()?;
         }
@@ -298,7 +307,7 @@ impl<'a> Applier<'a> {
             }
             return Ok(());
         }
-        self.blocked = blocked;
+        self.blocked.extend(blocked);
         Ok(())
     }
 

@@ -58,6 +58,10 @@ impl Engine {
         }
         applier.end_bundle()?;
         let outcome = applier.finish()?;
+        if outcome.rebuild_instead {
+            drop(tx);
+            return Meta::Rebuild.set(&self.store.conn, "references would be broken until all of it is here");
+        }
         tx.commit()?;
         report.conflicts += outcome.conflicts;
         outcome.events.iter().for_each(|e| self.tell(e));

@@ -40,14 +40,18 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// What refers to a row that leaves goes, and what refers to that. A row that the app has changed stays: it meets the
-    /// delete.
+    /// What refers to a row that leaves goes, and what refers to that. Where the app has changed any of it, a rebuild
+    /// brings all of it at once.
     pub(crate) fn withdraw_leaving(&mut self) -> Result<(), Error> {
         let store = self.store;
         for (position, k) in std::mem::take(&mut self.leaving) {
             let (m, key) = (&store.managed[position], Key::from_stored(k.clone()).unpack()?);
             let Some(Ok(row)) = m.sql.read(&store.conn, &key)? else { continue };
-            if store.dirty(m.id, &k)?.is_some() || self.parents_exist(store.table(position), &row)? {
+            if self.parents_exist(store.table(position), &row)? {
+                continue;
+            }
+            if store.dirty(m.id, &k)?.is_some() {
+                self.outcome.rebuild_instead = true;
                 continue;
             }
             m.sql.delete(&store.conn, &key)?;

@@ -114,6 +114,7 @@ impl Applier<'_> {
             let base = dirty.base.as_ref().filter(|_| known.version() > 0);
             let base = base.filter(|b| b.len() == table.columns.len() && b.iter().all(Option::is_some));
             let back: Option<Vec<Value>> = base.map(|b| b.iter().flatten().cloned().collect());
+            let back = if back.is_none() { self.in_the_snapshot(position, &left.k)? } else { back };
             if let Some(base) = back
                 && self.parents_exist(table, &base)?
             {

@@ -142,7 +142,9 @@ impl Engine {
                 tracing::warn!("a bundle was refused: {why}");
                 return self.must_rebuild(why);
             }
-            done?;
+            if !done? {
+                return self.must_rebuild("references would be broken until all of it is here");
+            }
             let now_at = Meta::Checkpoint.integer(&self.store.conn)?;
             report.checkpoint = now_at;
             if !head.has_more || now_at >= target {
@@ -163,8 +165,13 @@ impl Engine {
         Ok(Pulled::Rebuild)
     }
 
-    /// Applies staged bundles in order, several small ones in one transaction.
-    fn apply_bundles(&self, stage: &mut Stage, bundles: &[StagedBundle], report: &mut PullReport) -> Result<(), Error> {
+    /// Applies staged bundles in order, several small ones in one transaction. False where a rebuild has to do it.
+    fn apply_bundles(
+        &self,
+        stage: &mut Stage,
+        bundles: &[StagedBundle],
+        report: &mut PullReport,
+    ) -> Result<bool, Error> {
         let mut at = 0;
         while at < bundles.len() {
             if at > 0 {
@@ -193,10 +200,12 @@ impl Engine {
                 end += 1;
             }
             self.env.fault(FaultPoint::Staged);
-            self.apply_together(stage, &bundles[at..end], outbox.as_ref(), report)?;
+            if !self.apply_together(stage, &bundles[at..end], outbox.as_ref(), report)? {
+                return Ok(false);
+            }
             at = end;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn apply_together(
@@ -205,7 +214,7 @@ impl Engine {
         bundles: &[StagedBundle],
         outbox: Option<&Outbox>,
         report: &mut PullReport,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let tx = self.store.begin()?;
         if !mutant::on(Mutant::StaleCheck) {
             self.store.absorb(self.env.now_ms())?;
@@ -222,6 +231,9 @@ impl Engine {
             self.confirm(b, own)?;
         }
         let outcome = applier.finish()?;
+        if outcome.rebuild_instead {
+            return Ok(false);
+        }
         self.env.fault(FaultPoint::Applying);
         tx.commit()?;
         report.bundles += bundles.len() as u64;
@@ -231,7 +243,7 @@ impl Engine {
         let checkpoint = bundles.last().map_or(0, |b| b.seq);
         self.tell(&Event::Applied { rows: report.applied_rows, checkpoint });
         outcome.events.iter().for_each(|e| self.tell(e));
-        Ok(())
+        Ok(true)
     }
 
     /// Moves the checkpoint over a bundle, in the transaction that applied it.

@@ -129,6 +129,7 @@ impl Engine {
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.stage = Some(stage);
+        applier.rebuilding = true;
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
         if self.attach_mode()? == Some(Attach::TakeRemote) {

@@ -8,7 +8,7 @@ use sync_core::protocol::Op;
 use sync_core::record;
 use sync_core::value::Value;
 
-use crate::apply::{Applier, Written, full};
+use crate::apply::{Applier, Written, fit, full};
 use crate::error::Error;
 use crate::inbox::Entry;
 use crate::orphans::{UNIQUE_TAKEN, parent_key};
@@ -65,6 +65,7 @@ impl Applier<'_> {
             if !std::mem::take(&mut first) && store.dirty(store.managed[position].id, &k)?.is_none() {
                 continue;
             }
+            let row = if row.is_none() { self.in_the_snapshot(position, &k)? } else { row };
             let at = undone.len();
             self.undo_one(position, &k, &key, row.as_deref(), message)?;
             let Some(row) = row else { continue };
@@ -136,13 +137,23 @@ impl Applier<'_> {
 
     /// Inserts a row that the server has. Whether it is there now.
     pub(crate) fn write_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<bool, Error> {
-        if matches!(self.write(&self.of_the_server(position, k, row)?, Known::Never)?, Written::Yes) {
-            self.changed(position, k, false);
-            return Ok(true);
+        let r = self.of_the_server(position, k, row)?;
+        match self.write(&r, Known::Never)? {
+            Written::Yes => {
+                self.changed(position, k, false);
+                Ok(true)
+            }
+            // What is in its way is to change itself.
+            Written::Blocked if self.unblocking => {
+                self.blocked.push(r);
+                Ok(true)
+            }
+            // What this file believes of the server is not what it has.
+            Written::Blocked | Written::Refused(_) => {
+                self.fetch_again(position, k)?;
+                Ok(false)
+            }
         }
-        // What this file believes of the server is not what it has.
-        self.fetch_again(position, k)?;
-        Ok(false)
     }
 
     fn of_the_server(&self, position: usize, k: &[u8], row: &[Value]) -> Result<StagedRow, Error> {
@@ -150,8 +161,18 @@ impl Applier<'_> {
         Ok(StagedRow { position, k: k.to_vec(), op: Op::Insert, version, row: Some(record::encode(row)) })
     }
 
+    /// The row as the snapshot has it that is being merged, where one is.
+    pub(crate) fn in_the_snapshot(&self, position: usize, k: &[u8]) -> Result<Option<Vec<Value>>, Error> {
+        let Some(stage) = self.stage.filter(|_| self.rebuilding) else { return Ok(None) };
+        let Some((_, stored)) = stage.snapshot_row(position, k)? else { return Ok(None) };
+        let table = self.store.table(position);
+        let row = fit(record::decode(&stored)?, table).into_iter().zip(&table.columns);
+        // A column that the server lacks: what the app had there is recorded.
+        Ok(row.map(|(v, c)| v.or((!c.not_null).then_some(Value::Null))).collect())
+    }
+
     /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the
-    /// app has changed any of that, all of it stays: the rebuild follows in the same sync.
+    /// app has changed any of that, nothing of this transaction is kept: the rebuild brings all of it at once.
     pub(crate) fn withdraw_children(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
         let store = self.store;
         let mut row = vec![Value::Null; store.table(position).columns.len()];
@@ -165,6 +186,7 @@ impl Applier<'_> {
                 for key in self.children(child, fk, store.table(parent), &row)? {
                     let k = Key::pack(&key)?.as_bytes().to_vec();
                     if store.dirty(m.id, &k)?.is_some() {
+                        self.outcome.rebuild_instead = true;
                         return Ok(());
                     }
                     if seen.insert((child, k))
