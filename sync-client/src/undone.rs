@@ -168,7 +168,7 @@ impl Applier<'_> {
         let table = self.store.table(position);
         let row = fit(record::decode(&stored)?, table).into_iter().zip(&table.columns);
         // A column that the server lacks: what the app had there is recorded.
-        Ok(row.map(|(v, c)| v.or((!c.not_null).then_some(Value::Null))).collect())
+        Ok(row.map(|(v, c)| v.or_else(|| (!c.not_null).then_some(Value::Null))).collect())
     }
 
     /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the
