@@ -243,7 +243,12 @@ fn what_a_broken_backend_does_is_told() {
                 }
                 None
             }),
-            &["a user gets its own rows and nobody else's", "a snapshot stands at the newest bundle"],
+            // The last where both users stand at the same bundle, and the first one's rows are fewer than its own.
+            &[
+                "a user gets its own rows and nobody else's",
+                "a snapshot stands at the newest bundle",
+                "a snapshot is what history made of the rows",
+            ],
         ),
         (
             "a-snapshot-without-its-last-row",
