@@ -221,9 +221,9 @@ fn inputs() -> impl Strategy<Value = Option<Input>> {
 
 proptest! {
     /// A virtual clock, any inputs at any times, and a server that is up or down as it likes: the
-    /// machine is never busy, never asleep for longer than its longest wait, and never early.
+    /// machine is never busy, never waits longer than its longest wait, and is never early.
     #[test]
-    fn never_busy_and_never_asleep(
+    fn neither_busy_nor_stuck(
         steps in prop::collection::vec((0u64..3000, inputs(), 0u64..300, 0u8..8, any::<u64>()), 1..400),
     ) {
         let mut s = Schedule::default();
