@@ -4,28 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use sync_client::context::{Environment, System};
 use sync_client::{Detach, Error};
 
-use crate::world::{Device, World, converge};
-
-/// Waits for nobody who has the file.
-pub(crate) struct Impatient;
-
-impl Environment for Impatient {
-    fn now_ms(&self) -> i64 {
-        System.now_ms()
-    }
-    fn new_id(&self) -> String {
-        System.new_id()
-    }
-    fn random(&self) -> u64 {
-        System.random()
-    }
-    fn opened(&self, conn: &Connection) {
-        conn.busy_timeout(Duration::ZERO).unwrap();
-    }
-}
+use crate::world::{Device, Impatient, World, converge};
 
 /// A device whose file has no write-ahead log: there, who reads keeps a commit from ending.
 fn without_wal(w: &World, name: &str) -> Device {

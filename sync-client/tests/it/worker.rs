@@ -5,31 +5,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rusqlite::Connection;
-use sync_client::context::{Environment, System};
 use sync_client::report::ErrorClass;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 use sync_client::{Client, Detach, Event, Repair, SyncWithin, read_status};
 
-use crate::world::{Device, World, converge};
-
-/// The real environment, but for a busy file, for which it does not wait.
-struct Hasty;
-
-impl Environment for Hasty {
-    fn now_ms(&self) -> i64 {
-        System.now_ms()
-    }
-    fn new_id(&self) -> String {
-        System.new_id()
-    }
-    fn random(&self) -> u64 {
-        System.random()
-    }
-    fn opened(&self, conn: &Connection) {
-        conn.busy_timeout(Duration::ZERO).unwrap();
-    }
-}
+use crate::world::{Device, Impatient, World, converge};
 
 /// A client of the device's file, and how its syncs end.
 fn told(w: &World, a: &mut Device) -> (Client, Receiver<Event>) {
@@ -38,7 +18,7 @@ fn told(w: &World, a: &mut Device) -> (Client, Receiver<Event>) {
     let client = Client::builder(&a.path)
         .server(w.url())
         .token(|_| Ok("ada".into()))
-        .environment(Arc::new(Hasty))
+        .environment(Arc::new(Impatient))
         .on_event(move |e| {
             if matches!(e, Event::Finished { .. } | Event::Failed { .. }) {
                 let _ = events.send(e.clone());

@@ -281,3 +281,24 @@ impl<F: Fn(FaultPoint) + Send + Sync> sync_client::context::Environment for AtFa
         (self.0)(point);
     }
 }
+
+/// The real environment, but for a busy file, for which it does not wait.
+pub(crate) struct Impatient;
+
+impl sync_client::context::Environment for Impatient {
+    fn now_ms(&self) -> i64 {
+        System.now_ms()
+    }
+
+    fn new_id(&self) -> String {
+        System.new_id()
+    }
+
+    fn random(&self) -> u64 {
+        System.random()
+    }
+
+    fn opened(&self, conn: &Connection) {
+        conn.busy_timeout(std::time::Duration::ZERO).unwrap();
+    }
+}

@@ -8,14 +8,11 @@ use sync_client::transport::Transport as _;
 use sync_client::{Client, Event};
 
 use super::{Fate, Fated, fill, open};
-use crate::locked::Impatient;
 use crate::relay::through;
-use crate::world::{World, converge, dump};
+use crate::world::{Device, Impatient, World, converge, dump};
 
-/// A large bundle goes on like a snapshot.
-#[test]
-fn a_cut_bundle_goes_on_where_it_stands() {
-    let w = World::new();
+/// A device with a large bundle on the server, and another one that does not get the second page of it at first.
+fn cut(w: &World) -> (Device, Device, Arc<Fated>) {
     let (a, mut b) = (w.device("a"), w.device("b"));
     fill(&a, 3);
     converge(&[&a, &b]);
@@ -24,11 +21,18 @@ fn a_cut_bundle_goes_on_where_it_stands() {
     a.sync();
     b.close();
     let pages = AtomicUsize::new(0);
-    let transport = Fated::new(&w, move |r, _| match r.path.contains("/committed-bundles/") {
-        false => Fate::Passes,
+    let transport = Fated::new(w, move |r, _| match r.path.contains("/committed-bundles/") {
         true if pages.fetch_add(1, Ordering::Relaxed) == 1 => Fate::NoNetwork,
-        true => Fate::Passes,
+        _ => Fate::Passes,
     });
+    (a, b, transport)
+}
+
+/// A large bundle goes on like a snapshot.
+#[test]
+fn a_cut_bundle_goes_on_where_it_stands() {
+    let w = World::new();
+    let (a, b, transport) = cut(&w);
     let client = open(&b, &transport);
     assert!(client.sync().is_err());
     client.sync().unwrap();
@@ -41,17 +45,7 @@ fn a_cut_bundle_goes_on_where_it_stands() {
 #[test]
 fn a_cut_bundle_is_begun_again_after_a_panic() {
     let w = World::new();
-    let (a, mut b) = (w.device("a"), w.device("b"));
-    converge(&[&a, &b]);
-    fill(&a, 12_000);
-    a.sync();
-    b.close();
-    let pages = AtomicUsize::new(0);
-    let transport = Fated::new(&w, move |r, _| match r.path.contains("/committed-bundles/") {
-        false => Fate::Passes,
-        true if pages.fetch_add(1, Ordering::Relaxed) == 1 => Fate::NoNetwork,
-        true => Fate::Passes,
-    });
+    let (a, b, transport) = cut(&w);
     let pulls = AtomicUsize::new(0);
     let client = Client::builder(&b.path)
         .token(|_| Ok("ada".into()))
@@ -73,18 +67,7 @@ fn a_cut_bundle_is_begun_again_after_a_panic() {
 #[test]
 fn a_cut_bundle_whose_scratch_file_went_is_fetched_anew() {
     let w = World::new();
-    let (a, mut b) = (w.device("a"), w.device("b"));
-    fill(&a, 3);
-    converge(&[&a, &b]);
-    a.sql("DELETE FROM people");
-    fill(&a, 12_000);
-    a.sync();
-    b.close();
-    let pages = AtomicUsize::new(0);
-    let transport = Fated::new(&w, move |r, _| match r.path.contains("/committed-bundles/") {
-        true if pages.fetch_add(1, Ordering::Relaxed) == 1 => Fate::NoNetwork,
-        _ => Fate::Passes,
-    });
+    let (a, b, transport) = cut(&w);
     let client = Client::builder(&b.path)
         .token(|_| Ok("ada".into()))
         .environment(Arc::new(Impatient))
