@@ -9,7 +9,7 @@ use sync_client::Client;
 use sync_client::context::{Environment, System};
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 
-use crate::world::World;
+use crate::world::{World, until};
 
 /// No patience with a busy file, no jitter, and a count of how often the thread that listens has begun to.
 #[derive(Default)]
@@ -52,14 +52,6 @@ impl Transport for Writing {
     }
     fn resume(&self) {
         self.http.resume();
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !done() {
-        assert!(begun.elapsed().as_secs() < 30, "{what}");
-        std::thread::yield_now();
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 use sync_client::{Client, ErrorClass, Event};
 
-use crate::world::{World, converge};
+use crate::world::{World, converge, until};
 
 #[test]
 fn status_waits_for_nobody_and_writes_nothing() {
@@ -136,14 +136,6 @@ impl Transport for Switch {
     }
     fn resume(&self) {
         self.http.resume();
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !done() {
-        assert!(begun.elapsed().as_secs() < 30, "{what}");
-        std::thread::yield_now();
     }
 }
 

@@ -261,6 +261,15 @@ pub(crate) fn unseen(path: &Path, sql: &str) {
     conn.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
+/// Waits for what another thread does.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed().as_secs() < 30, "{what}");
+        std::thread::yield_now();
+    }
+}
+
 /// The real environment, but for what a test does at a fault point.
 pub(crate) struct AtFault<F>(pub(crate) F);
 
