@@ -79,4 +79,11 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     "CREATE INDEX IF NOT EXISTS main._sync_dirty_waits ON _sync_dirty (t, k) WHERE held = 'waits_for';",
     // Rows that are set aside are looked up for each row that comes.
     "CREATE INDEX IF NOT EXISTS main._sync_inbox_aside ON _sync_inbox (tbl, key) WHERE reason = 'set_aside';",
+    // How a row left its table, and under which key it went on: a change of a key is not the delete of a row.
+    "
+ALTER TABLE main._sync_dirty ADD COLUMN departure INTEGER;
+ALTER TABLE main._sync_dirty ADD COLUMN heir BLOB;
+ALTER TABLE main._sync_out ADD COLUMN departure INTEGER;
+ALTER TABLE main._sync_out ADD COLUMN heir BLOB;
+",
 ];
