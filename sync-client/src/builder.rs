@@ -192,7 +192,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::NotInitialized`] where the file is not a synced one; [`Error::Owned`]; [`Error::PendingWork`];
-    /// [`Error::ChangedKey`], for which only [`crate::forget`] is left; SQLite's.
+    /// [`Error::Damaged`], for which [`Detach::KeepData`] and [`crate::forget`] are left; SQLite's.
     pub fn detach(mut self, how: &Detach) -> Result<Detached, Error> {
         let (store, _lock) = self.take()?;
         if !store.installed()? || store.asleep()? {

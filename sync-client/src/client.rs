@@ -183,7 +183,7 @@ impl Client {
     /// [`Builder::detach`] does it where the file cannot be opened for what the app did to its schema.
     ///
     /// # Errors
-    /// [`Error::PendingWork`]; [`Error::ChangedKey`]; SQLite's.
+    /// [`Error::PendingWork`]; [`Error::Damaged`]; SQLite's.
     pub fn detach(&self, how: Detach) -> Result<Detached, Error> {
         calling::not_inside()?;
         self.stop();

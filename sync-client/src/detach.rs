@@ -57,10 +57,16 @@ pub struct Detached {
 impl Engine {
     /// Also where the app did to its schema what sync refuses: this is the way out.
     pub(crate) fn detach(&mut self, how: &Detach) -> Result<Detached, Error> {
-        let status = read_status(&self.path)?;
-        let pending = status.pending_rows + status.rejected_rows;
-        if *how == Detach::WhenClean && pending > 0 {
-            return Err(Error::PendingWork(pending));
+        let missing = self.store.missing()?;
+        if *how != Detach::KeepData && !missing.is_empty() {
+            return Err(Error::Damaged(format!("{} missing; `detach --keep` works, too", missing.join(", "))));
+        }
+        if *how == Detach::WhenClean {
+            let status = read_status(&self.path)?;
+            let pending = status.pending_rows + status.rejected_rows;
+            if pending > 0 {
+                return Err(Error::PendingWork(pending));
+            }
         }
         if let Detach::Export(path) = how {
             self.name_export(path)?;
@@ -114,6 +120,10 @@ impl Engine {
                 self.env.fault(FaultPoint::Exporting);
                 self.undo_pending("exported", "this change was moved into an export when the file was detached")?;
             }
+        }
+        // Rows of tables that cannot be detached row by row: the app dropped them, or they cannot be synced any more.
+        if matches!(how, Detach::Discard | Detach::Export(_)) {
+            self.store.forget_gone(true, Some(self.env.now_ms()))?;
         }
         self.store.fall_asleep(self.env.now_ms())?;
         Meta::Exporting.clear(conn)?;
@@ -288,7 +298,7 @@ pub fn forget(path: &Path) -> Result<(), Error> {
     let _lock = OwnerLock::take(&path)?;
     Stage::tidy(&path);
     let store = Store::open(&path)?;
-    if !store.installed()? {
+    if !store.anything_of_ours()? {
         return Err(Error::NotInitialized);
     }
     store.uninstall()

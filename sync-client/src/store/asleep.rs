@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::params_from_iter;
 use sync_core::hash::Digest;
 use sync_core::key::Key;
 use sync_core::record;
@@ -34,24 +34,28 @@ impl Store {
         for (position, m) in self.managed.iter().enumerate() {
             let table = self.table(position);
             columns.insert(m.id, table.columns.iter().map(|c| c.sql_name.clone()).collect::<Vec<_>>());
+            // No subquery: SQLite would want a collation that only the app has.
             let mut s = conn.prepare(&format!(
-                "SELECT _sync_k, {} FROM (SELECT _sync_key({}) AS _sync_k, * FROM main.{}) WHERE _sync_k IS NOT NULL \
-                 AND NOT EXISTS (SELECT 1 FROM main._sync_dirty d WHERE d.t = ?1 AND d.k = _sync_k)",
-                m.sql.columns,
+                "SELECT _sync_key({}), {} FROM main.{}",
                 m.sql.key,
+                m.sql.columns,
                 quote(&table.sql_name)
             ))?;
+            let mut dirty = conn.prepare("SELECT 1 FROM main._sync_dirty WHERE t = ? AND k = ?")?;
             let mut keep = conn.prepare("INSERT INTO main._sync_kept (t, k, hash) VALUES (?, ?, ?)")?;
-            let mut rows = s.query([m.id])?;
+            let mut rows = s.query([])?;
             while let Some(r) = rows.next()? {
-                if let Ok(row) = read_values(r, 1, table.columns.len()) {
-                    keep.execute((m.id, r.get::<_, Vec<u8>>(0)?, hash(&row)))?;
+                let Some(k) = r.get::<_, Option<Vec<u8>>>(0)? else { continue };
+                if !dirty.exists((m.id, &k))?
+                    && let Ok(row) = read_values(r, 1, table.columns.len())
+                {
+                    keep.execute((m.id, k, hash(&row)))?;
                 }
             }
         }
         let columns = serde_json::to_string(&columns).map_err(|e| Error::Damaged(e.to_string()))?;
         Meta::KeptColumns.set(conn, columns)?;
-        drop_triggers(conn)?;
+        names::drop_all(conn, &names::triggers(conn)?)?;
         for m in &self.managed {
             conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(&log_name(m.id))))?;
         }
@@ -194,14 +198,6 @@ impl Store {
         }
         Ok(n.unsigned_abs())
     }
-}
-
-/// Ends the capture of every table.
-fn drop_triggers(conn: &Connection) -> Result<(), Error> {
-    for name in names::triggers(conn)? {
-        conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
-    }
-    Ok(())
 }
 
 /// Half a digest: enough to tell whether a row is what it was.

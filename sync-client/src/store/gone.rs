@@ -8,29 +8,23 @@ use sync_core::record;
 use sync_core::sqlite::capture::{log_columns, log_name};
 use sync_core::sqlite::quote;
 
-use super::Store;
 use super::fold::{Rows, fold};
 use super::shape::Shape;
+use super::{Store, names};
 use crate::apply::full;
 use crate::error::Error;
 use crate::inbox::Entry;
 
 impl Store {
     /// Ends the capture of tables that are not synced any more. Their rows, where they still have them, stay.
-    pub(super) fn end_capture(&self, tell: bool, now: i64) -> Result<(), Error> {
+    pub(super) fn end_capture(&self, now: i64) -> Result<(), Error> {
         let conn = &self.conn;
         for (id, name) in self.gone()? {
             self.count_logged(id, &name, now)?;
-            let mut s = conn.prepare(
-                "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) = ?1",
-            )?;
-            let names: Vec<String> = s.query_map([format!("_sync_{id}_")], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            for name in names {
-                conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
-            }
+            names::drop_all(conn, names::triggers(conn)?.iter().filter(|t| t.id == id))?;
             conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(&log_name(id))))?;
         }
-        self.forget_gone(tell, Some(now))
+        Ok(())
     }
 
     /// What was captured last counts among what is pending.
@@ -51,7 +45,7 @@ impl Store {
     }
 
     /// Forgets such tables, but for those of which rows are in flight: what is there is settled first.
-    pub(super) fn forget_gone(&self, tell: bool, now: Option<i64>) -> Result<(), Error> {
+    pub(crate) fn forget_gone(&self, tell: bool, now: Option<i64>) -> Result<(), Error> {
         let conn = &self.conn;
         for (id, name) in self.gone()? {
             if conn.prepare_cached("SELECT 1 FROM main._sync_out WHERE t = ?")?.exists([id])? {

@@ -60,6 +60,6 @@ impl Store {
         // A bare or double-quoted word stands for itself there.
         let literal = self.conn.query_row(&format!("SELECT quote({default})"), [], |r| r.get::<_, String>(0));
         let literal = literal.unwrap_or_else(|_| format!("'{}'", default.trim_matches('"').replace('\'', "''")));
-        Ok(format!("({name} IS NULL OR {name} IS {literal})"))
+        Ok(format!("({name} IS NULL OR {name} COLLATE BINARY IS {literal})"))
     }
 }

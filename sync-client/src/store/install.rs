@@ -1,7 +1,9 @@
 //! Making a file a synced one, and keeping its capture in step with its schema.
 
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
-use sync_core::schema::Table;
+use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, introspect};
 use sync_core::sqlite::rows::RowSql;
@@ -9,7 +11,7 @@ use sync_core::sqlite::{quote, triggers as app_triggers};
 
 use super::fold::{Rows, fold};
 use super::shape::{Shape, Stance};
-use super::{Managed, Meta, Store, migrate, names};
+use super::{Managed, Meta, Store, migrate, names, strayed};
 use crate::error::Error;
 use crate::verify::REPAIRED;
 
@@ -141,12 +143,30 @@ impl Store {
     /// ends it.
     pub(crate) fn begin_leaving(&mut self, now: i64) -> Result<(), Error> {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let missing = migrate::missing(&self.conn)?;
+        for (_, sql) in &missing {
+            self.conn.execute_batch(sql)?;
+        }
         if self.read_schema_version()? != self.schema_version {
             let plan = self.refresh_locked(now, Some(Stance::Leaving))?;
             self.wake_rows(now)?;
             app_triggers::install_copies(&self.conn, &plan.copy)?;
         }
+        // What was in them is not known: every row is compared when the file is synced again.
+        if !missing.is_empty() {
+            self.forget_history(None, now)?;
+        }
         Ok(())
+    }
+
+    /// The names of what is missing of our tables.
+    pub(crate) fn missing(&self) -> Result<Vec<String>, Error> {
+        Ok(migrate::missing(&self.conn)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Whether anything of ours is in the file, as where only a part of a synced one was restored.
+    pub(crate) fn anything_of_ours(&self) -> Result<bool, Error> {
+        Ok(self.installed()? || !names::triggers(&self.conn)?.is_empty())
     }
 
     /// Ends a write in which the schema may have been read: where it failed, nothing is kept of that either. A commit
@@ -172,24 +192,36 @@ impl Store {
         let stance = stance.map_or_else(|| Stance::of(&self.conn), Ok)?;
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
         let selection = Selection::from_stored(&stored)?;
-        let found = introspect(&self.conn, selection.names())?;
-        if stance != Stance::Leaving {
+        let leaving = stance == Stance::Leaving;
+        let mut found = introspect(&self.conn, selection.names())?;
+        if leaving {
+            found.schema = without_other_keys(&self.conn, found.schema)?;
+        } else {
             refuse(&self.conn, &found, &selection)?;
         }
-        let app = app_triggers::read(&mut self.conn)?;
+        let app = match app_triggers::read(&mut self.conn) {
+            // Some trigger cannot be compiled. No reason to hold on to the file.
+            Err(e) if leaving => {
+                tracing::warn!("the triggers of this file do not run for what detaching undoes: {e}");
+                Vec::new()
+            }
+            read => read?,
+        };
         let plan = app_triggers::plan(&found.schema, &app);
-        if let Some(t) = plan.mixed.first() {
+        if let Some(t) = plan.mixed.first().filter(|_| !leaving) {
             return Err(Error::MixedTrigger(t.name.clone()));
         }
         let conn = &self.conn;
+        strayed::bring_back(conn, now)?;
         // A file that was detached is compared when it wakes up; what the app changes after that is for a rebuild.
         let woken = Meta::Resume.integer(conn)? != 0 && Meta::KeptColumns.get::<String>(conn)?.is_none();
         let attached = woken || Meta::Attached.integer(conn)? != 0;
+        let captures = names::triggers(conn)?;
         let mut managed = Vec::new();
         for table in found.schema.tables() {
             let early =
                 app.iter().any(|t| t.table.eq_ignore_ascii_case(&table.sql_name) || t.writes.contains(&table.name));
-            let (id, seen) = capture(conn, table, early, stance, now)?;
+            let (id, seen) = capture(conn, table, &captures, early, stance, now)?;
             let m = Managed { id, sql: RowSql::new(table), order: table.canonical_order() };
             if seen == Seen::Partly {
                 suspect_all(conn, &m, table, now)?;
@@ -209,7 +241,11 @@ impl Store {
         self.by_id = managed.iter().enumerate().map(|(position, m)| (m.id, position)).collect();
         self.managed = managed;
         self.found = found;
-        self.end_capture(stance != Stance::Fresh, now)?;
+        self.end_capture(now)?;
+        // Whoever leaves says what becomes of them.
+        if !leaving {
+            self.forget_gone(stance != Stance::Fresh, Some(now))?;
+        }
         self.schema_version = self.read_schema_version()?;
         Ok(plan)
     }
@@ -221,14 +257,27 @@ impl Store {
             return Err(newer);
         }
         let (triggers, tables) = (names::triggers(&tx)?, names::tables(&tx)?);
-        for name in triggers {
-            tx.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
-        }
+        names::drop_all(&tx, &triggers)?;
         for name in tables {
             tx.execute_batch(&format!("DROP TABLE main.{}", quote(&name)))?;
         }
         Ok(tx.commit()?)
     }
+}
+
+/// The tables that are detached row by row: one with another key than its rows are known by is not.
+fn without_other_keys(conn: &Connection, schema: Schema) -> Result<Schema, Error> {
+    let mut tables = Vec::new();
+    for table in schema.tables() {
+        if Shape::read(conn, &table.name)?.is_none_or(|(_, shape)| !shape.has_another_key(table)) {
+            tables.push(table.clone());
+        }
+    }
+    let names: BTreeSet<String> = tables.iter().map(|t| t.name.clone()).collect();
+    for table in &mut tables {
+        table.foreign_keys.retain(|f| names.contains(&f.parent));
+    }
+    Ok(Schema::new(tables))
 }
 
 /// A table that cannot be synced is an error where it was named, or was synced before; one that the app dropped is not.
@@ -257,27 +306,33 @@ enum Seen {
 }
 
 /// Makes sure of a table's number, log and triggers.
-fn capture(conn: &Connection, table: &Table, early: bool, stance: Stance, now: i64) -> Result<(i64, Seen), Error> {
+fn capture(
+    conn: &Connection,
+    table: &Table,
+    captures: &[names::Capture],
+    early: bool,
+    stance: Stance,
+    now: i64,
+) -> Result<(i64, Seen), Error> {
     let (id, shape) = match Shape::read(conn, &table.name)? {
         Some(found) => found,
         None => Shape::add(conn, table)?,
     };
     shape.check(table, stance)?;
     let wanted = triggers(id, table, early);
-    let mut s = conn.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?")?;
-    let present: Vec<(String, String)> =
-        s.query_map([&table.sql_name], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
-    drop(s);
-    let ours = format!("_sync_{id}_");
-    let present: Vec<&(String, String)> = present.iter().filter(|(n, _)| n.starts_with(&ours)).collect();
-    let mut seen = if present.is_empty() { Seen::Partly } else { Seen::Whole };
+    let present: Vec<&names::Capture> = captures.iter().filter(|t| t.id == id).collect();
+    let there = |(name, sql): &(String, String)| present.iter().any(|t| t.name == *name && t.sql == *sql);
+    let log = quote(&log_name(id));
+    let logs = conn
+        .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?")?
+        .exists([log_name(id)])?;
+    let mut seen = if present.is_empty() || !logs { Seen::Partly } else { Seen::Whole };
     let (unmoved, another_key) = (shape.has_columns_of(table), shape.has_another_key(table));
-    if wanted.len() == present.len() && wanted.iter().all(|w| present.contains(&w)) && unmoved && !another_key {
+    if wanted.len() == present.len() && wanted.iter().all(there) && logs && unmoved && !another_key {
         shape.keep(conn, id, table, stance)?;
         return Ok((id, Seen::Whole));
     }
     let old = &shape.columns;
-    let log = quote(&log_name(id));
     conn.execute_batch(&create_log(id, old.len()))?;
     if !unmoved {
         shape.reorder(conn, id, table)?;
@@ -301,9 +356,7 @@ fn capture(conn: &Connection, table: &Table, early: bool, stance: Stance, now: i
         absorb_old(conn, id, table, old, false, now)?;
         conn.execute_batch(&format!("DELETE FROM main.{log}"))?;
     }
-    for (name, _) in &present {
-        conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;
-    }
+    names::drop_all(conn, present.iter().copied())?;
     for (_, sql) in &wanted {
         conn.execute_batch(sql)?;
     }

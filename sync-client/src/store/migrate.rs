@@ -35,6 +35,26 @@ pub(super) fn create(conn: &Connection) -> Result<(), Error> {
     Meta::Format.set(conn, FORMAT)
 }
 
+/// The tables and indexes of ours that are missing from a file, as statements that make them: an app's clean-up may have
+/// taken some.
+pub(super) fn missing(conn: &Connection) -> Result<Vec<(String, String)>, Error> {
+    let done = usize::try_from(readable(conn)?).map_err(|_| Error::Damaged("format".into()))?;
+    let whole = Connection::open_in_memory()?;
+    for step in &STEPS[..done] {
+        whole.execute_batch(step)?;
+    }
+    let mut s = whole.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type DESC, name")?;
+    let all: Vec<(String, String)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+    let mut there = conn.prepare("SELECT 1 FROM main.sqlite_schema WHERE name = ?")?;
+    let mut missing = Vec::new();
+    for (name, sql) in all {
+        if !there.exists([&name])? {
+            missing.push((name, sql));
+        }
+    }
+    Ok(missing)
+}
+
 /// The newest version: the number of steps.
 pub(crate) const FORMAT: i64 = STEPS.len() as i64;
 

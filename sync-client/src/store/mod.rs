@@ -11,6 +11,7 @@ mod migrate;
 mod names;
 mod outbox;
 mod shape;
+mod strayed;
 mod versions;
 
 use std::collections::BTreeMap;

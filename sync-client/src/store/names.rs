@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
-use sync_core::sqlite::capture::log_name;
+use sync_core::sqlite::capture::{captures, log_name};
 use sync_core::sqlite::quote;
 
 use crate::error::Error;
@@ -33,11 +33,37 @@ pub(super) fn tables(conn: &Connection) -> Result<Vec<String>, Error> {
     Ok(there.into_iter().filter(|name| ours.contains(name)).collect())
 }
 
-/// The triggers of ours.
-pub(super) fn triggers(conn: &Connection) -> Result<Vec<String>, Error> {
-    let ours: Vec<String> = numbers(conn)?.into_iter().map(|id| format!("_sync_{id}_")).collect();
-    let there = list(conn, "trigger")?;
-    Ok(there.into_iter().filter(|name| ours.iter().any(|o| name.starts_with(o))).collect())
+/// A trigger of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Capture {
+    /// The number of the table that it is for.
+    pub(super) id: i64,
+    pub(super) name: String,
+    /// The table that it watches.
+    pub(super) table: String,
+    pub(super) sql: String,
+}
+
+/// The triggers of ours, whichever tables they watch.
+pub(super) fn triggers(conn: &Connection) -> Result<Vec<Capture>, Error> {
+    let mut s = conn.prepare("SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
+    let mut rows = s.query([])?;
+    let mut found = Vec::new();
+    while let Some(r) = rows.next()? {
+        let (name, table, sql): (String, String, String) = (r.get(0)?, r.get(1)?, r.get(2)?);
+        if let Some(id) = captures(&name, &sql) {
+            found.push(Capture { id, name, table, sql });
+        }
+    }
+    Ok(found)
+}
+
+/// Removes triggers.
+pub(super) fn drop_all<'a>(conn: &Connection, list: impl IntoIterator<Item = &'a Capture>) -> Result<(), Error> {
+    for t in list {
+        conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(&t.name)))?;
+    }
+    Ok(())
 }
 
 /// Refuses a file that is not synced yet and has something of its own under a name that we need.
@@ -65,14 +91,7 @@ pub(super) fn free(conn: &Connection) -> Result<(), Error> {
 
 /// The numbers of the synced tables: those that are known, and in a damaged file also those whose triggers are there.
 fn numbers(conn: &Connection) -> Result<BTreeSet<i64>, Error> {
-    let mut numbers = BTreeSet::new();
-    let mut s = conn.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
-    let mut rows = s.query([])?;
-    while let Some(r) = rows.next()? {
-        let (name, sql): (String, String) = (r.get(0)?, r.get(1)?);
-        let number = name.strip_prefix("_sync_").and_then(|rest| rest.split('_').next()).and_then(|n| n.parse().ok());
-        numbers.extend(number.filter(|n| sql.contains(&quote(&log_name(*n)))));
-    }
+    let mut numbers: BTreeSet<i64> = triggers(conn)?.into_iter().map(|t| t.id).collect();
     if list(conn, "table")?.iter().any(|t| t == "_sync_table") {
         let mut s = conn.prepare("SELECT id FROM main._sync_table")?;
         let known: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;

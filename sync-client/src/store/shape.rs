@@ -69,6 +69,14 @@ impl Shape {
         Ok(Some((id, Self { columns, rest })))
     }
 
+    /// The stored name and shape of the table with this number.
+    pub(super) fn numbered(conn: &Connection, id: i64) -> Result<Option<(String, Self)>, Error> {
+        let name: Option<String> =
+            conn.query_row("SELECT name FROM main._sync_table WHERE id = ?", [id], |r| r.get(0)).optional()?;
+        let Some(name) = name else { return Ok(None) };
+        Ok(Self::read(conn, &name)?.map(|(_, shape)| (name, shape)))
+    }
+
     /// Remembers a table as it is; returns its number.
     pub(super) fn add(conn: &Connection, table: &Table) -> Result<(i64, Self), Error> {
         conn.execute("INSERT INTO main._sync_table (name, columns) VALUES (?, '[]')", [&table.name])?;

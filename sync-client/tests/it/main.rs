@@ -30,6 +30,7 @@ mod poison;
 mod progress;
 mod refused_schema;
 mod relay;
+mod renamed_tables;
 mod resume;
 mod rewritten;
 mod rounds;

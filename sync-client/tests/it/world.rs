@@ -178,6 +178,11 @@ impl Device {
         self.client = None;
     }
 
+    /// The app opens its file anew.
+    pub(crate) fn reconnect(&mut self) {
+        self.app = Connection::open(&self.path).expect("the app opens its file");
+    }
+
     pub(crate) fn client(&self) -> &Client {
         self.client.as_ref().expect("open")
     }

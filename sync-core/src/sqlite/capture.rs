@@ -35,6 +35,25 @@ pub fn log_name(id: i64) -> String {
     format!("_sync_log_{id}")
 }
 
+/// The number of the table that a trigger captures: it is called by that number and appends to that log. `None` for
+/// a trigger of the app, whatever its name. Which table it watches is another question: it goes along with one that
+/// is renamed.
+///
+/// ```
+/// use sync_core::sqlite::capture::captures;
+/// let ours = r#"CREATE TRIGGER "_sync_1_insert" AFTER INSERT ON t BEGIN INSERT INTO "_sync_log_1" (op, c0) VALUES (1, NEW.id); END"#;
+/// assert_eq!(captures("_sync_1_insert", ours), Some(1));
+/// assert_eq!(captures("_sync_1_mine", "CREATE TRIGGER _sync_1_mine AFTER INSERT ON t BEGIN SELECT 1; END"), None);
+/// ```
+#[must_use]
+pub fn captures(name: &str, sql: &str) -> Option<i64> {
+    let (number, _) = name.strip_prefix("_sync_")?.split_once('_')?;
+    let number: i64 = number.parse().ok()?;
+    let log = log_name(number);
+    let mut found = sql.match_indices(&log).map(|(at, _)| &sql[at + log.len()..]);
+    found.any(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')).then_some(number)
+}
+
 /// The columns of a log, by position in the table: `c0, c1, …`
 #[must_use]
 pub fn log_columns(n: usize) -> Vec<String> {

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use super::capture::captures;
 use super::quote;
 use crate::schema::Schema;
 
@@ -41,7 +42,7 @@ pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
         .query_map([], |r| Ok(Trigger { name: r.get(0)?, table: r.get(1)?, sql: r.get(2)?, writes: BTreeSet::new() }))?
         .collect::<Result<_, _>>()?;
     drop(s);
-    list.retain(|t| !is_capture(&t.name));
+    list.retain(|t| captures(&t.name, &t.sql).is_none());
     if list.is_empty() {
         return Ok(list);
     }
@@ -141,18 +142,13 @@ pub fn install_copies(conn: &Connection, copies: &[Trigger]) -> rusqlite::Result
     let mut s = conn.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?;
     let old: Vec<String> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
     drop(s);
-    for name in old.iter().filter(|n| !is_capture(n)) {
+    for name in &old {
         conn.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
     }
     for t in copies {
         conn.execute_batch(&temp_copy(&t.sql))?;
     }
     Ok(())
-}
-
-/// Whether a trigger is one of capture's: they have the number of their table.
-fn is_capture(name: &str) -> bool {
-    name.strip_prefix("_sync_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// SQLite stores a trigger as `CREATE TRIGGER name …`, without schema and IF NOT EXISTS.
