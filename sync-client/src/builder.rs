@@ -153,7 +153,7 @@ impl Builder {
         let asleep = store.asleep()?;
         if store.installed()? && !asleep {
             if let Some(selection) = &self.selection {
-                look(&store.conn, selection)?;
+                look(&mut store.conn, selection)?;
                 store.select(selection)?;
             }
             store.refresh(now)?;

@@ -88,11 +88,6 @@ pub enum Error {
     /// Tables that cannot be synced.
     #[error("{}", refusals(.0))]
     Schema(Vec<Refusal>),
-    /// A trigger that would do half its work.
-    #[error(
-        "trigger {0} writes both synced and unsynced tables; sync all tables that it writes, or split it into two triggers"
-    )]
-    MixedTrigger(String),
     /// The app removed or renamed a column that other devices have.
     #[error("{}; nothing was sent, and nothing is lost", removed(table, column, renamed.as_deref()))]
     RemovedColumn {

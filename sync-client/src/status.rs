@@ -12,6 +12,7 @@ use sync_core::sqlite::connection::configure;
 use sync_core::sqlite::introspect::{Found, introspect};
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::RowSql;
+use sync_core::sqlite::survey::survey;
 
 use crate::error::Error;
 use crate::inbox;
@@ -220,9 +221,9 @@ pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
 /// # Errors
 /// Where the file cannot be opened; a named table that cannot be synced is among the refusals.
 pub fn inspect(path: &Path, only: Option<&[String]>) -> Result<Found, Error> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mut conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     configure(&conn, SETTINGS)?;
-    Ok(introspect(&conn, only)?)
+    Ok(survey(&mut conn, only)?.found)
 }
 
 /// A connection that only reads, and that does not even tidy up when it is the last one to close. Also to a

@@ -72,7 +72,7 @@ impl Store {
     /// Makes a detached file a synced one again. Whether it goes on from where it was is decided when it
     /// is attached.
     pub(crate) fn wake_up(&mut self, server: &str, selection: &Selection, now: i64) -> Result<(), Error> {
-        look(&self.conn, selection)?;
+        look(&mut self.conn, selection)?;
         self.refresh_after(now, |conn| {
             Meta::Server.set(conn, server)?;
             Meta::Tables.set(conn, selection.stored())?;

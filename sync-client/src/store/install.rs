@@ -7,6 +7,8 @@ use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, introspect};
 use sync_core::sqlite::rows::RowSql;
+use sync_core::sqlite::survey::{Survey, survey};
+use sync_core::sqlite::triggers::Trigger;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
 use super::fold::{Rows, fold};
@@ -48,8 +50,8 @@ impl Selection {
 }
 
 /// What is synced and what is not, without changing anything.
-pub(crate) fn look(conn: &Connection, selection: &Selection) -> Result<Found, Error> {
-    let found = introspect(conn, selection.names())?;
+pub(crate) fn look(conn: &mut Connection, selection: &Selection) -> Result<Found, Error> {
+    let found = survey(conn, selection.names())?.found;
     if matches!(selection, Selection::Named(_)) && !found.refused.is_empty() {
         return Err(Error::Schema(found.refused));
     }
@@ -71,7 +73,7 @@ impl Store {
         source_id: &str,
         now: i64,
     ) -> Result<(), Error> {
-        let found = look(&self.conn, selection)?;
+        let found = look(&mut self.conn, selection)?;
         if found.schema.tables().is_empty() {
             return Err(if found.refused.is_empty() {
                 Error::Argument("this file has no tables yet; create them first, then sync them".into())
@@ -129,9 +131,9 @@ impl Store {
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         let outcome = first(&self.conn)
             .and_then(|()| self.refresh_locked(now, None))
-            .and_then(|plan| self.wake_rows(now).map(|()| plan));
-        let plan = self.end(outcome)?;
-        let copied = app_triggers::install_copies(&self.conn, &plan.copy);
+            .and_then(|copies| self.wake_rows(now).map(|()| copies));
+        let copies = self.end(outcome)?;
+        let copied = app_triggers::install_copies(&self.conn, &copies);
         if copied.is_err() {
             self.schema_version = -1;
         }
@@ -148,9 +150,9 @@ impl Store {
             self.conn.execute_batch(sql)?;
         }
         if self.read_schema_version()? != self.schema_version {
-            let plan = self.refresh_locked(now, Some(Stance::Leaving))?;
+            let copies = self.refresh_locked(now, Some(Stance::Leaving))?;
             self.wake_rows(now)?;
-            app_triggers::install_copies(&self.conn, &plan.copy)?;
+            app_triggers::install_copies(&self.conn, &copies)?;
         }
         // What was in them is not known: every row is compared when the file is synced again.
         if !missing.is_empty() {
@@ -187,29 +189,20 @@ impl Store {
         outcome
     }
 
-    fn refresh_locked(&mut self, now: i64, stance: Option<Stance>) -> Result<app_triggers::Plan, Error> {
+    fn refresh_locked(&mut self, now: i64, stance: Option<Stance>) -> Result<Vec<Trigger>, Error> {
         migrate::migrate(&self.conn)?;
         let stance = stance.map_or_else(|| Stance::of(&self.conn), Ok)?;
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
         let selection = Selection::from_stored(&stored)?;
         let leaving = stance == Stance::Leaving;
-        let mut found = introspect(&self.conn, selection.names())?;
+        let Survey { mut found, triggers: app, mut copies } = survey(&mut self.conn, selection.names())?;
         if leaving {
+            // Whatever its triggers are, a table that is synced leaves as one, with those that can run.
+            found = introspect(&self.conn, selection.names())?;
             found.schema = without_other_keys(&self.conn, found.schema)?;
+            copies = app_triggers::runnable(&self.conn, app_triggers::plan(&found.schema, &app).copy)?;
         } else {
             refuse(&self.conn, &found, &selection)?;
-        }
-        let app = match app_triggers::read(&mut self.conn) {
-            // Some trigger cannot be compiled. No reason to hold on to the file.
-            Err(e) if leaving => {
-                tracing::warn!("the triggers of this file do not run for what detaching undoes: {e}");
-                Vec::new()
-            }
-            read => read?,
-        };
-        let plan = app_triggers::plan(&found.schema, &app);
-        if let Some(t) = plan.mixed.first().filter(|_| !leaving) {
-            return Err(Error::MixedTrigger(t.name.clone()));
         }
         let conn = &self.conn;
         strayed::bring_back(conn, now)?;
@@ -247,7 +240,7 @@ impl Store {
             self.forget_gone(stance != Stance::Fresh, Some(now))?;
         }
         self.schema_version = self.read_schema_version()?;
-        Ok(plan)
+        Ok(copies)
     }
 
     /// Removes everything of ours from the file. The rows stay. What a newer version has made is not known here.

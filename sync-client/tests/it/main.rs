@@ -36,6 +36,7 @@ mod rewritten;
 mod rounds;
 mod scratch;
 mod status;
+mod strange_schemas;
 mod support;
 mod verify;
 mod worker;

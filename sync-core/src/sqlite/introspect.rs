@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{placeholders, quote};
+use super::{placeholders, quote, sql};
 use crate::schema::{Affinity, Column, ForeignKey, Schema, Table, Unique};
 
 /// A table that cannot be synced.
@@ -80,13 +81,33 @@ pub fn introspect(conn: &Connection, only: Option<&[String]>) -> rusqlite::Resul
         }
     }
     close(&mut tables, &mut found.refused);
+    // A table's triggers are another matter.
+    let triggers = conn.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     probe(conn, &mut tables, &mut found.refused);
-    close(&mut tables, &mut found.refused);
-    found.notes.retain(|n| tables.contains_key(&n.table.to_ascii_lowercase()));
-    found.refused.sort_by(|a, b| a.table.cmp(&b.table));
-    mark_uuids(&mut tables);
-    found.schema = Schema::new(tables.into_values().collect());
-    Ok(found)
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, triggers)?;
+    Ok(found.with(tables))
+}
+
+impl Found {
+    /// What is left where these tables are refused too, and with them what refers to them.
+    #[must_use]
+    pub fn without(mut self, refused: Vec<Refusal>) -> Self {
+        let gone: BTreeSet<String> = refused.iter().map(|r| r.table.to_ascii_lowercase()).collect();
+        let left = self.schema.tables().iter().filter(|t| !gone.contains(&t.name));
+        let tables = left.map(|t| (t.name.clone(), t.clone())).collect();
+        self.refused.extend(refused);
+        self.with(tables)
+    }
+
+    fn with(mut self, mut tables: BTreeMap<String, Table>) -> Self {
+        close(&mut tables, &mut self.refused);
+        self.notes.retain(|n| tables.contains_key(&n.table.to_ascii_lowercase()));
+        self.refused.sort_by(|a, b| a.table.cmp(&b.table));
+        mark_uuids(&mut tables);
+        self.schema = Schema::new(tables.into_values().collect());
+        self
+    }
 }
 
 fn list(conn: &Connection) -> rusqlite::Result<Vec<(String, String, bool)>> {
@@ -255,7 +276,18 @@ fn read_foreign_keys(conn: &Connection, table: &mut Table) -> rusqlite::Result<O
         }
     }
     table.foreign_keys = by_id.into_values().collect();
-    Ok(None)
+    // Rows are looked up by these columns here and on the server, where nothing can compare as the app does.
+    let collated = sql::collated_columns(&table.sql);
+    let app_only = collated.iter().find(|c| {
+        let at = table.column(&c.column);
+        !sql::is_builtin_collation(&c.collation)
+            && table.foreign_keys.iter().any(|f| f.columns.iter().any(|i| Some(*i) == at))
+    });
+    Ok(app_only.map(|c| Refusal {
+        table: table.sql_name.clone(),
+        reason: format!("foreign key column {} has collation {}, which only the app has", c.column, c.collation),
+        fix: "use the default collation (BINARY) for foreign keys".into(),
+    }))
 }
 
 /// Refuses tables that this SQLite cannot write: they name a function or collation that only the
@@ -306,12 +338,13 @@ fn mark_uuids(tables: &mut BTreeMap<String, Table>) {
 }
 
 /// The statements that make the tables of a schema and their indexes, parents first: the app's own
-/// DDL, verbatim.
+/// DDL, verbatim but for collations that only the app has. No index uses these.
 ///
 /// # Errors
 /// SQLite's.
 pub fn statements(conn: &Connection, schema: &Schema) -> rusqlite::Result<Vec<String>> {
-    let mut out: Vec<String> = schema.parents_first().iter().map(|i| schema.tables()[*i].sql.clone()).collect();
+    let tables = schema.parents_first().iter().map(|i| &schema.tables()[*i]);
+    let mut out: Vec<String> = tables.map(|t| sql::without_app_collations(&t.sql)).collect();
     for i in schema.parents_first() {
         let sql = "SELECT sql FROM main.sqlite_schema WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL ORDER BY name";
         let mut s = conn.prepare_cached(sql)?;

@@ -6,6 +6,9 @@ pub mod connection;
 pub mod introspect;
 pub mod ordered;
 pub mod rows;
+pub mod sql;
+pub mod stubs;
+pub mod survey;
 pub mod triggers;
 
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};

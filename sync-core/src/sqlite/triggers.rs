@@ -13,6 +13,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::capture::captures;
 use super::quote;
+use super::stubs::Stubs;
 use crate::schema::Schema;
 
 /// One trigger of the main schema.
@@ -26,39 +27,53 @@ pub struct Trigger {
     pub sql: String,
     /// Lowercase names of the tables that it writes itself.
     pub writes: BTreeSet<String>,
+    /// Why that cannot be told, in SQLite's words.
+    pub unknown: Option<String>,
 }
 
-/// Every trigger that the app put on ordinary tables, with the tables that it writes.
+/// Every trigger that the app put on ordinary tables, with the tables that it writes. Functions and collations that only
+/// the app has are no obstacle.
 ///
 /// # Errors
-/// SQLite's. A trigger that cannot be compiled (it names a function that only the app has) is an
-/// error that names it.
+/// SQLite's.
 pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
     let sql = "SELECT t.name, t.tbl_name, t.sql FROM main.sqlite_schema t JOIN main.sqlite_schema o \
                ON o.type = 'table' AND o.name = t.tbl_name \
                WHERE t.type = 'trigger' ORDER BY t.name";
     let mut s = conn.prepare(sql)?;
     let mut list: Vec<Trigger> = s
-        .query_map([], |r| Ok(Trigger { name: r.get(0)?, table: r.get(1)?, sql: r.get(2)?, writes: BTreeSet::new() }))?
+        .query_map([], |r| {
+            let (name, table, sql) = (r.get(0)?, r.get(1)?, r.get(2)?);
+            Ok(Trigger { name, table, sql, writes: BTreeSet::new(), unknown: None })
+        })?
         .collect::<Result<_, _>>()?;
     drop(s);
     list.retain(|t| captures(&t.name, &t.sql).is_none());
     if list.is_empty() {
         return Ok(list);
     }
-    let written = written_by_triggers(conn, list.iter().map(|t| t.table.as_str()))?;
+    let stubs = Stubs::of_schema(conn)?;
+    let written = written_by_triggers(conn, list.iter().map(|t| t.table.as_str()));
+    stubs.remove(conn)?;
+    let written = written?;
     for t in &mut list {
-        t.writes = written.get(&t.name.to_ascii_lowercase()).cloned().unwrap_or_default();
+        t.writes = written.by.get(&t.name.to_ascii_lowercase()).cloned().unwrap_or_default();
+        t.unknown = written.unknown.get(&t.table.to_ascii_lowercase()).cloned();
     }
     Ok(list)
 }
 
+/// What is heard while statements are compiled.
+struct Written {
+    /// The tables that each trigger writes; all names lowercase.
+    by: BTreeMap<String, BTreeSet<String>>,
+    /// The tables that no write could be compiled to, and why.
+    unknown: BTreeMap<String, String>,
+}
+
 /// Compiles a write of each kind to each table under an authorizer, which hears of every table that
 /// a trigger's program writes, and in the name of which trigger.
-fn written_by_triggers<'a>(
-    conn: &mut Connection,
-    tables: impl Iterator<Item = &'a str>,
-) -> rusqlite::Result<BTreeMap<String, BTreeSet<String>>> {
+fn written_by_triggers<'a>(conn: &mut Connection, tables: impl Iterator<Item = &'a str>) -> rusqlite::Result<Written> {
     let heard: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::default();
     let tables: BTreeSet<&str> = tables.collect();
     let was = conn.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)?;
@@ -77,31 +92,65 @@ fn written_by_triggers<'a>(
         }
         Authorization::Allow
     }))?;
-    let mut outcome = Ok(());
+    let mut unknown = BTreeMap::new();
     for table in tables {
-        let first: rusqlite::Result<String> =
-            conn.query_row("SELECT name FROM pragma_table_info(?) LIMIT 1", [table], |r| r.get(0));
-        let t = quote(table);
-        outcome = first.and_then(|column| {
-            conn.prepare(&format!("INSERT INTO main.{t} DEFAULT VALUES"))?;
-            conn.prepare(&format!("DELETE FROM main.{t}"))?;
-            // Every column, so that UPDATE OF triggers are compiled whichever they name.
-            let mut s = conn.prepare("SELECT name FROM pragma_table_info(?)")?;
-            let names: Vec<String> = s.query_map([table], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            let c = quote(&column);
-            let set: Vec<String> = names.iter().map(|n| format!("{} = {c}", quote(n))).collect();
-            conn.prepare(&format!("UPDATE main.{t} SET {}", set.join(", ")))?;
-            Ok(())
-        });
-        if outcome.is_err() {
-            break;
+        if let Err(e) = compile_writes(conn, table) {
+            unknown.insert(table.to_ascii_lowercase(), words(&e));
         }
     }
     conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, was)?;
-    outcome?;
-    let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(heard.clone())
+    let by = heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Written { by, unknown })
+}
+
+/// Compiles an INSERT, an UPDATE and a DELETE of a table of the main database, with the triggers that they set off.
+fn compile_writes(conn: &Connection, table: &str) -> rusqlite::Result<()> {
+    let t = quote(table);
+    conn.prepare(&format!("INSERT INTO main.{t} DEFAULT VALUES"))?;
+    conn.prepare(&format!("DELETE FROM main.{t}"))?;
+    // Every column, so that UPDATE OF triggers are compiled whichever they name.
+    let mut s = conn.prepare("SELECT name FROM pragma_table_info(?)")?;
+    let names: Vec<String> = s.query_map([table], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let Some(first) = names.first().map(|n| quote(n)) else { return Ok(()) };
+    let set: Vec<String> = names.iter().map(|n| format!("{} = {first}", quote(n))).collect();
+    conn.prepare(&format!("UPDATE main.{t} SET {}", set.join(", ")))?;
+    Ok(())
+}
+
+/// Why a copy of a trigger cannot run on this connection, in SQLite's words: it needs a function, a collation or a module
+/// that only the app has. No other copy is left on the connection.
+///
+/// # Errors
+/// SQLite's.
+pub fn cannot_run(conn: &Connection, trigger: &Trigger) -> rusqlite::Result<Option<String>> {
+    install_copies(conn, &[])?;
+    let outcome = conn.execute_batch(&temp_copy(&trigger.sql)).and_then(|()| compile_writes(conn, &trigger.table));
+    install_copies(conn, &[])?;
+    Ok(outcome.err().map(|e| words(&e)))
+}
+
+/// Those of these triggers whose copies can run on this connection.
+///
+/// # Errors
+/// SQLite's.
+pub fn runnable(conn: &Connection, copies: Vec<Trigger>) -> rusqlite::Result<Vec<Trigger>> {
+    let mut out = Vec::with_capacity(copies.len());
+    for trigger in copies {
+        if cannot_run(conn, &trigger)?.is_none() {
+            out.push(trigger);
+        }
+    }
+    Ok(out)
+}
+
+/// SQLite's own words, without the statement of ours that it refused.
+fn words(e: &rusqlite::Error) -> String {
+    match e {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// What applying a remote row has to do with the app's triggers.
@@ -109,8 +158,33 @@ fn written_by_triggers<'a>(
 pub struct Plan {
     /// Run as TEMP copies: they maintain tables that are not synced (a full-text index, a counter).
     pub copy: Vec<Trigger>,
-    /// Write both kinds of tables: half of their work would be lost or done twice.
-    pub mixed: Vec<Trigger>,
+    /// Those whose work cannot be done for remote rows.
+    pub misfits: Vec<Misfit>,
+    /// By lowercase name of a table: the synced ones from whose changes a write to it follows.
+    pub reached: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A trigger that has to run for remote rows, and must not or cannot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The trigger.
+    pub trigger: Trigger,
+    /// Lowercase names of the synced tables whose changes set it off.
+    pub tables: BTreeSet<String>,
+    /// What is wrong with it.
+    pub why: Why,
+}
+
+/// What is wrong with a trigger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Why {
+    /// It writes both kinds of tables: half of its work would be lost or done twice.
+    WritesBoth,
+    /// What it writes cannot be told, in SQLite's words.
+    Unknown(String),
+    /// It cannot run here, in SQLite's words.
+    CannotRun(String),
 }
 
 /// Sorts the triggers that a write to a synced table sets off. Those that write synced tables only
@@ -119,18 +193,26 @@ pub struct Plan {
 pub fn plan(schema: &Schema, triggers: &[Trigger]) -> Plan {
     let synced = |name: &str| schema.position(name).is_some();
     let mut plan = Plan::default();
-    let mut reached: BTreeSet<String> = schema.tables().iter().map(|t| t.name.clone()).collect();
+    let mut reached: BTreeMap<String, BTreeSet<String>> =
+        schema.tables().iter().map(|t| (t.name.clone(), BTreeSet::from([t.name.clone()]))).collect();
     let mut left: Vec<&Trigger> = triggers.iter().collect();
-    while let Some(at) = left.iter().position(|t| reached.contains(&t.table.to_ascii_lowercase())) {
+    while let Some(at) = left.iter().position(|t| reached.contains_key(&t.table.to_ascii_lowercase())) {
         let t = left.remove(at);
+        let roots = reached.get(&t.table.to_ascii_lowercase()).cloned().unwrap_or_default();
         let inside = t.writes.iter().filter(|w| synced(w)).count();
-        if inside > 0 && inside < t.writes.len() {
-            plan.mixed.push(t.clone());
+        let mut misfit = |why| plan.misfits.push(Misfit { trigger: t.clone(), tables: roots.clone(), why });
+        if let Some(words) = &t.unknown {
+            misfit(Why::Unknown(words.clone()));
+        } else if inside > 0 && inside < t.writes.len() {
+            misfit(Why::WritesBoth);
         } else if inside == 0 && !t.writes.is_empty() {
-            reached.extend(t.writes.iter().cloned());
+            for table in &t.writes {
+                reached.entry(table.clone()).or_default().extend(roots.iter().cloned());
+            }
             plan.copy.push(t.clone());
         }
     }
+    plan.reached = reached;
     plan
 }
 
@@ -202,7 +284,7 @@ mod tests {
         for n in ["notes_ai", "notes_ad", "notes_count", "counted"] {
             assert!(names.contains(&n), "{n} maintains a table that is not synced");
         }
-        assert!(plan.mixed.is_empty());
+        assert!(plan.misfits.is_empty());
         install_copies(&conn, &plan.copy).unwrap();
         install_copies(&conn, &plan.copy).unwrap();
         conn.execute("INSERT INTO notes VALUES (1, 'hello world')", []).unwrap();
@@ -224,6 +306,7 @@ mod tests {
         );
         let schema = introspect(&conn, Some(&["a".into(), "b".into()])).unwrap().schema;
         let found = read(&mut conn).unwrap();
-        assert_eq!(plan(&schema, &found).mixed[0].name, "both");
+        let misfits = plan(&schema, &found).misfits;
+        assert_eq!((misfits[0].trigger.name.as_str(), &misfits[0].why), ("both", &Why::WritesBoth));
     }
 }

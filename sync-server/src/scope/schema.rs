@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::introspect::{introspect, statements};
 use sync_core::sqlite::rows::RowSql;
+use sync_core::sqlite::stubs::Stubs;
 use sync_core::sqlite::triggers::{self, Trigger};
 
 use super::ddl::{self, Objects};
@@ -45,7 +46,9 @@ pub(crate) struct Loaded {
 /// Loads the app's DDL and the server's rules.
 pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, OpenError> {
     let app = Connection::open_in_memory()?;
+    let stubs = Stubs::install(&app, [schema_sql])?;
     app.execute_batch(schema_sql).map_err(|e| OpenError::Schema(format!("schema.sql is not valid: {e}")))?;
+    stubs.remove(&app)?;
     let found = introspect(&app, None)?;
     let helpers = helpers(&app)?;
     let mut problems = Vec::new();
@@ -140,9 +143,11 @@ fn load_rules(scope: &mut Connection, sql: &str) -> Result<Vec<Trigger>, OpenErr
     if let Some(name) = names.iter().find(|n| n.to_ascii_lowercase().starts_with("_sync_")) {
         return Err(OpenError::Rules(format!("trigger {name} of rules.sql: names that begin with _sync_ are taken")));
     }
-    let rules = triggers::read(scope)
-        .map_err(|e| OpenError::Rules(format!("a trigger of rules.sql cannot run in a scope: {e}")))?;
+    let rules = triggers::read(scope)?;
     for rule in &rules {
+        if let Some(words) = triggers::cannot_run(scope, rule)? {
+            return Err(OpenError::Rules(format!("trigger {} of rules.sql cannot run in a scope: {words}", rule.name)));
+        }
         let text = ddl::normal(&rule.sql).to_ascii_uppercase();
         for clause in ["OR IGNORE", "OR REPLACE", "OR FAIL", "OR ROLLBACK", "RAISE(ROLLBACK"] {
             if text.contains(clause) {

@@ -102,8 +102,11 @@ fn a_file_that_is_refused_has_nothing_of_ours() {
                    INSERT INTO local VALUES (NEW.id); INSERT INTO marks VALUES (NEW.id, 1, 'x'); END";
         c.execute_batch(sql).unwrap();
     });
+    a.setup = Box::new(|b| b.tables(&["people", "notes", "tags", "counters", "marks"]));
     let before = a.count("SELECT count(*) FROM sqlite_schema");
-    assert!(matches!(a.try_open(), Err(Error::MixedTrigger(t)) if t == "both"));
+    assert!(
+        matches!(a.try_open(), Err(Error::Schema(refused)) if refused.iter().any(|r| r.reason.contains("trigger both")))
+    );
     assert_eq!(a.count("SELECT count(*) FROM sqlite_schema"), before);
     assert_eq!(a.text("PRAGMA journal_mode"), "delete");
     assert!(matches!(sync_client::read_status(&a.path), Err(Error::NotInitialized)));

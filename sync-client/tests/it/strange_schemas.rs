@@ -1,0 +1,115 @@
+//! Schemas as strangers have them: what `schema` prints, `init --all` takes and a server makes are the same tables.
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::cli::{file, run, text};
+use crate::support::serve;
+
+/// A table of each kind that one of the three used to see otherwise, beside one that all take.
+const ODD: &str = "
+    CREATE TABLE plain (id TEXT PRIMARY KEY NOT NULL, x TEXT);
+    CREATE TABLE deck (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL COLLATE unicase);
+    CREATE TABLE indexed (id TEXT PRIMARY KEY NOT NULL, name TEXT COLLATE unicase UNIQUE);
+    CREATE TABLE img (id TEXT PRIMARY KEY NOT NULL); CREATE TABLE com (id TEXT PRIMARY KEY NOT NULL, img TEXT);
+    CREATE TABLE tags (img TEXT, tag TEXT);
+    CREATE TABLE calls (id TEXT PRIMARY KEY NOT NULL, x TEXT);
+    CREATE TABLE own (id TEXT PRIMARY KEY NOT NULL, x TEXT);
+    CREATE TRIGGER del AFTER DELETE ON img BEGIN DELETE FROM com WHERE img = OLD.id; DELETE FROM tags WHERE img = OLD.id; END;
+    CREATE TRIGGER calling AFTER INSERT ON calls BEGIN INSERT INTO tags VALUES (appfn(NEW.x), ''); END;
+    CREATE TRIGGER stamping AFTER INSERT ON own BEGIN UPDATE own SET x = appfn(x) WHERE id = NEW.id; END;
+    CREATE TRIGGER elsewhere AFTER INSERT ON tags BEGIN SELECT appfn(1); END;";
+
+/// An app's connection, with what only the app has.
+fn app(dir: &TempDir, name: &str, sql: &str) -> Connection {
+    let conn = file(dir, name, "");
+    conn.create_collation("unicase", |a: &str, b: &str| a.to_lowercase().cmp(&b.to_lowercase())).unwrap();
+    let flags = rusqlite::functions::FunctionFlags::SQLITE_UTF8;
+    conn.create_scalar_function("appfn", 1, flags, |c| Ok(format!("app {}", c.get::<String>(0)?))).unwrap();
+    conn.execute_batch(sql).unwrap();
+    conn
+}
+
+#[test]
+fn schema_init_and_serve_take_the_same_tables() {
+    let dir = TempDir::new().unwrap();
+    let a = app(&dir, "a.db", ODD);
+    let printed = run(&dir, &["schema", "a.db"]).ends(0);
+    for told in [
+        "Table indexed cannot be synced: this SQLite cannot write it: no such collation sequence: unicase",
+        "Table img cannot be synced: its trigger del writes both synced and unsynced tables",
+        "Table calls cannot be synced: its trigger calling has to run for synced rows too",
+    ] {
+        assert!(printed.stderr.contains(told), "{}", printed.stderr);
+    }
+    let server = serve(&printed.stdout);
+    let url = server.url();
+    let init = run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann", "--json"]).ends(0).json();
+    assert_eq!(init["tables"], serde_json::json!(["com", "deck", "own", "plain"]));
+    a.execute_batch(
+        "INSERT INTO own VALUES ('o', 'x'); INSERT INTO deck VALUES ('d', 'Deck'); INSERT INTO img VALUES ('i');
+        INSERT INTO com VALUES ('c', 'i'), ('k', NULL); DELETE FROM img;",
+    )
+    .unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["clone", &url, "b.db", "--token", "ann"]).ends(0);
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    assert_eq!(text(&b, "SELECT x FROM own"), "app x", "what the app's trigger wrote travels");
+    assert_eq!(text(&b, "SELECT name FROM deck"), "Deck");
+    assert_eq!(text(&b, "SELECT group_concat(id) FROM com"), "k", "also into tables that others write");
+    b.execute_batch("UPDATE deck SET name = 'DECK'; INSERT INTO own VALUES ('p', 'from b')").unwrap();
+    run(&dir, &["sync", "b.db"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(text(&a, "SELECT name FROM deck"), "DECK");
+    assert_eq!(
+        text(&a, "SELECT x FROM own WHERE id = 'p'"),
+        "from b",
+        "a trigger whose effects travel does not run again"
+    );
+    run(&dir, &["verify", "a.db"]).ends(0);
+}
+
+/// What a file with the app's own schema has, `sqlite3 .schema` prints too: the server reads it likewise.
+#[test]
+fn a_server_reads_the_apps_own_ddl() {
+    let dir = TempDir::new().unwrap();
+    let fits = ODD.lines().filter(|l| !l.contains("indexed")).collect::<Vec<_>>().join("\n");
+    app(&dir, "a.db", &fits);
+    let server = serve(&fits);
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+}
+
+/// Named, such a table is refused with its reason, and the file stays as it was.
+#[test]
+fn named_tables_are_refused_by_their_triggers() {
+    let dir = TempDir::new().unwrap();
+    let a = app(&dir, "a.db", ODD);
+    for (tables, said) in
+        [("img,com", "trigger del"), ("calls", "no such function: appfn"), ("plain,indexed", "unicase")]
+    {
+        let ran = run(&dir, &["init", "a.db", "--server", "http://h", "--tables", tables]).ends(1);
+        assert!(ran.stderr.contains(said), "{tables}: {}", ran.stderr);
+    }
+    assert_eq!(text(&a, "SELECT count(*) || '' FROM sqlite_schema WHERE name LIKE '\\_sync%' ESCAPE '\\'"), "0");
+}
+
+/// A synced file to which the app adds such a trigger stops with the sentence, as for any table that cannot go on, and
+/// can still be detached with what it has.
+#[test]
+fn a_trigger_that_comes_later_is_told_and_the_file_can_leave() {
+    let dir = TempDir::new().unwrap();
+    let ddl = "CREATE TABLE a (id TEXT PRIMARY KEY NOT NULL); CREATE TABLE local (x);";
+    let (a, server) = (app(&dir, "a.db", ddl), serve(ddl));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    let trigger = "CREATE TRIGGER late AFTER INSERT ON a BEGIN INSERT INTO local VALUES (appfn('x')); END;
+        INSERT INTO a VALUES ('1');";
+    a.execute_batch(trigger).unwrap();
+    let ran = run(&dir, &["sync", "a.db"]).ends(1);
+    assert!(ran.stderr.contains("trigger late") && ran.stderr.contains("appfn"), "{}", ran.stderr);
+    run(&dir, &["detach", "a.db", "--keep"]).ends(0);
+    a.execute_batch("DROP TRIGGER late").unwrap();
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    assert_eq!(run(&dir, &["sync", "a.db"]).ends(0).stdout, "Sent 1 row.\n");
+}
