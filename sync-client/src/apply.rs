@@ -11,7 +11,7 @@ use sync_core::record::{self, Record};
 use sync_core::schema::Table;
 use sync_core::value::Value;
 
-use crate::aside::{Aside, UNIQUE_HELD};
+use crate::aside::{Aside, UNIQUE_HELD, Why};
 use crate::changes::Changes;
 use crate::conflict::Policies;
 use crate::error::Error;
@@ -25,6 +25,7 @@ use crate::report::Event;
 use crate::settle::over;
 use crate::stage::{Stage, StagedRow};
 use crate::store::Store;
+use crate::whole::Holes;
 
 /// What a transaction of remote rows did.
 #[derive(Debug, Default)]
@@ -33,8 +34,8 @@ pub(crate) struct Outcome {
     pub(crate) conflicts: u64,
     pub(crate) set_aside: u64,
     pub(crate) events: Vec<Event>,
-    /// Whether references would stay broken until a rebuild, which can bring all of it at once.
-    pub(crate) rebuild_instead: bool,
+    /// Whether a row left that only a rebuild brings back.
+    pub(crate) away: bool,
 }
 
 /// Applies rows. Lives as long as the transaction.
@@ -73,6 +74,7 @@ pub(crate) struct Applier<'a> {
     /// Whether a push of this file is on its way back, and the rows that refer to what it deleted.
     pub(crate) on_its_way: bool,
     pub(crate) leaving: Vec<(usize, Vec<u8>)>,
+    pub(crate) holes: Holes,
     changes: Changes,
     /// Refused rows whose cause may go away with a row that comes.
     pub(crate) watch: Option<Watch>,
@@ -115,6 +117,7 @@ impl<'a> Applier<'a> {
             aside: Aside::new(store)?,
             on_its_way: false,
             leaving: Vec::new(),
+            holes: Holes::default(),
             changes: Changes::default(),
             outcome: Outcome::default(),
         })
@@ -171,7 +174,7 @@ impl<'a> Applier<'a> {
                 self.blocked.push(r);
                 Ok(())
             }
-            Written::Refused(why) => self.set_aside(&r, &why),
+            Written::Refused(why) => self.set_aside(&r, Why::Rule, &why),
         }
     }
 
@@ -298,8 +301,8 @@ impl<'a> Applier<'a> {
             for r in blocked {
                 match self.write(&r, Known::Never)? {
                     Written::Yes => self.done(&r)?,
-                    Written::Blocked => self.set_aside(&r, UNIQUE_HELD)?,
-                    Written::Refused(why) => self.set_aside(&r, &why)?,
+                    Written::Blocked => self.set_aside(&r, Why::Unique, UNIQUE_HELD)?,
+                    Written::Refused(why) => self.set_aside(&r, Why::Rule, &why)?,
                 }
             }
             for row in before {
@@ -351,24 +354,10 @@ impl<'a> Applier<'a> {
         Ok(out)
     }
 
-    /// Ends the transaction's work: orphans are settled, and refused rows whose cause may be gone are
-    /// tried again.
-    pub(crate) fn finish(mut self) -> Result<Outcome, Error> {
-        if self.aside.any {
-            self.settle_absent()?;
-        }
-        self.withdraw_leaving()?;
-        if self.any_dirty {
-            self.settle_orphans()?;
-        }
-        if self.aside.any {
-            self.try_aside(self.touched.iter().copied())?;
-        }
-        if let Some(w) = self.watch.take() {
-            w.release(self.store)?;
-        }
+    /// The app is told, at the end, which rows were written.
+    pub(crate) fn tell_changes(&mut self) -> Result<(), Error> {
         self.outcome.events.extend(std::mem::take(&mut self.changes).events(self.store)?);
-        Ok(self.outcome)
+        Ok(())
     }
 
     /// Stores an inbox entry and tells of it.

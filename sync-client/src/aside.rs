@@ -15,6 +15,7 @@ use crate::inbox::{Entry, key_json};
 use crate::orphans::parent_key;
 use crate::stage::StagedRow;
 use crate::store::{Meta, Store};
+use crate::whole::only_key;
 
 /// What a transaction knows of rows that are set aside.
 #[derive(Debug, Default)]
@@ -29,6 +30,35 @@ pub(crate) struct Aside {
     waiting: Vec<(usize, Vec<u8>)>,
 }
 
+/// Why a remote row is not in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// A rule of the row itself that only this file has.
+    Rule,
+    /// Another row holds a UNIQUE value of it.
+    Unique,
+    /// The row that it refers to is set aside.
+    Parent,
+}
+
+impl Why {
+    /// The reason of its entry in the inbox, while it is set aside. An index of our tables names all of them.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Rule => "set_aside",
+            Self::Unique => "set_aside_unique",
+            Self::Parent => "set_aside_parent",
+        }
+    }
+}
+
+/// Every entry of a row that is set aside, whatever for, as SQL.
+macro_rules! any_aside {
+    () => {
+        "reason IN ('set_aside', 'set_aside_unique', 'set_aside_parent')"
+    };
+}
+
 impl Aside {
     pub(crate) fn new(store: &Store) -> Result<Self, Error> {
         let mark = Meta::SetAside.integer(&store.conn)?;
@@ -38,12 +68,12 @@ impl Aside {
 
 impl Applier<'_> {
     /// A constraint that only this file has.
-    pub(crate) fn set_aside(&mut self, r: &StagedRow, why: &str) -> Result<(), Error> {
+    pub(crate) fn set_aside(&mut self, r: &StagedRow, why: Why, said: &str) -> Result<(), Error> {
         let table = self.store.table(r.position);
         let key = Key::from_stored(r.k.clone()).unpack()?;
         let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
-        let message = format!("this file's schema refuses the server's row: {why}");
-        self.note_aside(r.position, &key, r.op.name(), &message, server.as_deref())?;
+        let message = format!("this file's schema refuses the server's row: {said}");
+        self.note_aside(r.position, &key, r.op.name(), (why, &message), server.as_deref())?;
         // The version is not taken: a later edit conflicts, as it should, and no rebuild passes the row over.
         let m = &self.store.managed[r.position];
         if !m.sql.exists(&self.store.conn, &key)? {
@@ -58,7 +88,7 @@ impl Applier<'_> {
         position: usize,
         key: &[Value],
         op: &'static str,
-        message: &str,
+        (why, message): (Why, &str),
         server: Option<&[Value]>,
     ) -> Result<(), Error> {
         let table = self.store.table(position);
@@ -68,14 +98,14 @@ impl Applier<'_> {
             table,
             key,
             op,
-            reason: "set_aside",
+            reason: why.reason(),
             message,
             local: None,
             base: None,
             server,
         })?;
         self.aside.any = true;
-        self.aside.unique |= message.ends_with(UNIQUE_HELD);
+        self.aside.unique |= why == Why::Unique;
         Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
         self.outcome.set_aside += 1;
         Ok(())
@@ -88,13 +118,7 @@ impl Applier<'_> {
             return Ok(());
         }
         let key = Key::from_stored(r.k.clone()).unpack()?;
-        let returned = store
-            .conn
-            .prepare_cached(
-                "UPDATE main._sync_inbox SET reason = 'returned' \
-                 WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?",
-            )?
-            .execute((&table.name, key_json(table, &key)))?;
+        let returned = store.conn.prepare_cached(RETURNED)?.execute((&table.name, key_json(table, &key)))?;
         if returned > 0 && store.schema().references_to(r.position).next().is_some() {
             Meta::Rebuild.set(&store.conn, "rows whose parent was set aside may fit now")?;
         }
@@ -138,23 +162,20 @@ impl Applier<'_> {
         let store = self.store;
         for position in tables.into_iter().take_while(|_| self.aside.unique) {
             let table = store.table(position);
-            let sql = "SELECT key, server_row FROM main._sync_inbox \
-                       WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ?1 AND server_row IS NOT NULL \
-                       AND message LIKE '%' || ?2 AND id IN (SELECT max(id) FROM main._sync_inbox \
-                       WHERE reason = 'set_aside' AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?3";
+            let sql = concat!(
+                "SELECT key, server_row FROM main._sync_inbox WHERE kind = 'conflict' AND reason = ?2 AND ",
+                any_aside!(),
+                " AND tbl = ?1 AND server_row IS NOT NULL AND id IN (SELECT max(id) FROM main._sync_inbox WHERE ",
+                any_aside!(),
+                " AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?3"
+            );
             let mut s = store.conn.prepare_cached(sql)?;
             let found: Vec<(String, String)> = s
-                .query_map((&table.name, UNIQUE_HELD, MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
+                .query_map((&table.name, Why::Unique.reason(), MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             for (key_text, row) in found {
                 if self.fits(position, &key_text, &row)? {
-                    store
-                        .conn
-                        .prepare_cached(
-                            "UPDATE main._sync_inbox SET reason = 'returned' \
-                             WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?",
-                        )?
-                        .execute((&table.name, &key_text))?;
+                    store.conn.prepare_cached(RETURNED)?.execute((&table.name, &key_text))?;
                     Meta::Rebuild.set(&store.conn, "rows that were set aside may fit now")?;
                 }
             }
@@ -194,10 +215,8 @@ impl Applier<'_> {
                 continue;
             }
             let Some(key) = parent_key(fk, store.table(parent), row) else { continue };
-            let sql = "SELECT 1 FROM main._sync_inbox \
-                       WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?";
             let table = store.table(parent);
-            if store.conn.prepare_cached(sql)?.exists((&table.name, key_json(table, &key)))? {
+            if store.conn.prepare_cached(IS_ASIDE)?.exists((&table.name, key_json(table, &key)))? {
                 return Ok(true);
             }
         }
@@ -213,7 +232,7 @@ impl Applier<'_> {
         }
         let Some(Ok(row)) = m.sql.read(&store.conn, key)? else { return Ok(()) };
         let message = "the row that this one refers to is set aside: this file's schema refuses it";
-        self.note_aside(position, key, "INSERT", message, Some(&row))?;
+        self.note_aside(position, key, "INSERT", (Why::Parent, message), Some(&row))?;
         m.sql.delete(&store.conn, key)?;
         store.set_known(m.id, k.as_bytes(), Known::Never)?;
         self.changed(position, k.as_bytes(), true);
@@ -222,14 +241,16 @@ impl Applier<'_> {
     }
 }
 
-/// A row of which only the key is known.
-fn only_key(table: &sync_core::schema::Table, key: &[Value]) -> Vec<Value> {
-    let mut row = vec![Value::Null; table.columns.len()];
-    table.key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
-    row
-}
-
-/// Why a row is set aside that no CHECK or other rule of the row itself refuses.
+/// Whether a row, by table and key, is set aside.
+pub(crate) const IS_ASIDE: &str =
+    concat!("SELECT 1 FROM main._sync_inbox WHERE kind = 'conflict' AND ", any_aside!(), " AND tbl = ? AND key = ?");
+/// It is not any more.
+const RETURNED: &str = concat!(
+    "UPDATE main._sync_inbox SET reason = 'returned' WHERE kind = 'conflict' AND ",
+    any_aside!(),
+    " AND tbl = ? AND key = ?"
+);
+/// What is said of a row that no CHECK or other rule of the row itself refuses.
 pub(crate) const UNIQUE_HELD: &str = "a UNIQUE value is held by another row, by a rule that only this file has";
 /// The mark of a file in which any row is set aside for that.
 const UNIQUE_TOO: i64 = 2;

@@ -12,7 +12,10 @@ use crate::apply::{Applier, is_constraint, is_unique};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox;
+use crate::settle::op_of;
 use crate::stage::StagedRow;
+use crate::store::Meta;
+use crate::whole::Finished;
 
 /// What an entry says of the row that it keeps.
 struct Kept {
@@ -82,7 +85,7 @@ impl Engine {
                     sync_core::json::from_slice(text.as_bytes()).map_err(|e| Error::Damaged(e.to_string()))?;
                 let row = decode_payload(table, &key, &members)
                     .map_err(|e| Error::Argument(format!("the row does not fit its table any more: {e}")))?;
-                self.write_again(&applier, position, &key, row.values, live.is_some())?;
+                self.write_again(&applier, position, &key, row.values, live.as_deref())?;
             }
         }
         match self.store.dirty(m.id, k.as_bytes())? {
@@ -107,7 +110,9 @@ impl Engine {
         let table = self.store.table(position);
         let Some(live) = live else { return Ok(()) };
         for (child, fk) in self.store.schema().references_to(position) {
-            if let Some(first) = applier.children(child, fk, table, live)?.first() {
+            // A row that refers to itself stands in its own way only.
+            let others = applier.children(child, fk, table, live)?;
+            if let Some(first) = others.iter().find(|other| child != position || *other != key) {
                 let child = self.store.table(child);
                 return Err(Error::Argument(format!(
                     "{} {} cannot be deleted: {} {} refers to it; delete or change that one first",
@@ -128,7 +133,7 @@ impl Engine {
         position: usize,
         key: &[Value],
         row: Record,
-        there: bool,
+        live: Option<&[Value]>,
     ) -> Result<(), Error> {
         let (table, m) = (self.store.table(position), &self.store.managed[position]);
         let what = || format!("{} {} cannot be put back", table.name, inbox::key_json(table, key));
@@ -145,7 +150,22 @@ impl Engine {
                 )));
             }
         }
-        let written = if there {
+        for (child, fk) in self.store.schema().references_to(position) {
+            let Some(live) = live else { break };
+            let lost = |c: &String| table.column(c).is_some_and(|i| row[i].as_ref().is_some_and(|v| *v != live[i]));
+            if fk.parent_columns.iter().any(lost)
+                && let Some(first) = applier.children(child, fk, table, live)?.first()
+            {
+                let child = self.store.table(child);
+                return Err(Error::Argument(format!(
+                    "{}: {} {} refers to it by a value that it would lose; change that one first",
+                    what(),
+                    child.name,
+                    inbox::key_json(child, first)
+                )));
+            }
+        }
+        let written = if live.is_some() {
             m.sql.update_partial(&self.store.conn, key, &row)
         } else {
             m.sql.insert_partial(&self.store.conn, &row)
@@ -169,21 +189,64 @@ impl Engine {
         let (position, key_text, key) = self.find(table, key)?;
         let t = self.store.managed[position].id;
         let k = Key::pack(&key)?;
+        let entries = |tx: &Connection| {
+            tx.execute(
+                "UPDATE main._sync_inbox SET kind = 'discarded', reason = 'dropped', message = ?3 \
+                 WHERE kind = 'rejected' AND ((tbl = ?1 AND key = ?2) OR reason = 'dropped')",
+                (&self.store.table(position).name, &key_text, GIVEN_UP),
+            )
+        };
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
-        let waits = self.store.dirty(t, k.as_bytes())?.is_some_and(|d| d.held.is_some());
-        if waits {
-            let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
-            applier.displace(position, &key, "dropped", GIVEN_UP, None)?;
-            applier.finish()?;
+        if self.store.dirty(t, k.as_bytes())?.is_none_or(|d| d.held.is_none()) {
+            let told = entries(&tx)?;
+            tx.commit()?;
+            return Ok(told > 0);
         }
-        let entries = tx.execute(
-            "UPDATE main._sync_inbox SET kind = 'discarded', reason = 'dropped', message = ?3 \
-             WHERE kind = 'rejected' AND ((tbl = ?1 AND key = ?2) OR reason = 'dropped')",
-            (&self.store.table(position).name, &key_text, GIVEN_UP),
-        )?;
-        tx.commit()?;
-        Ok(waits || entries > 0)
+        let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.displace(position, &key, "dropped", GIVEN_UP, None)?;
+        match applier.finish(tx)? {
+            Finished::Whole(whole) if !whole.outcome().away => {
+                entries(&self.store.conn)?;
+                whole.commit()?;
+            }
+            undone => {
+                drop(undone);
+                let tx = self.store.begin()?;
+                self.store.absorb(self.env.now_ms())?;
+                self.give_up_in_place(position, &key)?;
+                entries(&tx)?;
+                tx.commit()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The server's row is not known here: the local one stays until the next sync brings that, so that what refers to
+    /// it stands. In a transaction of the caller.
+    fn give_up_in_place(&self, position: usize, key: &[Value]) -> Result<(), Error> {
+        let (store, m) = (&self.store, &self.store.managed[position]);
+        let k = Key::pack(key)?;
+        let Some(dirty) = store.dirty(m.id, k.as_bytes())? else { return Ok(()) };
+        let live = m.sql.read_bytes(&store.conn, key)?;
+        inbox::Entry {
+            kind: "discarded",
+            at: self.env.now_ms(),
+            table: store.table(position),
+            key,
+            op: op_of(live.as_deref(), store.known(m.id, k.as_bytes())?, dirty.base.as_ref()),
+            reason: "dropped",
+            message: GIVEN_UP_LATER,
+            local: live.as_deref(),
+            base: dirty.base.as_ref(),
+            server: None,
+        }
+        .store(&store.conn)?;
+        if store.outbox()?.is_some() {
+            Meta::OutboxDisturbed.set(&store.conn, 1)?;
+        }
+        store.drop_dirty(m.id, k.as_bytes())?;
+        store.fetch_again(m.id, k.as_bytes())
     }
 
     pub(crate) fn drop_entry(&self, id: i64) -> Result<bool, Error> {
@@ -260,3 +323,4 @@ fn kept(conn: &Connection, condition: &str, values: impl rusqlite::Params) -> Re
 }
 
 const GIVEN_UP: &str = "this refused change was given up here";
+const GIVEN_UP_LATER: &str = "this refused change was given up here; the server's row comes back with the next sync";

@@ -20,6 +20,7 @@ use crate::settle::op_of;
 use crate::stage::{Stage, StagedRow};
 use crate::status::read_status;
 use crate::store::{Meta, OutboxState, Store};
+use crate::whole::only_key;
 
 /// What becomes of work that is not on the server yet when a file is detached. Every way leaves the rows
 /// in their tables, ends the capture, and keeps what is needed to go on: the versions of the rows, the
@@ -132,7 +133,7 @@ impl Engine {
     }
 
     /// Takes back every intent, recorded whole. In a transaction of the caller.
-    pub(crate) fn undo_pending(&self, reason: &str, message: &str) -> Result<u64, Error> {
+    pub(crate) fn undo_pending(&self, reason: &'static str, message: &str) -> Result<u64, Error> {
         let (store, now) = (&self.store, self.env.now_ms());
         match store.outbox()?.map(|o| o.state) {
             // It is on the server: not pending, and confirmed when the file is attached again.
@@ -182,12 +183,15 @@ impl Engine {
                 Some(Ok(row)) if !applier.parents_exist(store.table(*position), &row)? => {
                     m.sql.delete(&store.conn, &key)?;
                     applier.changed(*position, k, true);
+                    applier.withdraw_children(*position, row);
+                    continue;
                 }
                 Some(_) => continue,
             }
-            applier.withdraw_children(*position, &key)?;
+            applier.withdraw_children(*position, only_key(store.table(*position), &key));
         }
-        applier.finish()?;
+        applier.gives_way(reason);
+        applier.finish_here()?;
         for (t, k) in unversioned {
             store.set_known(t, &k, Known::Never)?;
         }

@@ -20,8 +20,7 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.give_way(None)?;
-        let Outcome { conflicts, events, .. } = applier.finish()?;
-        tx.commit()?;
+        let Outcome { conflicts, events, .. } = applier.finish_displacing(tx)?.commit()?;
         report.conflicts += conflicts;
         events.iter().for_each(|e: &Event| self.tell(e));
         Ok(())
@@ -33,6 +32,7 @@ impl Applier<'_> {
     /// stay, and wait in the inbox as ever: nothing could record them.
     pub(crate) fn give_way(&mut self, stage: Option<&Stage>) -> Result<(), Error> {
         let store = self.store;
+        self.gives_way("take_remote");
         for (position, m) in store.managed.iter().enumerate() {
             let table = store.table(position);
             let mut after: Vec<u8> = Vec::new();

@@ -22,6 +22,7 @@ use crate::report::{PullReport, PushReport};
 use crate::settle::{is_new, op_of};
 use crate::stage::StagedRow;
 use crate::store::{Dirty, Meta};
+use crate::whole::{Finished, NOT_WHOLE};
 
 /// What an import did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -70,7 +71,14 @@ impl Engine {
         if committed {
             self.pull_part(&mut pull)?;
         }
-        self.take_up(&export, committed, self.versions_count(&export)?, &columns)
+        for unfit in [Unfit::Undo, Unfit::Displace] {
+            if let Some(imported) = self.take_up(&export, committed, self.versions_count(&export)?, &columns, unfit)? {
+                return Ok(imported);
+            }
+            Meta::Rebuild.set(&self.store.conn, NOT_WHOLE)?;
+            self.pull_part(&mut pull)?;
+        }
+        Err(Error::Damaged("import".into()))
     }
 
     /// Whether the versions in an export are of the history that the server has now. Where it cannot be asked, they
@@ -139,13 +147,15 @@ impl Engine {
         stored.map_or(Ok(BTreeSet::new()), |s| serde_json::from_str(&s).map_err(|_| Error::Damaged("imported".into())))
     }
 
+    /// `None` where references would be broken until a rebuild, and nothing was done.
     fn take_up(
         &self,
         export: &Export,
         committed: bool,
         versions_count: bool,
         columns: &BTreeMap<i64, (usize, Vec<usize>)>,
-    ) -> Result<Imported, Error> {
+        unfit: Unfit,
+    ) -> Result<Option<Imported>, Error> {
         let store = &self.store;
         let tx = store.begin()?;
         store.absorb(self.env.now_ms())?;
@@ -170,26 +180,41 @@ impl Engine {
         applier.any_dirty = true;
         applier.begin_bundle("", false)?;
         applier.take_up(incoming, versions_count)?;
-        let outcome = applier.finish()?;
-        let refused_rows = export.copy_refused(&tx)?;
+        let whole = match unfit {
+            Unfit::Undo => match applier.finish(tx)? {
+                Finished::Whole(whole) => whole,
+                Finished::Undone => return Ok(None),
+            },
+            Unfit::Displace => applier.finish_displacing(tx)?,
+        };
+        let refused_rows = export.copy_refused(&store.conn)?;
         let mut ids = self.imported()?;
         ids.insert(export.head.id.clone());
-        Meta::Imported.set(&tx, serde_json::to_string(&ids).map_err(|e| Error::Damaged(e.to_string()))?)?;
+        Meta::Imported.set(&store.conn, serde_json::to_string(&ids).map_err(|e| Error::Damaged(e.to_string()))?)?;
         self.env.fault(FaultPoint::Importing);
-        tx.commit()?;
+        let outcome = whole.commit()?;
         outcome.events.iter().for_each(|e| self.tell(e));
         let committed_rows = match &export.head.sent {
             Some(sent) if committed => sent.rows.unsigned_abs(),
             _ => 0,
         };
-        Ok(Imported {
+        Ok(Some(Imported {
             rows: outcome.applied,
             conflicts: outcome.conflicts,
             refused_rows,
             committed_rows,
             already: false,
-        })
+        }))
     }
+}
+
+/// What becomes of a changed row of this file that would refer to one which only a rebuild can bring.
+#[derive(Debug, Clone, Copy)]
+enum Unfit {
+    /// Nothing is taken up before that rebuild.
+    Undo,
+    /// It leaves for the inbox: the rebuild was in vain.
+    Displace,
 }
 
 impl Applier<'_> {

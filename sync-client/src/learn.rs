@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::report::PullReport;
 use crate::stage::StagedRow;
 use crate::store::Meta;
+use crate::whole::{Finished, NOT_WHOLE};
 
 impl Engine {
     /// What a conflict reply says that no pull will: a tombstone from before this file's snapshot, or a
@@ -57,12 +58,10 @@ impl Engine {
             }
         }
         applier.end_bundle()?;
-        let outcome = applier.finish()?;
-        if outcome.rebuild_instead {
-            drop(tx);
-            return Meta::Rebuild.set(&self.store.conn, "references would be broken until all of it is here");
-        }
-        tx.commit()?;
+        let Finished::Whole(whole) = applier.finish(tx)? else {
+            return Meta::Rebuild.set(&self.store.conn, NOT_WHOLE);
+        };
+        let outcome = whole.commit()?;
         report.conflicts += outcome.conflicts;
         outcome.events.iter().for_each(|e| self.tell(e));
         Ok(())

@@ -40,8 +40,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// What refers to a row that leaves goes, and what refers to that. Where the app has changed any of it, a rebuild
-    /// brings all of it at once.
+    /// What refers to a row that leaves goes, and what refers to that.
     pub(crate) fn withdraw_leaving(&mut self) -> Result<(), Error> {
         let store = self.store;
         for (position, k) in std::mem::take(&mut self.leaving) {
@@ -51,13 +50,13 @@ impl Applier<'_> {
                 continue;
             }
             if store.dirty(m.id, &k)?.is_some() {
-                self.outcome.rebuild_instead = true;
+                self.cannot_follow(position, key);
                 continue;
             }
             m.sql.delete(&store.conn, &key)?;
             store.set_known(m.id, &k, Known::Live(0))?;
             self.changed(position, &k, true);
-            self.withdraw_children(position, &key)?;
+            self.withdraw_children(position, row);
             Meta::Withdrawn.set(&store.conn, 1)?;
         }
         Ok(())

@@ -79,6 +79,7 @@ mod turn;
 mod undone;
 mod upload;
 mod verify;
+mod whole;
 mod worker;
 
 pub use api::{TokenRequest, TokenSource};

@@ -26,7 +26,7 @@ enum Step<'s> {
     /// The row goes, and what depends on it.
     Leave { left: Left<'s>, fetched_again: bool },
     /// What refers to a row that comes back by a rebuild only.
-    Withdraw { position: usize, key: Vec<Value> },
+    Withdraw { position: usize, row: Vec<Value> },
 }
 
 /// A row that is recorded and has no intent any more.
@@ -69,7 +69,7 @@ impl Applier<'_> {
                     }
                 }
                 Step::Leave { left, fetched_again } => self.leave(left, fetched_again, &mut steps)?,
-                Step::Withdraw { position, key } => self.withdraw_children(position, &key)?,
+                Step::Withdraw { position, row } => self.withdraw_children(position, row),
             }
             // They were noted in the order in which they have to be done.
             steps[at..].reverse();
@@ -145,7 +145,7 @@ impl Applier<'_> {
             }
         }
         if fetched_again {
-            steps.push(Step::Withdraw { position, key });
+            steps.push(Step::Withdraw { position, row: live });
         }
         Ok(())
     }
@@ -381,7 +381,7 @@ mod tests {
         };
         applier.row(r).unwrap();
         applier.end_bundle().unwrap();
-        applier.finish().unwrap();
+        applier.finish_here().unwrap();
         tx.commit().unwrap();
         count.load(Ordering::Relaxed) - before
     }

@@ -22,6 +22,7 @@ use crate::report::{Event, PullReport};
 use crate::same_bundle::identity;
 use crate::stage::{Intake, Stage, StagedBundle};
 use crate::store::{Meta, Outbox, OutboxState};
+use crate::whole::{Finished, NOT_WHOLE};
 
 /// How a pull ended.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl Engine {
                 return self.must_rebuild(why);
             }
             if !done? {
-                return self.must_rebuild("references would be broken until all of it is here");
+                return self.must_rebuild(NOT_WHOLE);
             }
             let now_at = Meta::Checkpoint.integer(&self.store.conn)?;
             report.checkpoint = now_at;
@@ -230,12 +231,9 @@ impl Engine {
             applier.end_bundle()?;
             self.confirm(b, own)?;
         }
-        let outcome = applier.finish()?;
-        if outcome.rebuild_instead {
-            return Ok(false);
-        }
+        let Finished::Whole(whole) = applier.finish(tx)? else { return Ok(false) };
         self.env.fault(FaultPoint::Applying);
-        tx.commit()?;
+        let outcome = whole.commit()?;
         report.bundles += bundles.len() as u64;
         report.applied_rows += outcome.applied;
         report.conflicts += outcome.conflicts;

@@ -148,22 +148,22 @@ impl Engine {
             tx.execute("DELETE FROM main._sync_row WHERE v < 0 AND -v > ?", [fork])?;
         }
         applier.end_bundle()?;
-        let outcome = applier.finish()?;
-        Meta::Checkpoint.set(&tx, seq)?;
-        Meta::LatestKnown.set(&tx, seq)?;
+        let whole = applier.finish_displacing(tx)?;
+        let conn = &self.store.conn;
+        Meta::Checkpoint.set(conn, seq)?;
+        Meta::LatestKnown.set(conn, seq)?;
         // Hashes of a history that is no more would hide where the next one parts.
-        tx.execute("DELETE FROM main._sync_history WHERE seq >= ?1 OR seq > ?2", (seq, fork.unwrap_or(seq)))?;
+        conn.execute("DELETE FROM main._sync_history WHERE seq >= ?1 OR seq > ?2", (seq, fork.unwrap_or(seq)))?;
         match session.history_hash.as_deref().and_then(Digest::from_hex) {
             Some(h) => {
-                Meta::HistoryHash.set(&tx, h.hex())?;
-                tx.execute("INSERT INTO main._sync_history (seq, hash) VALUES (?, ?)", (seq, h.0.as_slice()))?;
+                Meta::HistoryHash.set(conn, h.hex())?;
+                conn.execute("INSERT INTO main._sync_history (seq, hash) VALUES (?, ?)", (seq, h.0.as_slice()))?;
             }
-            None => Meta::HistoryHash.clear(&tx)?,
+            None => Meta::HistoryHash.clear(conn)?,
         }
-        tx.execute("UPDATE main._sync_table SET grown_from = NULL", [])?;
+        conn.execute("UPDATE main._sync_table SET grown_from = NULL", [])?;
         self.env.fault(FaultPoint::Rebuilding);
-        tx.commit()?;
-        Ok(outcome)
+        whole.commit()
     }
 }
 

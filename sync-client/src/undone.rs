@@ -1,7 +1,5 @@
 //! Deletes that are undone, since a row that came refers to what was deleted (case C3).
 
-use std::collections::BTreeSet;
-
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
@@ -13,7 +11,7 @@ use crate::error::Error;
 use crate::inbox::Entry;
 use crate::orphans::{UNIQUE_TAKEN, parent_key};
 use crate::stage::StagedRow;
-use crate::store::Meta;
+use crate::whole::only_key;
 
 impl Applier<'_> {
     /// A pending DELETE whose row a remote row of this transaction refers to is undone from its base,
@@ -104,7 +102,7 @@ impl Applier<'_> {
             }
             None => {
                 self.fetch_again(position, k)?;
-                self.withdraw_children(position, key)?;
+                self.withdraw_children(position, only_key(store.table(position), key));
             }
         }
         self.outcome.conflicts += 1;
@@ -171,46 +169,8 @@ impl Applier<'_> {
         Ok(row.map(|(v, c)| v.or_else(|| (!c.not_null).then_some(Value::Null))).collect())
     }
 
-    /// Until the rebuild, what refers to a row that is not here goes as well, and comes back with it. Where the
-    /// app has changed any of that, nothing of this transaction is kept: the rebuild brings all of it at once.
-    pub(crate) fn withdraw_children(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
-        let store = self.store;
-        let mut row = vec![Value::Null; store.table(position).columns.len()];
-        store.table(position).key.iter().zip(key).for_each(|(i, v)| row[*i].clone_from(v));
-        let mut seen = BTreeSet::from([(position, Key::pack(key)?.as_bytes().to_vec())]);
-        let (mut found, mut at) = (vec![(position, row)], 0);
-        while let Some((parent, row)) = found.get(at).cloned() {
-            at += 1;
-            for (child, fk) in store.schema().references_to(parent) {
-                let m = &store.managed[child];
-                for key in self.children(child, fk, store.table(parent), &row)? {
-                    let k = Key::pack(&key)?.as_bytes().to_vec();
-                    if store.dirty(m.id, &k)?.is_some() {
-                        self.outcome.rebuild_instead = true;
-                        return Ok(());
-                    }
-                    if seen.insert((child, k))
-                        && let Some(Ok(row)) = m.sql.read(&store.conn, &key)?
-                    {
-                        found.push((child, row));
-                    }
-                }
-            }
-        }
-        for (child, row) in found.into_iter().skip(1).rev() {
-            let m = &store.managed[child];
-            let key: Vec<Value> = store.table(child).key.iter().map(|i| row[*i].clone()).collect();
-            let k = Key::pack(&key)?.as_bytes().to_vec();
-            m.sql.delete(&store.conn, &key)?;
-            store.set_known(m.id, &k, Known::Live(0))?;
-            self.changed(child, &k, true);
-        }
-        Ok(())
-    }
-
     /// The server's state of this row is not known here any more: the next pull rebuilds.
     pub(crate) fn fetch_again(&self, position: usize, k: &[u8]) -> Result<(), Error> {
-        self.store.set_known(self.store.managed[position].id, k, Known::Live(0))?;
-        Meta::Rebuild.set(&self.store.conn, "a row has to be fetched again")
+        self.store.fetch_again(self.store.managed[position].id, k)
     }
 }

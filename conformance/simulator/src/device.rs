@@ -381,7 +381,7 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
     let mut found = s.query([])?;
     while let Some(r) = found.next()? {
         let (table, key, reason): (String, String, String) = (r.get(0)?, r.get(1)?, r.get(2)?);
-        if reason == "set_aside"
+        if reason.starts_with("set_aside")
             && let Some(def) = crate::model::table(&table)
             && let Ok(json) = serde_json::from_str(&key)
             && let Ok(key) = crate::wire::read_key(def, &json)

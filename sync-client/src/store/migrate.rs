@@ -99,8 +99,16 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     "CREATE INDEX IF NOT EXISTS main._sync_dirty_waits ON _sync_dirty (t, k) WHERE held = 'waits_for';",
     // Rows that are set aside are looked up for each row that comes.
     "CREATE INDEX IF NOT EXISTS main._sync_inbox_aside ON _sync_inbox (tbl, key) WHERE reason = 'set_aside';",
-    // How a row left its table, and under which key it went on: a change of a key is not the delete of a row.
+    // How a row left its table, and under which key it went on: a change of a key is not the delete of a row. Why a row is
+    // set aside is said by a value, no longer by the end of a sentence.
     "
+UPDATE main._sync_inbox SET reason = 'set_aside_unique' WHERE kind = 'conflict' AND reason = 'set_aside'
+  AND message LIKE '%a UNIQUE value is held by another row, by a rule that only this file has';
+UPDATE main._sync_inbox SET reason = 'set_aside_parent' WHERE kind = 'conflict' AND reason = 'set_aside'
+  AND message = 'the row that this one refers to is set aside: this file''s schema refuses it';
+DROP INDEX IF EXISTS main._sync_inbox_aside;
+CREATE INDEX main._sync_inbox_aside ON _sync_inbox (tbl, key)
+  WHERE reason IN ('set_aside', 'set_aside_unique', 'set_aside_parent');
 ALTER TABLE main._sync_dirty ADD COLUMN departure INTEGER;
 ALTER TABLE main._sync_dirty ADD COLUMN heir BLOB;
 ALTER TABLE main._sync_out ADD COLUMN departure INTEGER;

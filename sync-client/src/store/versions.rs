@@ -3,7 +3,7 @@
 use rusqlite::OptionalExtension as _;
 use sync_core::engine::change::Known;
 
-use super::Store;
+use super::{Meta, Store};
 use crate::error::Error;
 
 impl Store {
@@ -25,6 +25,12 @@ impl Store {
     /// Whether the server had any row of which nobody here knows more.
     pub(crate) fn any_unknown(&self) -> Result<bool, Error> {
         Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_row WHERE v = 0 LIMIT 1")?.exists([])?)
+    }
+
+    /// The server's state of a row is not known here any more: the next pull rebuilds.
+    pub(crate) fn fetch_again(&self, t: i64, k: &[u8]) -> Result<(), Error> {
+        self.set_known(t, k, Known::Live(0))?;
+        Meta::Rebuild.set(&self.conn, "a row has to be fetched again")
     }
 
     /// Remembers what was heard. [`Known::Live`] of 0 says that the server had this row, in a state that nobody here

@@ -12,6 +12,7 @@ use super::pending::each_in_flight;
 use super::report::{Difference, NAMED, Remedy, VerifyReport};
 use super::scratch::{Reach, Scratch};
 use crate::apply::fit;
+use crate::aside::IS_ASIDE;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::key_json;
@@ -84,9 +85,7 @@ impl Engine {
             return Ok(false);
         }
         let key = key_json(table, &Key::from_stored(k.to_vec()).unpack()?);
-        let sql =
-            "SELECT 1 FROM main._sync_inbox WHERE kind = 'conflict' AND reason = 'set_aside' AND tbl = ? AND key = ?";
-        Ok(self.store.conn.prepare_cached(sql)?.exists((&table.name, key))?)
+        Ok(self.store.conn.prepare_cached(IS_ASIDE)?.exists((&table.name, key))?)
     }
 
     /// Forgets repairs that held: rows that do not differ any more.

@@ -67,7 +67,12 @@ impl Engine {
         let session = self.api.create_snapshot(&source).map_err(Error::from)?;
         let outcome = self.verify_at(&source, &session, &server, repair);
         self.api.delete_snapshot(&source, &session.snapshot_id);
-        outcome
+        let report = outcome?;
+        // What a repair could not bring by itself.
+        if Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
+            self.pull_part(&mut pull)?;
+        }
+        Ok(report)
     }
 
     fn verify_at(

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::report::Event;
 use crate::stage::StagedRow;
+use crate::whole::Finished;
 
 /// A row that differs, as both ends have it now.
 struct Row {
@@ -75,7 +76,9 @@ impl Engine {
         })?;
         self.try_again(&mut applier, scratch, said.report.bundle_seq)?;
         applier.end_bundle()?;
-        let outcome = applier.finish()?;
+        let Finished::Whole(whole) = applier.finish(tx)? else {
+            return self.repair_by_rebuild(scratch, way, said.report);
+        };
         // What was written may have had to leave again.
         scratch.each_found(|f, tried| {
             let remedy = match tried {
@@ -90,10 +93,55 @@ impl Engine {
             said.say(self, &f, remedy)
         })?;
         self.env.fault(FaultPoint::Repairing);
-        tx.commit()?;
+        let outcome = whole.commit()?;
         self.tell(&Event::Applied { rows: outcome.applied, checkpoint: report.bundle_seq });
         outcome.events.iter().for_each(|e| self.tell(e));
         Ok(())
+    }
+
+    /// The server's rows would not leave every reference whole, since nobody here knows what the server has of another
+    /// one. Those that are to be overwritten are kept, and called unknown: the rebuild that follows brings them, and
+    /// whatever else they need.
+    fn repair_by_rebuild(&self, scratch: &Scratch<'_>, way: Repair, report: &mut VerifyReport) -> Result<(), Error> {
+        let store = &self.store;
+        let tx = store.begin()?;
+        store.absorb(self.env.now_ms())?;
+        let mut said = Said::new(report);
+        scratch.each_found(|f, _| {
+            let t = store.managed[f.position].id;
+            let row = self.row(scratch, &f)?;
+            let remedy = match self.spared(scratch, &f, way, said.report.bundle_seq)? {
+                Some(remedy) => remedy,
+                None if way == Repair::FromFile && !row.never_held() => {
+                    self.take_file(&f, &row)?;
+                    Remedy::FromFile
+                }
+                None if matches!(row.live, Some(Err(_))) => Remedy::Refused,
+                None => {
+                    if let Some(entry) = self.overwritten(&f, &row, full_server(&row).as_deref()) {
+                        entry.store(&store.conn)?;
+                    }
+                    store.fetch_again(t, &f.k)?;
+                    Remedy::FromServer
+                }
+            };
+            if matches!(remedy, Remedy::FromServer | Remedy::FromFile) {
+                store.put_repaired(t, &f.k, way, said.report.bundle_seq)?;
+            }
+            said.say(self, &f, remedy)
+        })?;
+        self.env.fault(FaultPoint::Repairing);
+        Ok(tx.commit()?)
+    }
+
+    /// Why a row is not touched, where it is not.
+    fn spared(&self, scratch: &Scratch<'_>, f: &Found, way: Repair, seq: i64) -> Result<Option<Remedy>, Error> {
+        let (store, t) = (&self.store, self.store.managed[f.position].id);
+        // In flight when it was compared, or changed by the app since.
+        if scratch.is_left_out(f.position, &f.k)? || store.is_unsettled(t, &f.k, seq)? || self.is_alike(scratch, f)? {
+            return Ok(Some(Remedy::Overtaken));
+        }
+        Ok((store.repaired(t, &f.k)? == Some(way.stored())).then_some(Remedy::Again))
     }
 
     fn first_try(
@@ -104,13 +152,8 @@ impl Engine {
         way: Repair,
         seq: i64,
     ) -> Result<(Tried, Remedy), Error> {
-        let (store, t) = (&self.store, self.store.managed[f.position].id);
-        // In flight when it was compared, or changed by the app since.
-        if scratch.is_left_out(f.position, &f.k)? || store.is_unsettled(t, &f.k, seq)? || self.is_alike(scratch, f)? {
-            return Ok((Tried::Settled, Remedy::Overtaken));
-        }
-        if store.repaired(t, &f.k)? == Some(way.stored()) {
-            return Ok((Tried::Settled, Remedy::Again));
+        if let Some(remedy) = self.spared(scratch, f, way, seq)? {
+            return Ok((Tried::Settled, remedy));
         }
         let row = self.row(scratch, f)?;
         if way == Repair::FromFile && !row.never_held() {
@@ -206,11 +249,18 @@ impl Engine {
 
     /// Keeps what the file had, in the transaction that overwrites it.
     fn discard(&self, applier: &mut Applier<'_>, f: &Found, row: &Row) -> Result<(), Error> {
+        let theirs = full_server(row);
+        let Some(entry) = self.overwritten(f, row, theirs.as_deref()) else { return Ok(()) };
+        // Of very many entries not each is told: events are held in memory until the end.
+        if applier.outcome.events.len() < ENTRIES_TOLD { applier.record(&entry) } else { entry.store(&self.store.conn) }
+    }
+
+    /// What is kept of a row that is overwritten, where there is anything.
+    fn overwritten<'e>(&'e self, f: &Found, row: &'e Row, theirs: Option<&'e [Value]>) -> Option<Entry<'e>> {
         if row.never_held() {
-            return Ok(());
+            return None;
         }
-        let theirs = row.server.as_ref().map(|(_, _, r)| full(r.clone()));
-        let entry = Entry {
+        Some(Entry {
             kind: "discarded",
             at: self.env.now_ms(),
             table: self.store.table(f.position),
@@ -224,10 +274,8 @@ impl Engine {
             message: "this row differed from the server's, unseen by sync; the repair took the server's",
             local: row.live.as_ref().and_then(|l| l.as_deref().ok()),
             base: None,
-            server: theirs.as_deref(),
-        };
-        // Of very many entries not each is told: events are held in memory until the end.
-        if applier.outcome.events.len() < ENTRIES_TOLD { applier.record(&entry) } else { entry.store(&self.store.conn) }
+            server: theirs,
+        })
     }
 
     /// What the file has, or lacks, becomes a change made here.
@@ -300,6 +348,11 @@ fn staged(f: &Found, row: &Row) -> Option<StagedRow> {
     let (version, stored, _) = row.server.as_ref()?;
     let op = if row.live.is_some() { Op::Update } else { Op::Insert };
     Some(StagedRow { position: f.position, k: f.k.clone(), op, version: *version, row: Some(stored.clone()) })
+}
+
+/// The server's row, what it does not mention as NULL.
+fn full_server(row: &Row) -> Option<Vec<Value>> {
+    row.server.as_ref().map(|(_, _, r)| full(r.clone()))
 }
 
 /// What a write of the server's row will find.

@@ -56,9 +56,24 @@ fn an_inbox_without_merged_rows_is_read_and_completed() {
              ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir; UPDATE _sync_meta SET value = 3 WHERE name = 'format';
          INSERT INTO _sync_inbox (kind, at, tbl, key, op, reason, message) VALUES ('conflict', 0, 'people', '{}', 'UPDATE', 'x', 'y')",
     );
+    // Why a row is set aside was said by the end of a sentence.
+    for message in [
+        "this file's schema refuses the server's row: a UNIQUE value is held by another row, by a rule that only this file has",
+        "the row that this one refers to is set aside: this file's schema refuses it",
+        "this file's schema refuses the server's row: CHECK constraint failed: age < 100",
+    ] {
+        a.app
+            .execute(
+                "INSERT INTO _sync_inbox (kind, at, tbl, key, op, reason, message) \
+                 VALUES ('conflict', 0, 'people', '{}', 'UPDATE', 'set_aside', ?)",
+                [message],
+            )
+            .unwrap();
+    }
     assert_eq!(sync_client::read_inbox(&a.path, "conflict").unwrap()[0].merged_row, None);
     a.open();
-    assert_eq!(a.client().conflicts().unwrap().len(), 1);
+    let reasons: Vec<String> = a.client().conflicts().unwrap().into_iter().map(|r| r.reason).collect();
+    assert_eq!(reasons, ["x", "set_aside_unique", "set_aside_parent", "set_aside"]);
     assert_eq!(a.count("SELECT count(merged_row) FROM _sync_inbox"), 0);
 }
 

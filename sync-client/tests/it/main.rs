@@ -39,5 +39,6 @@ mod status;
 mod strange_schemas;
 mod support;
 mod verify;
+mod whole;
 mod worker;
 mod world;
