@@ -237,6 +237,7 @@ mod tests {
              CREATE TRIGGER _sync_1_update AFTER UPDATE ON t BEGIN
                INSERT INTO _sync_log_1 (op, c0, c1) VALUES (2, OLD.id, OLD.a); END;
              ALTER TABLE _sync_inbox DROP COLUMN merged_row; ALTER TABLE _sync_table DROP COLUMN shape;
+             ALTER TABLE _sync_table DROP COLUMN triggers;
              ALTER TABLE _sync_dirty DROP COLUMN departure; ALTER TABLE _sync_dirty DROP COLUMN heir;
              ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir;
              UPDATE _sync_meta SET value = 1 WHERE name = 'format';

@@ -12,6 +12,7 @@ use sync_core::sqlite::triggers::Trigger;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
 use super::fold::{Rows, fold};
+use super::intact::{intact, remember};
 use super::shape::{Shape, Stance};
 use super::{Managed, Meta, Store, migrate, names, strayed};
 use crate::error::Error;
@@ -294,7 +295,7 @@ enum Seen {
     Whole,
     /// Every one, and the table has got columns whose values on the server are not here yet.
     Grown,
-    /// Writes may have gone unseen: the table is new here, or its triggers were gone.
+    /// Writes may have gone unseen: the table is new here, or a trigger of ours was gone, or another than we wrote.
     Partly,
 }
 
@@ -319,9 +320,14 @@ fn capture(
     let logs = conn
         .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?")?
         .exists([log_name(id)])?;
-    let mut seen = if present.is_empty() || !logs { Seen::Partly } else { Seen::Whole };
+    let touched = !present.is_empty() && !(wanted.iter().all(there) || intact(conn, id, &present)?);
+    if touched {
+        tracing::warn!("triggers of ours on {} were dropped or changed: it is compared with the server", table.name);
+    }
+    let mut seen = if present.is_empty() || touched || !logs { Seen::Partly } else { Seen::Whole };
     let (unmoved, another_key) = (shape.has_columns_of(table), shape.has_another_key(table));
     if wanted.len() == present.len() && wanted.iter().all(there) && logs && unmoved && !another_key {
+        remember(conn, id, &wanted)?;
         shape.keep(conn, id, table, stance)?;
         return Ok((id, Seen::Whole));
     }
@@ -329,7 +335,7 @@ fn capture(
     conn.execute_batch(&create_log(id, old.len()))?;
     if !unmoved {
         shape.reorder(conn, id, table)?;
-        if !absorb_old(conn, id, table, old, !early, now)? {
+        if !absorb_old(conn, id, table, old, !early && !touched, now)? {
             seen = Seen::Partly;
         }
         if table.columns.len() > old.len() {
@@ -344,15 +350,18 @@ fn capture(
         conn.execute_batch(&format!("DROP TABLE main.{log}"))?;
         conn.execute_batch(&create_log(id, table.columns.len()))?;
     }
-    // A trigger that the app made since may have hidden what the rows were.
-    if early && old.len() == table.columns.len() {
+    // A trigger that the app made since, or one of ours that was gone, may have hidden what the rows were.
+    if (early || touched) && old.len() == table.columns.len() {
         absorb_old(conn, id, table, old, false, now)?;
         conn.execute_batch(&format!("DELETE FROM main.{log}"))?;
     }
     names::drop_all(conn, present.iter().copied())?;
-    for (_, sql) in &wanted {
+    for (name, sql) in &wanted {
+        // Also one that is called so and captures nothing: somebody put it in the place of ours.
+        conn.execute_batch(&format!("DROP TRIGGER IF EXISTS main.{}", quote(name)))?;
         conn.execute_batch(sql)?;
     }
+    remember(conn, id, &wanted)?;
     if another_key {
         // Nobody else knows these rows yet, and under the old key nobody will.
         conn.execute("DELETE FROM main._sync_dirty WHERE t = ?", [id])?;

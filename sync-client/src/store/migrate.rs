@@ -100,8 +100,10 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     // Rows that are set aside are looked up for each row that comes.
     "CREATE INDEX IF NOT EXISTS main._sync_inbox_aside ON _sync_inbox (tbl, key) WHERE reason = 'set_aside';",
     // How a row left its table, and under which key it went on: a change of a key is not the delete of a row. Why a row is
-    // set aside is said by a value, no longer by the end of a sentence.
+    // set aside is said by a value, no longer by the end of a sentence. What we wrote as triggers, to tell whether anybody
+    // else did.
     "
+ALTER TABLE main._sync_table ADD COLUMN triggers TEXT;
 UPDATE main._sync_inbox SET reason = 'set_aside_unique' WHERE kind = 'conflict' AND reason = 'set_aside'
   AND message LIKE '%a UNIQUE value is held by another row, by a rule that only this file has';
 UPDATE main._sync_inbox SET reason = 'set_aside_parent' WHERE kind = 'conflict' AND reason = 'set_aside'

@@ -6,6 +6,7 @@ mod fold;
 mod gone;
 mod grown;
 mod install;
+mod intact;
 mod meta;
 mod migrate;
 mod names;

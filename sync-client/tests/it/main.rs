@@ -38,6 +38,7 @@ mod scratch;
 mod status;
 mod strange_schemas;
 mod support;
+mod triggers;
 mod verify;
 mod whole;
 mod worker;
