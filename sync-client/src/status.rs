@@ -9,7 +9,8 @@ use sync_core::key::Key;
 use sync_core::record;
 use sync_core::sqlite::capture::log_name;
 use sync_core::sqlite::connection::configure;
-use sync_core::sqlite::introspect::{Found, introspect};
+use sync_core::sqlite::introspect::{Found, Note, introspect};
+use sync_core::sqlite::keys::unfit;
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::survey::survey;
@@ -19,7 +20,7 @@ use crate::inbox;
 use crate::listing::{held_rows, inbox_rows, keyless_rows};
 use crate::report::{ErrorClass, LastError, Mark, PendingRow, Status};
 use crate::settle::op_of;
-use crate::store::{Meta, SETTINGS, rfc3339};
+use crate::store::{Meta, SETTINGS, known, rfc3339};
 
 /// Reads the status of a synced file, also while another process syncs it. It waits for nobody, writes
 /// nothing, and takes about as long with a million changed rows as with one.
@@ -223,7 +224,13 @@ pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
 pub fn inspect(path: &Path, only: Option<&[String]>) -> Result<Found, Error> {
     let mut conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     configure(&conn, SETTINGS)?;
-    Ok(survey(&mut conn, only)?.found)
+    let known = known(&conn)?;
+    let mut found = survey(&mut conn, only, &known)?.found;
+    for table in found.schema.tables() {
+        let said = unfit(&conn, table)?;
+        found.notes.extend(said.into_iter().map(|text| Note { table: table.sql_name.clone(), text }));
+    }
+    Ok(found)
 }
 
 /// A connection that only reads, and that does not even tidy up when it is the last one to close. Also to a

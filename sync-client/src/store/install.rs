@@ -7,7 +7,7 @@ use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, introspect};
 use sync_core::sqlite::rows::RowSql;
-use sync_core::sqlite::survey::{Survey, survey};
+use sync_core::sqlite::survey::{Known, Survey, survey};
 use sync_core::sqlite::triggers::Trigger;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
@@ -52,11 +52,21 @@ impl Selection {
 
 /// What is synced and what is not, without changing anything.
 pub(crate) fn look(conn: &mut Connection, selection: &Selection) -> Result<Found, Error> {
-    let found = survey(conn, selection.names())?.found;
+    let known = known(conn)?;
+    let found = survey(conn, selection.names(), &known)?.found;
     if matches!(selection, Selection::Named(_)) && !found.refused.is_empty() {
         return Err(Error::Schema(found.refused));
     }
     Ok(found)
+}
+
+/// The tables that this file syncs already.
+pub(crate) fn known(conn: &Connection) -> rusqlite::Result<Known> {
+    let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_sync_table'";
+    if !conn.prepare(sql)?.exists([])? {
+        return Ok(Known::new());
+    }
+    conn.prepare("SELECT name FROM main._sync_table")?.query_map([], |r| r.get(0))?.collect()
 }
 
 impl Store {
@@ -196,7 +206,8 @@ impl Store {
         let stored: String = Meta::Tables.get(&self.conn)?.ok_or_else(|| Error::Damaged("tables".into()))?;
         let selection = Selection::from_stored(&stored)?;
         let leaving = stance == Stance::Leaving;
-        let Survey { mut found, triggers: app, mut copies } = survey(&mut self.conn, selection.names())?;
+        let known = known(&self.conn)?;
+        let Survey { mut found, triggers: app, mut copies } = survey(&mut self.conn, selection.names(), &known)?;
         if leaving {
             // Whatever its triggers are, a table that is synced leaves as one, with those that can run.
             found = introspect(&self.conn, selection.names())?;

@@ -113,3 +113,56 @@ fn a_trigger_that_comes_later_is_told_and_the_file_can_leave() {
     run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
     assert_eq!(run(&dir, &["sync", "a.db"]).ends(0).stdout, "Sent 1 row.\n");
 }
+
+/// Where migration tools remember what they did is each file's own, but where somebody names it, or where it is synced
+/// already.
+#[test]
+fn tables_of_migration_tools_are_left_out_unless_named() {
+    let dir = TempDir::new().unwrap();
+    let ddl = "CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, body TEXT);
+        CREATE TABLE schema_migrations (version TEXT PRIMARY KEY NOT NULL);
+        CREATE TABLE migrations (id TEXT PRIMARY KEY NOT NULL, what TEXT);";
+    let server = serve(ddl);
+    let a = app(
+        &dir,
+        "a.db",
+        &format!("{ddl} INSERT INTO schema_migrations VALUES ('0001'); INSERT INTO migrations VALUES ('m', 'geese');"),
+    );
+    let schema = run(&dir, &["schema", "a.db", "--json"]).ends(0).json();
+    let url = server.url();
+    let init = run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann", "--json"]).ends(0).json();
+    assert_eq!(init["tables"], serde_json::json!(["migrations", "note"]), "the other is the app's own");
+    assert_eq!(init["tables"], schema["tables"]);
+    assert_eq!(init["refused"][0]["table"], "schema_migrations");
+    run(&dir, &["sync", "a.db"]).ends(0);
+    a.execute_batch("INSERT INTO schema_migrations VALUES ('0002')").unwrap();
+    assert_eq!(run(&dir, &["sync", "a.db"]).ends(0).stdout, "Up to date.\n");
+
+    app(&dir, "b.db", &format!("{ddl} INSERT INTO schema_migrations VALUES ('0001');"));
+    let tables = "note,schema_migrations,migrations";
+    run(&dir, &["init", "b.db", "--server", &url, "--tables", tables, "--token", "ann"]).ends(0);
+    assert_eq!(run(&dir, &["sync", "b.db", "--json"]).ends(0).json()["report"]["push"]["committed_rows"], 1);
+    let again = run(&dir, &["init", "b.db", "--server", &url, "--all", "--token", "ann", "--json"]).ends(0).json();
+    assert_eq!(
+        again["tables"],
+        serde_json::json!(["migrations", "note", "schema_migrations"]),
+        "what is synced stays so"
+    );
+}
+
+/// Keys that cannot travel are told before anything is sent, and the rest goes.
+#[test]
+fn keys_that_their_type_cannot_carry_are_counted_first() {
+    let dir = TempDir::new().unwrap();
+    let ddl = "CREATE TABLE p (code INTEGER_OR_TEXT PRIMARY KEY, v);";
+    let server = serve(ddl);
+    file(&dir, "a.db", &format!("{ddl} INSERT INTO p VALUES (1, 'one'), ('Naiad', 2), ('Io', 3), (NULL, 4);"));
+    let init = run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    for told in
+        ["Table p: 2 of its rows have a key that column code (INTEGER_OR_TEXT)", "Table p: 1 of its rows have NULL"]
+    {
+        assert!(init.stderr.contains(told), "{}", init.stderr);
+    }
+    let report = run(&dir, &["sync", "a.db", "--json"]);
+    assert_eq!(report.json()["report"]["push"]["committed_rows"], 1, "{}", report.stderr);
+}

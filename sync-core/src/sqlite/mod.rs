@@ -4,6 +4,8 @@
 pub mod capture;
 pub mod connection;
 pub mod introspect;
+pub mod keys;
+pub mod ledgers;
 pub mod ordered;
 pub mod rows;
 pub mod sql;

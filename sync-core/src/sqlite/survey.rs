@@ -1,10 +1,11 @@
 //! What of a file can be synced, the app's triggers taken into account: the same answer for whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
 use super::introspect::{Found, Refusal, introspect};
+use super::ledgers::tool;
 use super::triggers::{Misfit, Trigger, Why, cannot_run, plan, read};
 
 /// What a file holds.
@@ -18,15 +19,24 @@ pub struct Survey {
     pub copies: Vec<Trigger>,
 }
 
-/// Looks at every table, or only at those named in `only`, and at every trigger. A trigger that has to run for remote
+/// The tables that are synced already, by lowercase name: they stay so, where others of their kind would be left out.
+pub type Known = BTreeSet<String>;
+
+/// Looks at every table, or only at those named in `only`, and at every trigger. Tables of migration tools are left out
+/// where nobody named them. A trigger that has to run for remote
 /// rows and cannot, or that would do half its work, takes its own table out and no other, but what refers to it.
 ///
 /// The connection's own copies of triggers are gone afterwards.
 ///
 /// # Errors
 /// SQLite's.
-pub fn survey(conn: &mut Connection, only: Option<&[String]>) -> rusqlite::Result<Survey> {
+pub fn survey(conn: &mut Connection, only: Option<&[String]>, known: &Known) -> rusqlite::Result<Survey> {
     let mut found = introspect(conn, only)?;
+    if only.is_none() {
+        let unknown = found.schema.tables().iter().filter(|t| !known.contains(&t.name));
+        let ledgers = unknown.filter_map(|t| ledger(conn, &t.sql_name).transpose()).collect::<Result<_, _>>()?;
+        found = found.without(ledgers);
+    }
     let triggers = read(conn)?;
     let mut tried = BTreeMap::new();
     loop {
@@ -53,6 +63,15 @@ pub fn survey(conn: &mut Connection, only: Option<&[String]>) -> rusqlite::Resul
         }
         found = found.without(refused.into_values().collect());
     }
+}
+
+/// Why a table is left out in which a tool remembers its migrations.
+fn ledger(conn: &Connection, table: &str) -> rusqlite::Result<Option<Refusal>> {
+    Ok(tool(conn, table)?.map(|tool| Refusal {
+        table: table.to_owned(),
+        reason: format!("it says which migrations {tool} ran on this file, and each device runs its own"),
+        fix: "name it with --tables to sync it all the same".into(),
+    }))
 }
 
 fn refusal(table: &str, misfit: &Misfit) -> Refusal {
@@ -94,7 +113,7 @@ mod tests {
         let settings =
             Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::ZERO, cache_kib: 512 };
         configure(&conn, settings).unwrap();
-        let found = survey(&mut conn, None).unwrap();
+        let found = survey(&mut conn, None, &Known::new()).unwrap();
         (conn, found)
     }
 
