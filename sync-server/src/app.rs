@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
@@ -80,12 +81,13 @@ pub fn router_with(service: Service, auth: impl Authenticate, options: RouterOpt
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
         .layer(from_fn(drain::drain_refused))
+        .layer(from_fn(uncached))
         .layer(from_fn(log))
 }
 
 /// A router that has the host to itself: paths that nothing serves are answered as JSON, too.
 pub fn standalone(router: Router) -> Router {
-    router.fallback(not_found)
+    router.fallback(not_found).layer(from_fn(uncached))
 }
 
 /// What every handler can reach. Clones share one state.
@@ -194,6 +196,14 @@ async fn not_found() -> Failure {
 
 async fn method_not_allowed() -> Failure {
     Failure::new(Code::MethodNotAllowed, "this path does not take this method")
+}
+
+/// Around everything: no cache on the way keeps a reply. An old answer to a pull would hide what was committed since,
+/// and an old refusal would outlive its reason.
+async fn uncached(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
 }
 
 /// One line per request at debug level: no query, no header, no body.

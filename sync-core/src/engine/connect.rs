@@ -20,7 +20,20 @@ impl Lease {
     pub const fn live(&self, now_ms: i64) -> bool {
         self.expires_ms > now_ms
     }
+
+    /// In how many seconds another device asks again. Each chunk of the seeding device begins the lease anew for
+    /// `ttl_ms`, so what is left says how long it was silent: one that was just heard of may be done in a moment,
+    /// and the longer it is silent, the longer the wait, up to the end of the lease.
+    #[must_use]
+    pub fn retry_after_s(&self, now_ms: i64, ttl_ms: i64) -> i64 {
+        let left_s = self.expires_ms.saturating_sub(now_ms) / 1000;
+        let silent_s = ttl_ms.saturating_sub(self.expires_ms.saturating_sub(now_ms)) / 1000;
+        (silent_s / 10).max(SOON_S).min(left_s).max(1)
+    }
 }
+
+/// Seconds after which a seeding that goes on is asked after.
+const SOON_S: i64 = 2;
 
 /// Where a scope stands. A lapsed lease counts as [`Lifecycle::Uninitialized`]; nothing is written
 /// when it lapses.
@@ -98,7 +111,7 @@ pub fn connect(
         return Connected {
             resolution: Resolution::RetryLater,
             lease: Some(other.clone()),
-            retry_after_seconds: Some(((other.expires_ms - now_ms) / 1000).max(1)),
+            retry_after_seconds: Some(other.retry_after_s(now_ms, ttl_ms)),
             next: None,
         };
     }
@@ -150,6 +163,26 @@ mod tests {
                 "{state:?} {pending}"
             );
             assert_eq!(c.lease.is_some(), matches!(resolution, InitializeLocal | RetryLater));
+        }
+    }
+
+    /// A lease of 900 s: while chunks arrive the others ask soon, then at growing intervals, never past its end.
+    #[test]
+    fn who_waits_for_a_seeding_asks_again_soon() {
+        let lease = |left_ms: i64| Lease { source: "you".into(), id: "L".into(), expires_ms: 1_000_000 + left_ms };
+        for (left_ms, seconds) in [
+            (900_000, 2),
+            (880_000, 2),
+            (840_000, 6),
+            (600_000, 30),
+            (100_000, 80),
+            (60_000, 60),
+            (1_999, 1),
+            (1, 1),
+            // Granted by a server with a longer term.
+            (5_000_000, 2),
+        ] {
+            assert_eq!(lease(left_ms).retry_after_s(1_000_000, 900_000), seconds, "{left_ms} ms are left");
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) async fn watch(
     tokio::spawn(send(watch, after, app.options.heartbeat, frames, closing));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store")),
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     Ok((headers, Body::from_stream(Frames(stream))).into_response())

@@ -84,7 +84,8 @@ impl Inner {
             let state = store::state(conn)?;
             let record = store::source(conn, who.source)?;
             let bundle = store::bundle_of(conn, who.source, asked.source_bundle_id)?;
-            let admitted = create(&asked, who, &state.lifecycle, record.as_ref(), bundle.is_some(), now)?;
+            let admitted = create(&asked, who, &state.lifecycle, record.as_ref(), bundle.is_some(), now)
+                .map_err(|e| self.asked_again(&state.lifecycle, now, e))?;
             if let (Admitted::Stage { .. }, Some((after, hash))) = (&admitted, lineage) {
                 check_lineage(conn, &state, after, hash)?;
             }

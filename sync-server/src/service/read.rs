@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sync_core::engine::connect::uninitialized;
+use sync_core::engine::connect::{Lifecycle, uninitialized};
 use sync_core::engine::window::{self, window};
 use sync_core::hash::Digest;
 use sync_core::protocol::pull::PullRequest;
@@ -27,7 +27,24 @@ impl Inner {
     }
 
     pub(super) fn check_readable(&self, caller: &Caller, state: &State) -> Result<(), ApiError> {
-        state.lifecycle.readable(caller.user.as_str(), self.now(), time)
+        let now = self.now();
+        state
+            .lifecycle
+            .readable(caller.user.as_str(), now, time)
+            .map_err(|e| self.asked_again(&state.lifecycle, now, e))
+    }
+
+    /// Tells who has to wait for a seeding when to ask again.
+    pub(super) fn asked_again(&self, lifecycle: &Lifecycle, now_ms: i64, e: ApiError) -> ApiError {
+        match lifecycle.lease(now_ms).filter(|_| e.code == Code::ScopeInitializing) {
+            None => e,
+            Some(lease) => {
+                let seconds = lease.retry_after_s(now_ms, self.limits.initialization_lease_ttl_ms);
+                e.with_text("lease_expires_at", &time(lease.expires_ms))
+                    .with_integer("retry_after_seconds", seconds)
+                    .after(seconds.unsigned_abs())
+            }
+        }
     }
 
     pub(super) fn reply(&self, scope: Arc<Scope>, caller: &Caller, pieces: VecDeque<Piece>) -> Body {

@@ -132,6 +132,42 @@ fn unknown_paths_and_methods_are_refused_as_json() {
     }
 }
 
+/// A cache that keeps an answer to a pull hides what others commit; one that keeps a refusal hides its end.
+#[test]
+fn no_reply_may_be_kept_by_a_cache() {
+    let world = World::new();
+    let phone = world.ready("ada", "phone");
+    phone.push(1, &[user("u", "n")]);
+    let snapshot = phone.post("/sync/snapshot-sessions", "").json();
+    let page = format!("/sync/snapshot-sessions/{}", snapshot["snapshot_id"].as_str().unwrap());
+    let push = format!("/sync/push-sessions/{}", phone.create(2, 1));
+    let nobody = phone.header("authorization", "");
+    for (client, method, path, status) in [
+        (&phone, "GET", "/sync/pull?after_bundle_seq=0", 200),
+        (&phone, "HEAD", "/sync/pull?after_bundle_seq=0", 200),
+        (&phone, "GET", "/sync/committed-bundles/1/rows", 200),
+        (&phone, "GET", page.as_str(), 200),
+        (&phone, "GET", "/sync/capabilities", 200),
+        (&phone, "GET", "/sync/schema", 200),
+        (&phone, "POST", "/sync/connect", 200),
+        (&phone, "DELETE", page.as_str(), 204),
+        (&phone, "DELETE", push.as_str(), 204),
+        (&nobody, "GET", "/health", 200),
+        (&nobody, "GET", "/syncx/status", 200),
+        (&nobody, "GET", "/sync/pull", 401),
+        (&phone, "GET", "/sync/committed-bundles/9/rows", 404),
+        (&nobody, "GET", "/", 404),
+        (&nobody, "GET", "/sync/nothing", 404),
+        (&nobody, "OPTIONS", "/sync/pull", 405),
+        (&phone, "GET", "/sync/pull?after_bundle_seq=9", 409),
+    ] {
+        let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
+        let reply = client.send(method, path, body);
+        let kept = reply.header("cache-control");
+        assert_eq!((reply.status, kept), (status, Some("no-store")), "{method} {path}");
+    }
+}
+
 #[test]
 fn the_source_header_is_checked_after_the_user_and_before_the_request() {
     let world = World::new();

@@ -64,7 +64,9 @@ fn a_stream_catches_up_and_wakes() {
     let phone = world.ready("ada", "phone");
     let mut quiet = Stream::open(world.addr, "ada", 0);
     assert!(quiet.head.starts_with("http/1.1 200"), "{}", quiet.head);
-    for header in ["content-type: text/event-stream\r\n", "cache-control: no-cache\r\n", "x-accel-buffering: no\r\n"] {
+    for header in
+        ["content-type: text/event-stream\r\n", "cache-control: no-cache, no-store\r\n", "x-accel-buffering: no\r\n"]
+    {
         assert!(quiet.head.contains(header), "{}", quiet.head);
     }
     phone.push(1, &[user("u1", "n")]);

@@ -3,6 +3,7 @@
 use serde_json::json;
 use sync_core::protocol::Code;
 use sync_core::protocol::connect::Resolution;
+use sync_core::protocol::snapshot::CreateSnapshotRequest;
 
 use super::{NOTES, World, code, delete, insert, update};
 
@@ -17,7 +18,7 @@ fn a_seed_under_a_lease() {
     assert_eq!(first.resolution, Resolution::InitializeLocal);
     assert_eq!(first.lease_expires_at.as_deref(), Some("2026-09-21T14:28:20Z"));
     let other = b.connect(true).unwrap();
-    assert_eq!((other.resolution, other.retry_after_seconds), (Resolution::RetryLater, Some(900)));
+    assert_eq!((other.resolution, other.retry_after_seconds), (Resolution::RetryLater, Some(2)));
     assert_eq!(other.initialization_id, None, "the lease is not the other device's to use");
     assert_eq!(other.scope_id, first.scope_id);
     let lease = first.initialization_id.as_deref();
@@ -38,6 +39,35 @@ fn a_seed_under_a_lease() {
     assert_eq!(again.status, "already_committed");
     assert_eq!(again.committed.unwrap(), done);
     assert_eq!(code(a.commit(&push)), "push_session_not_found");
+}
+
+/// Of 12 devices that meet at a new account 11 must not wait for a quarter of an hour for a seed of a second.
+#[test]
+fn a_seeding_that_goes_on_is_asked_after_soon() {
+    let w = World::new(NOTES);
+    let (a, b) = (w.device("ann", "a"), w.device("ann", "b"));
+    let lease = a.connect(true).unwrap().initialization_id.unwrap();
+    let push = a.create(1, 2, Some(&lease)).unwrap().push_id.unwrap();
+    let wait = |ms: i64| {
+        w.pass(ms);
+        let told = b.connect(true).unwrap();
+        // A pull, a snapshot and a push of another device are told the same.
+        let snapshot = b.service().create_snapshot(&b.caller, CreateSnapshotRequest::default());
+        for e in [b.pull(0).unwrap_err(), snapshot.unwrap_err(), b.create(1, 1, None).unwrap_err()] {
+            assert_eq!(e.code, Code::ScopeInitializing);
+            assert_eq!(e.retry_after.map(u64::cast_signed), told.retry_after_seconds);
+            let body: serde_json::Value = serde_json::from_str(&e.to_json()).unwrap();
+            assert_eq!(body["retry_after_seconds"], json!(told.retry_after_seconds));
+            assert_eq!(body["lease_expires_at"], json!(told.lease_expires_at));
+        }
+        told.retry_after_seconds.unwrap()
+    };
+    assert_eq!(wait(0), 2);
+    assert_eq!(wait(600_000), 60, "nothing was heard of it for ten minutes");
+    a.chunk(&push, 0, &[insert("notes", json!({"id": "n1"}))]).unwrap();
+    assert_eq!(wait(0), 2, "a chunk came");
+    assert_eq!(wait(899_000), 1, "never past the lease");
+    assert_eq!(b.connect(true).unwrap().lease_expires_at.as_deref(), Some("2026-09-21T14:38:20Z"));
 }
 
 #[test]
