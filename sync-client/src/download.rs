@@ -182,7 +182,8 @@ impl Engine {
                 });
                 page.map_err(read_failed)
             })?;
-            if page.has_more && f.after == Some(page.next_row_ordinal) {
+            let further = taken > f.taken && f.after.is_none_or(|after| page.next_row_ordinal > after);
+            if page.has_more && !further || taken > b.rows {
                 return Err(Error::Protocol("a page of rows made no progress".into()));
             }
             f.after = Some(page.next_row_ordinal);

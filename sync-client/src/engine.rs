@@ -186,11 +186,12 @@ impl Engine {
 
     fn rounds(&mut self, report: &mut SyncReport) -> Result<(), Error> {
         let begun = Meta::Noticed.integer(&self.store.conn)? + i64::from(self.store.any_logged()?);
+        let (mut idle, mut stood) = (0, self.standing(report)?);
         loop {
             self.check_stopped()?;
             report.rounds += 1;
             match self.again(|e| e.round(report)) {
-                Err(Error::SchemaMoved) if report.rounds < MAX_ROUNDS => continue,
+                Err(Error::SchemaMoved) if idle < IDLE_ROUNDS => {}
                 other => other?,
             }
             let more = self.store.any_dirty(true)? || self.store.any_logged()? || self.store.outbox()?.is_some();
@@ -201,10 +202,24 @@ impl Engine {
             if report.rounds >= ENOUGH_ROUNDS && Meta::SyncedThrough.integer(&self.store.conn)? >= begun {
                 return Ok(());
             }
-            if report.rounds >= MAX_ROUNDS {
-                return Err(Error::Protocol("rows stay pending after many rounds; see `pending`".into()));
+            let stands = self.standing(report)?;
+            idle = if stands == stood { idle + 1 } else { 0 };
+            stood = stands;
+            if idle >= IDLE_ROUNDS {
+                return Err(Error::NoProgress);
             }
         }
+    }
+
+    /// What a round that gets anywhere changes. Local commits do not count: an app that never pauses must not keep
+    /// a sync going that the server does not take any further.
+    fn standing(&self, report: &SyncReport) -> Result<Standing, Error> {
+        let (push, pull) = (&report.push, &report.pull);
+        let search: Option<String> = Meta::Search.get(&self.store.conn)?;
+        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?.unsigned_abs();
+        let counts =
+            [checkpoint, push.bundles, push.rejected_rows, pull.applied_rows, pull.conflicts, pull.set_aside];
+        Ok(Standing { counts, search })
     }
 
     fn round(&mut self, report: &mut SyncReport) -> Result<(), Error> {
@@ -223,17 +238,20 @@ impl Engine {
 
     /// Pushes what is pending, once around: conflicts wait for the pull that settles them.
     pub(crate) fn push_part(&mut self, report: &mut PushReport, pull: &mut PullReport) -> Result<(), Error> {
-        let mut reconnects = 0;
+        let (mut reconnects, mut fruitless) = (0, 0);
         for _ in 0..MAX_PUSHES {
             self.check_stopped()?;
             // Before a rebuild nothing is pushed but what is in doubt: a snapshot cannot tell whose a row is.
-            let doubt = self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Sent);
+            let outbox = self.store.outbox()?.map(|o| o.state);
+            let (doubt, known) = (outbox == Some(OutboxState::Sent), outbox == Some(OutboxState::Committed));
             if !doubt && Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
                 return Ok(());
             }
             match self.push_once()? {
                 Pushed::Nothing => return self.give_up_lease(pull),
                 Pushed::Rebuild | Pushed::FreshSource => return Ok(()),
+                // It is in history already, and only has to come back.
+                Pushed::Committed if known => return Ok(()),
                 Pushed::Committed => {
                     let rows = self.store.outbox()?.map_or(0, |o| o.rows);
                     report.committed_rows += rows.unsigned_abs();
@@ -251,8 +269,11 @@ impl Engine {
                     return Ok(());
                 }
                 Pushed::Rejected(n) => report.rejected_rows += n,
-                Pushed::Narrowed | Pushed::Undecided => {}
+                Pushed::Narrowed => {}
+                Pushed::Undecided | Pushed::Thawed if fruitless >= MAX_FRUITLESS => return Ok(()),
+                Pushed::Undecided => fruitless += 1,
                 Pushed::Thawed => {
+                    fruitless += 1;
                     self.greeted = None;
                     self.greet()?;
                 }
@@ -318,8 +339,8 @@ impl Engine {
             Some(seq) if seq <= Meta::Checkpoint.integer(&self.store.conn)? => {
                 Meta::Rebuild.set(&self.store.conn, "an own push was passed over")
             }
-            // The next pull brings it.
-            Some(_) => Ok(()),
+            // It was committed before that pull was asked for.
+            Some(seq) => Err(Error::OldReply { said: Meta::Checkpoint.integer(&self.store.conn)?, known: seq }),
         }
     }
 
@@ -409,16 +430,25 @@ impl Engine {
     }
 }
 
+/// How far a sync is.
+#[derive(PartialEq)]
+struct Standing {
+    counts: [u64; 6],
+    search: Option<String>,
+}
+
 /// How long capabilities are taken as read.
 const GREETING_MS: i64 = 5 * 60 * 1000;
 /// Tries after a lost reply.
 const LOST_REPLIES: u32 = 2;
-/// A sync whose rounds make progress ends long before this.
-const MAX_ROUNDS: u64 = 1000;
+/// Rounds in a row that change nothing, before a sync ends: the next one is the caller's, after a while.
+const IDLE_ROUNDS: u32 = 5;
 /// After these, a sync ends while the app goes on writing.
 const ENOUGH_ROUNDS: u64 = 20;
 /// Pushes in one round, each after rows were held back.
 const MAX_PUSHES: u32 = 50;
+/// Pushes in one round of which nothing is known afterwards, or that could not be sent as they were.
+const MAX_FRUITLESS: u32 = 5;
 /// Greetings in one round: each time, the lease to seed the scope was gone.
 const MAX_RECONNECTS: u32 = 5;
 /// Pulls and rebuilds in one round.

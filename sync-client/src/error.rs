@@ -50,6 +50,23 @@ pub enum Error {
     /// The reply breaks the protocol.
     #[error("the server breaks the protocol: {0}")]
     Protocol(String),
+    /// A reply is older than what this file knows of the server: something on the way keeps replies. It may pass.
+    #[error(
+        "an old reply came: it ends at bundle {said}, and the server has bundle {known} already; a cache between this \
+         device and the server must not keep its replies (they say `Cache-Control: no-store`)"
+    )]
+    OldReply {
+        /// Where the reply says that the history ends.
+        said: i64,
+        /// What the server is known to have.
+        known: i64,
+    },
+    /// Replies come, and none of them takes the sync any further.
+    #[error(
+        "the server answers, but nothing moves: what waits is neither taken nor refused (`pending` lists it); nothing \
+         is lost, and a later sync tries again"
+    )]
+    NoProgress,
     /// The token belongs to another user than the file was attached to.
     #[error(
         "this file belongs to another account on the server: nothing was sent; use the token that it was attached \
@@ -164,7 +181,7 @@ impl Error {
             _ if self.begins_anew() => ErrorClass::Offline,
             Self::Auth(_) => ErrorClass::Auth,
             Self::Refused { .. } | Self::WrongScope | Self::OtherAccount { .. } => ErrorClass::Refused,
-            Self::Protocol(_) => ErrorClass::Protocol,
+            Self::Protocol(_) | Self::OldReply { .. } | Self::NoProgress => ErrorClass::Protocol,
             _ => ErrorClass::Local,
         }
     }

@@ -111,6 +111,11 @@ impl Engine {
                 }
             };
             tell(&head);
+            // The first page said where the history ends; it does not become shorter while it is read.
+            if head.stable_bundle_seq < target {
+                self.stage = Some(stage);
+                return Err(Error::OldReply { said: head.stable_bundle_seq, known: target });
+            }
             Meta::LatestKnown
                 .keep(&self.store.conn, head.stable_bundle_seq.max(Meta::LatestKnown.integer(&self.store.conn)?))?;
             if head.stable_bundle_seq < checkpoint {

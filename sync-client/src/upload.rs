@@ -45,15 +45,18 @@ impl Engine {
         };
         let mut remembered = resumed;
         let mut fits = if resumed { 1 } else { most };
-        // Lost replies and corrections of the place since a chunk was last taken.
+        // Lost replies and corrections of the place since the upload last got further than ever.
         let mut tries = 0;
-        let mut ordinal = 0;
+        let (mut ordinal, mut furthest) = (0, 0);
         while ordinal < outbox.rows {
             let n = self.fill(&mut chunk, ordinal, fits)?;
             let sent = self.api.chunk(&outbox.source_id, push_id, chunk.body.as_bytes());
             let Err(error) = sent else {
                 ordinal += n;
-                (tries, fits) = (0, fits.max(if ordinal == 1 { most } else { 0 }));
+                if ordinal > furthest {
+                    (tries, furthest) = (0, ordinal);
+                }
+                fits = fits.max(if ordinal == 1 { most } else { 0 });
                 self.tell(&Event::Uploaded { rows: ordinal as u64, total: outbox.rows as u64 });
                 if !remembered && ordinal < outbox.rows {
                     Meta::PushSession.set(&self.store.conn, push_id)?;

@@ -73,6 +73,8 @@ impl Http {
             .uri(format!("{}{}", self.base, request.path))
             .header(header::AUTHORIZATION, format!("Bearer {}", request.token))
             .header("Oversync-Source-ID", request.source_id)
+            // An old reply from a cache on the way would hide what others committed.
+            .header(header::CACHE_CONTROL, "no-cache")
             .header(header::ACCEPT, if request.stream { "text/event-stream" } else { "application/json" })
             // Events must not wait in a decoder for the next block.
             .header(header::ACCEPT_ENCODING, if request.stream { "identity" } else { "zstd, gzip" });

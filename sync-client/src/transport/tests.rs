@@ -101,6 +101,7 @@ fn a_request_carries_what_the_protocol_asks_for() {
     assert!(request.head.starts_with("post /api/v1/sync/connect http/1.1\r\n"), "{}", request.head);
     for line in [
         "authorization: bearer secret-token",
+        "cache-control: no-cache",
         "oversync-source-id: source-1",
         "oversync-bundle-hash: blake3",
         "content-type: application/json",

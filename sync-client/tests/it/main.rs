@@ -1,6 +1,7 @@
 //! The client's integration tests, in one binary.
 
 mod attach;
+mod bounded;
 mod cases;
 mod changed;
 mod cli;
