@@ -210,6 +210,7 @@ impl Recorder {
             | Event::Pulling { .. }
             | Event::Downloaded { .. }
             | Event::Changed { .. }
+            | Event::Waiting { .. }
             | Event::Finished { .. } => {}
         }
         self.0.changed.notify_all();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use sync_core::protocol::capabilities::Limits;
 
@@ -32,6 +33,7 @@ pub struct Builder {
     observer: Option<Observer>,
     transport: Option<Arc<dyn Transport>>,
     env: Arc<dyn Environment>,
+    patience: Duration,
 }
 
 impl Builder {
@@ -47,6 +49,7 @@ impl Builder {
             observer: None,
             transport: None,
             env: Arc::new(System),
+            patience: Duration::ZERO,
         }
     }
 
@@ -127,6 +130,15 @@ impl Builder {
         self
     }
 
+    /// How long a verb waits, in all, where the server says that it has no place now or that another device fills the
+    /// account, and when to come back: it tries again then, and says so by [`Event::Waiting`]. Without this, verbs
+    /// fail at once. The background worker and [`Client::sync_within`] go by times of their own.
+    #[must_use]
+    pub const fn patience(mut self, time: Duration) -> Self {
+        self.patience = time;
+        self
+    }
+
     /// Another way to the server than HTTP by ureq.
     #[must_use]
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
@@ -183,8 +195,8 @@ impl Builder {
         if self.remember && !self.policies.is_empty() {
             self.policies.remember(&store.conn)?;
         }
-        let path = self.path.clone();
-        Ok(Client::new(path, self.engine(store, &server)?, lock))
+        let patience = self.patience;
+        Ok(Client::new(self.engine(store, &server)?, lock, patience))
     }
 
     /// Detaches the file as [`Client::detach`] does, without opening it for syncing first: the way out where

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sync_core::engine::patience::wait_ms;
 use sync_core::protocol::capabilities::SchemaReply;
 use sync_core::sqlite::introspect::{Found, statements};
 
@@ -20,7 +21,7 @@ use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
 use crate::lock::OwnerLock;
 use crate::report::{
-    Attached, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
+    Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
 };
 use crate::status::{read_mark, read_pending, read_status};
 use crate::store::Meta;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) heard: AtomicI64,
     worker: Mutex<Option<Worker>>,
     found: Found,
+    /// [`Builder::patience`].
+    patience: Duration,
     _lock: OwnerLock,
 }
 
@@ -61,9 +64,9 @@ impl Client {
         Builder::new(path.into())
     }
 
-    pub(crate) fn new(path: PathBuf, engine: Engine, lock: OwnerLock) -> Self {
+    pub(crate) fn new(engine: Engine, lock: OwnerLock, patience: Duration) -> Self {
         let shared = Shared {
-            path,
+            path: engine.path.clone(),
             transport: Arc::clone(engine.api.transport()),
             stopping: Arc::clone(&engine.stopping),
             heard: AtomicI64::new(0),
@@ -71,6 +74,7 @@ impl Client {
             env: Arc::clone(&engine.env),
             engine: Turns::new(Some(engine)),
             worker: Mutex::new(None),
+            patience,
             _lock: lock,
         };
         let shared = Arc::new(shared);
@@ -83,13 +87,20 @@ impl Client {
     /// # Errors
     /// The network's and the server's.
     pub fn attach(&self) -> Result<Attached, Error> {
-        self.with(|e| {
+        let mut pull = PullReport::default();
+        let attached = self.patiently(|e| {
             let outcome = e.again(|e| {
                 e.greet()?;
-                e.attach(&mut PullReport::default())
+                let attached = e.attach(&mut pull)?;
+                e.in_time(attached)?;
+                Ok(attached)
             });
-            e.noted(outcome)
-        })
+            if matches!(outcome, Err(Error::RetryLater { .. })) { outcome } else { e.noted(outcome) }
+        });
+        match attached {
+            Err(Error::RetryLater { .. }) => Ok(Attached::RetryLater),
+            other => other,
+        }
     }
 
     /// Pushes what is pending.
@@ -97,8 +108,8 @@ impl Client {
     /// # Errors
     /// The network's and the server's. Nothing pending is lost.
     pub fn push(&self) -> Result<PushReport, Error> {
-        self.with(|e| {
-            let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        self.patiently(|e| {
             let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
                 e.push_part(&mut push, &mut pull)?;
@@ -113,8 +124,8 @@ impl Client {
     /// # Errors
     /// The network's and the server's.
     pub fn pull(&self) -> Result<PullReport, Error> {
-        self.with(|e| {
-            let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        self.patiently(|e| {
             let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
                 e.settle_doubt(&mut push, &mut pull)?;
@@ -130,7 +141,8 @@ impl Client {
     /// # Errors
     /// The network's and the server's; also [`Error::RetryLater`] while another device seeds the scope.
     pub fn sync(&self) -> Result<SyncReport, Error> {
-        let report = self.with(|e| e.sync(None))?;
+        let mut report = SyncReport::default();
+        self.patiently(|e| e.sync(&mut report, None))?;
         self.tell_worker(Worker::synced);
         Ok(report)
     }
@@ -162,8 +174,8 @@ impl Client {
     /// # Errors
     /// The network's and the server's.
     pub fn rebuild(&self) -> Result<PullReport, Error> {
-        self.with(|e| {
-            let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        let (mut push, mut pull) = (PushReport::default(), PullReport::default());
+        self.patiently(|e| {
             let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
                 e.settle_doubt(&mut push, &mut pull)?;
@@ -200,7 +212,7 @@ impl Client {
     /// [`Error::Argument`] where the file is no export, is of another account, or has columns that this
     /// file lacks; the network's and the server's. Nothing is changed then.
     pub fn import(&self, path: impl AsRef<Path>) -> Result<Imported, Error> {
-        self.with(|e| match e.import(path.as_ref()) {
+        self.patiently(|e| match e.import(path.as_ref()) {
             Err(e @ Error::Argument(_)) => Err(e),
             outcome => e.noted(outcome),
         })
@@ -368,6 +380,25 @@ impl Client {
     fn tell_worker(&self, tell: impl FnOnce(&Worker)) {
         if let Some(w) = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             tell(w);
+        }
+    }
+
+    /// The same for what asks the server, again where that says when to come back, as long as the patience lasts.
+    /// Meanwhile the engine is free.
+    pub(crate) fn patiently<T>(&self, mut verb: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
+        let mut left_ms = u64::try_from(self.shared.patience.as_millis()).unwrap_or(u64::MAX);
+        loop {
+            let outcome = self.with(&mut verb);
+            let Err(error) = &outcome else { return outcome };
+            let wait_ms = error.later().and_then(|later| wait_ms(later, left_ms, self.shared.env.random()));
+            let Some(ms) = wait_ms else { return outcome };
+            left_ms -= ms;
+            let message = error.to_string();
+            self.with(|e| {
+                e.tell(&Event::Waiting { message: message.clone(), ms: Some(ms) });
+                Ok(())
+            })?;
+            self.shared.transport.pause(Duration::from_millis(ms))?;
         }
     }
 

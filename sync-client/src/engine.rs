@@ -145,13 +145,16 @@ impl Engine {
 
     /// Pushes and pulls until nothing is left to do. `retry` says, from an error, in how many
     /// milliseconds the caller tries again by itself.
-    pub(crate) fn sync(&mut self, retry: Option<&mut dyn FnMut(&Error) -> u64>) -> Result<SyncReport, Error> {
+    pub(crate) fn sync(
+        &mut self,
+        report: &mut SyncReport,
+        retry: Option<&mut dyn FnMut(&Error) -> u64>,
+    ) -> Result<(), Error> {
         self.tell(&Event::Started);
-        let mut report = SyncReport::default();
-        let outcome = self.rounds(&mut report).map(|()| report);
+        let outcome = self.rounds(report);
         let outcome = self.remembered(outcome);
         match &outcome {
-            Ok(report) => self.tell(&Event::Finished { report: report.clone() }),
+            Ok(()) => self.tell(&Event::Finished { report: report.clone() }),
             Err(e) => {
                 self.note_while_offline(e);
                 let retry_in_ms = retry.map(|f| f(e));
@@ -217,8 +220,7 @@ impl Engine {
         let (push, pull) = (&report.push, &report.pull);
         let search: Option<String> = Meta::Search.get(&self.store.conn)?;
         let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?.unsigned_abs();
-        let counts =
-            [checkpoint, push.bundles, push.rejected_rows, pull.applied_rows, pull.conflicts, pull.set_aside];
+        let counts = [checkpoint, push.bundles, push.rejected_rows, pull.applied_rows, pull.conflicts, pull.set_aside];
         Ok(Standing { counts, search })
     }
 
@@ -361,7 +363,7 @@ impl Engine {
         self.in_time(attached)
     }
 
-    fn in_time(&self, attached: Attached) -> Result<(), Error> {
+    pub(crate) fn in_time(&self, attached: Attached) -> Result<(), Error> {
         if attached == Attached::RetryLater {
             let seconds = Meta::RetryAfter.integer(&self.store.conn)?.max(1).unsigned_abs();
             return Err(Error::RetryLater { seconds });

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sync_core::engine::patience::Later;
 use sync_core::protocol::Code;
 use sync_core::protocol::code::Retry;
 use sync_core::sqlite::introspect::Refusal;
@@ -183,6 +184,15 @@ impl Error {
             Self::Refused { .. } | Self::WrongScope | Self::OtherAccount { .. } => ErrorClass::Refused,
             Self::Protocol(_) | Self::OldReply { .. } | Self::NoProgress => ErrorClass::Protocol,
             _ => ErrorClass::Local,
+        }
+    }
+
+    /// What the server said of when to come back.
+    pub(crate) const fn later(&self) -> Option<Later> {
+        match self {
+            Self::Offline { retry_after: Some(seconds), .. } => Some(Later::Asked(*seconds)),
+            Self::RetryLater { seconds } => Some(Later::Seeding(*seconds)),
+            _ => None,
         }
     }
 

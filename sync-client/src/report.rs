@@ -282,6 +282,14 @@ pub enum Event {
         /// Key object now.
         new_key: String,
     },
+    /// Something else has to happen first, and it goes on by itself then: the server has no place now, another device
+    /// fills the account, or another program is writing to the file.
+    Waiting {
+        /// For what, for a person.
+        message: String,
+        /// For how long, in milliseconds, where that is known.
+        ms: Option<u64>,
+    },
     /// A sync ended well.
     Finished {
         /// What it did.

@@ -19,7 +19,7 @@ use sync_core::sqlite::connection;
 
 use crate::client::Shared;
 use crate::error::Error;
-use crate::report::ErrorClass;
+use crate::report::{ErrorClass, SyncReport};
 use crate::store::{Meta, SETTINGS};
 
 /// The running threads.
@@ -196,11 +196,13 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
             signal.failed(why, retry_after_s, random)
         };
         // A function of the app that panics must not end the syncing for good.
-        let synced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.sync(Some(&mut retry))));
+        let synced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            engine.sync(&mut SyncReport::default(), Some(&mut retry))
+        }));
         signal.lock().watch = engine.can_watch;
         signal.changed.notify_all();
         match synced {
-            Ok(Ok(_)) => signal.tell(Input::Synced),
+            Ok(Ok(())) => signal.tell(Input::Synced),
             // Else the schedule would wait for this sync for ever.
             Ok(Err(e)) if !told => {
                 let (why, retry_after_s) = kind_of(&e);

@@ -94,6 +94,16 @@ impl Gate {
         self.state().closed = false;
     }
 
+    /// Waits for that long, or until the next stop.
+    pub(super) fn pause(&self, time: Duration) -> Result<(), TransportError> {
+        let turn = self.enter()?;
+        let stopped = |state: &State| state.closed || state.turn != turn;
+        let waits = |state: &mut State| !stopped(state);
+        let (state, _) =
+            self.changed.wait_timeout_while(self.state(), time, waits).unwrap_or_else(PoisonError::into_inner);
+        if stopped(&state) { Err(TransportError::Interrupted) } else { Ok(()) }
+    }
+
     /// Takes a new socket under its control.
     pub(super) fn adopt(&self, stream: TcpStream) -> Result<Arc<Wire>, TransportError> {
         let mut state = self.state();

@@ -140,6 +140,10 @@ impl Transport for Http {
         self.gate.open();
     }
 
+    fn pause(&self, time: Duration) -> Result<(), TransportError> {
+        self.gate.pause(time)
+    }
+
     fn traffic(&self) -> Option<u64> {
         Some(self.gate.traffic())
     }

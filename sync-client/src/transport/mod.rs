@@ -119,6 +119,16 @@ pub trait Transport: Send + Sync {
     /// Allows calls again.
     fn resume(&self) {}
 
+    /// Waits before the next request, as long as the server asked for.
+    ///
+    /// # Errors
+    /// [`TransportError::Interrupted`], at once where [`Transport::interrupt`] was called; one that waits however it
+    /// is interrupted may end late.
+    fn pause(&self, time: Duration) -> Result<(), TransportError> {
+        std::thread::sleep(time);
+        Ok(())
+    }
+
     /// Bytes that went over the network so far, both ways, as the system was handed them; `None` from a
     /// transport that does not count. Then bodies are counted, as they are before compression.
     fn traffic(&self) -> Option<u64> {

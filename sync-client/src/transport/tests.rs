@@ -371,7 +371,22 @@ fn interrupt_ends_a_lookup_or_connect_that_cannot_be_woken() {
     assert_eq!(ended.recv_timeout(GUARD).unwrap(), Err(TransportError::Interrupted));
     gate.open();
     assert_eq!(gate.wait_for(GUARD, || Ok(7)), Ok(7));
+    assert_eq!(gate.pause(Duration::ZERO), Ok(()));
     let (never_either, blocked) = mpsc::channel::<()>();
     assert_eq!(gate.wait_for(Duration::ZERO, move || Ok(blocked.recv().is_ok())), Err(TransportError::Timeout));
     drop((never, never_either));
+}
+
+/// What a server asked for may be minutes: a stop does not wait for its end.
+#[test]
+fn interrupt_ends_a_pause() {
+    let http = Arc::new(Http::new("http://127.0.0.1:1").unwrap());
+    let (sender, ended) = mpsc::channel();
+    let waiting = Arc::clone(&http);
+    thread::spawn(move || sender.send(waiting.pause(Duration::from_secs(600))).unwrap());
+    http.interrupt();
+    assert_eq!(ended.recv_timeout(GUARD).unwrap(), Err(TransportError::Interrupted));
+    assert_eq!(http.pause(Duration::ZERO), Err(TransportError::Interrupted));
+    http.resume();
+    assert_eq!(http.pause(Duration::ZERO), Ok(()));
 }

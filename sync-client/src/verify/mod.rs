@@ -43,7 +43,7 @@ impl Client {
     /// # Errors
     /// The network's and the server's. Nothing was repaired then.
     pub fn verify(&self, repair: Repair) -> Result<VerifyReport, Error> {
-        self.with(|e| {
+        self.patiently(|e| {
             let outcome = e.again(|e| e.verify(repair));
             e.noted(outcome)
         })

@@ -165,9 +165,8 @@ fn a_push_that_never_gets_anywhere_ends() {
         let w = World::new();
         let mut a = w.device("a");
         a.sync();
-        let (client, between) = meets(&w, &mut a, move |http, r| {
-            if path(r, end) { answer(status, body) } else { http.send(r) }
-        });
+        let (client, between) =
+            meets(&w, &mut a, move |http, r| if path(r, end) { answer(status, body) } else { http.send(r) });
         a.sql("INSERT INTO people (id) VALUES ('p'), ('q')");
         let outcome = client.sync();
         let sent = between.sent();

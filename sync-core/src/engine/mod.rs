@@ -1,7 +1,7 @@
 //! Every decision that the protocol asks for, as pure functions: no clock, no randomness, no I/O.
 //!
-//! The client's: [`change`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`]. The
-//! server's: admission, conflicts, effects, windows, snapshots, retention, budgets. Both: [`digest`].
+//! The client's: [`change`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`],
+//! [`patience`]. The server's: admission, conflicts, effects, windows, snapshots, retention, budgets. Both: [`digest`].
 
 pub mod admit;
 pub mod backoff;
@@ -13,6 +13,7 @@ pub mod connect;
 pub mod digest;
 pub mod effects;
 pub mod merge;
+pub mod patience;
 pub mod retention;
 pub mod schedule;
 pub mod settle;

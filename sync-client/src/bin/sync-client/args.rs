@@ -52,7 +52,7 @@ pub(crate) enum Command {
     #[command(after_help = "With --json: one object a line, named by its member \"event\": started; frozen {rows}; \
         uploaded {rows, total}; committed {bundle_seq, rows}; downloaded {rows, total or null}; \
         applied {rows, checkpoint}; changed {table, keys, deleted, source_id}; inbox {kind, table, key, message}; \
-        rekeyed {table, old_key, new_key}; finished {report}; \
+        rekeyed {table, old_key, new_key}; waiting {message, ms or null}; finished {report}; \
         failed {class: offline|auth|refused|local|protocol, message, retry_in_ms or null}.")]
     Watch(Work),
     /// What waits, since when, and why
@@ -168,6 +168,8 @@ pub(crate) struct Clone {
     #[command(flatten)]
     pub(crate) token: Token,
     #[command(flatten)]
+    pub(crate) wait: Patience,
+    #[command(flatten)]
     pub(crate) rules: Rules,
 }
 
@@ -180,12 +182,23 @@ pub(crate) struct Schema {
     pub(crate) tables: Option<Vec<String>>,
 }
 
+/// How long to wait for the server.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Patience {
+    /// Wait up to so many seconds, in all, where the server has no place now or another device fills the account, and
+    /// it says when to come back (watch keeps trying by itself)
+    #[arg(long = "wait", value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) seconds: u64,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Work {
     /// The synced file
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) token: Token,
+    #[command(flatten)]
+    pub(crate) wait: Patience,
     #[command(flatten)]
     pub(crate) rules: Rules,
 }

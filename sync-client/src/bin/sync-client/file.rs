@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use sync_client::{
@@ -15,7 +16,12 @@ use sync_client::{
     transport::{Http, Transport as _},
 };
 
-use crate::{args::Rules, fault, output::Failure, token::Source};
+use crate::{
+    args::{Patience, Rules},
+    fault,
+    output::Failure,
+    token::Source,
+};
 
 /// Refuses a path that is no file, before anything makes one.
 pub(crate) fn must_exist(file: &Path) -> Result<(), Failure> {
@@ -72,6 +78,7 @@ impl Opened {
         file: &Path,
         token: Source,
         rules: &Rules,
+        wait: &Patience,
         on_event: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         must_exist(file)?;
@@ -79,7 +86,11 @@ impl Opened {
         known_tables(rules, &status.tables)?;
         let http = Arc::new(Http::new(&status.server).map_err(Error::from)?);
         let transport = Arc::<Http>::clone(&http);
-        let client = builder(file, Some(token), rules).transport(transport).on_event(on_event).open()?;
+        let client = builder(file, Some(token), rules)
+            .transport(transport)
+            .on_event(on_event)
+            .patience(Duration::from_secs(wait.seconds))
+            .open()?;
         Ok(Self { client, http })
     }
 

@@ -12,7 +12,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sync_client::report::Event;
 
-use crate::output::Output;
+use crate::{output::Output, text::printable};
 
 /// What is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,7 @@ enum Phase {
     Confirming,
     Receiving,
     Writing,
+    Waiting,
 }
 
 impl Phase {
@@ -32,12 +33,13 @@ impl Phase {
             Self::Confirming => "waiting for the server to commit",
             Self::Receiving => "receiving",
             Self::Writing => "writing",
+            Self::Waiting => "waiting",
         }
     }
 
     const fn template(self, bounded: bool) -> &'static str {
         match self {
-            Self::Preparing | Self::Confirming => "{spinner} {msg}",
+            Self::Preparing | Self::Confirming | Self::Waiting => "{spinner} {msg}",
             _ if bounded => "{spinner} {msg:9} [{bar:32}] {human_pos} of {human_len} rows, {eta} left",
             _ => "{spinner} {msg:9} {human_pos} rows, {elapsed}",
         }
@@ -79,6 +81,7 @@ impl Progress {
                 let coming = self.coming.load(Ordering::Relaxed);
                 self.at(Phase::Writing, rows, Some(coming).filter(|coming| *coming >= rows));
             }
+            Event::Waiting { ref message, .. } => self.wait(message),
             Event::Finished { .. } | Event::Failed { .. } => self.clear(),
             _ => {}
         }
@@ -89,6 +92,12 @@ impl Progress {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.bar.disable_steady_tick();
         self.bar.finish_and_clear();
+    }
+
+    /// Says what is waited for, until something else happens.
+    fn wait(&self, message: &str) {
+        self.at(Phase::Waiting, 0, None);
+        self.bar.set_message(format!("waiting: {}", printable(message)));
     }
 
     fn at(&self, phase: Phase, rows: u64, total: Option<u64>) {

@@ -41,7 +41,7 @@ pub(crate) fn import(args: &args::Import, out: Output) -> Result<Done, Failure> 
     let source = Source::require(args.work.token.given.as_deref(), file)?;
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let opened = Opened::new(file, source, &args.work.rules, move |event| shown.show(event))?;
+    let opened = Opened::new(file, source, &args.work.rules, &args.work.wait, move |event| shown.show(event))?;
     let outcome = opened.run(|client| client.import(&args.export));
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Nothing was imported; try again later."))?;
@@ -75,7 +75,7 @@ fn work<T: Serialize>(
     let source = Source::require(args.token.given.as_deref(), &args.file)?;
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let opened = Opened::new(&args.file, source, &args.rules, move |event| shown.show(event))?;
+    let opened = Opened::new(&args.file, source, &args.rules, &args.wait, move |event| shown.show(event))?;
     let outcome = opened.run(verb);
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
@@ -136,7 +136,7 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
         let _ = sender.send(End::Signal);
     })?;
     let speaker = Speaker::default();
-    let opened = Opened::new(&args.file, source, &args.rules, move |event| {
+    let opened = Opened::new(&args.file, source, &args.rules, &args.wait, move |event| {
         let line = match event {
             // The worker says the same again with the time of its next try.
             Event::Failed { retry_in_ms: None, .. } => None,

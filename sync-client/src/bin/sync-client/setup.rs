@@ -192,7 +192,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     };
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let opened = Opened::new(file, source, &args.rules, move |event| shown.show(event))?;
+    let opened = Opened::new(file, source, &args.rules, &args.wait, move |event| shown.show(event))?;
     let outcome = opened.run(Client::sync);
     progress.clear();
     let report = outcome.map_err(|failure| {

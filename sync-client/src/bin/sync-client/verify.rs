@@ -19,7 +19,7 @@ pub(crate) fn verify(args: &args::Verify, out: Output) -> Result<Done, Failure> 
     let source = Source::require(work.token.given.as_deref(), &work.file)?;
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let opened = Opened::new(&work.file, source, &work.rules, move |event| shown.show(event))?;
+    let opened = Opened::new(&work.file, source, &work.rules, &work.wait, move |event| shown.show(event))?;
     let repair = match args.repair {
         None => Repair::No,
         Some(args::Repair::Server) => Repair::FromServer,
