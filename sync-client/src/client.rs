@@ -15,7 +15,7 @@ use crate::builder::Builder;
 use crate::calling;
 use crate::context::Environment;
 use crate::detach::{Detach, Detached};
-use crate::engine::Engine;
+use crate::engine::{Engine, Left};
 use crate::error::Error;
 use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
@@ -24,7 +24,7 @@ use crate::report::{
     Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
 };
 use crate::status::{read_mark, read_pending, read_status};
-use crate::store::Meta;
+use crate::store::{Meta, busy};
 use crate::transport::Transport;
 use crate::turn::Turns;
 use crate::worker::Worker;
@@ -136,14 +136,15 @@ impl Client {
         })
     }
 
-    /// Pushes and pulls until nothing is left to do.
+    /// Pushes and pulls until nothing is left to do of what there was when it began: an app that goes on writing is not
+    /// chased.
     ///
     /// # Errors
     /// The network's and the server's; also [`Error::RetryLater`] while another device seeds the scope.
     pub fn sync(&self) -> Result<SyncReport, Error> {
         let mut report = SyncReport::default();
-        self.patiently(|e| e.sync(&mut report, None))?;
-        self.tell_worker(Worker::synced);
+        let left = self.patiently(|e| e.sync(&mut report, None))?;
+        self.tell_worker(|w| w.synced(left));
         Ok(report)
     }
 
@@ -164,7 +165,7 @@ impl Client {
         let done = through_migrations(&mut turn, |e| e.sync_within(&deadline, bytes))?;
         drop(turn);
         if !done.more {
-            self.tell_worker(Worker::synced);
+            self.tell_worker(|w| w.synced(Left::Nothing));
         }
         Ok(done)
     }
@@ -415,6 +416,7 @@ fn through_migrations<T>(
     mut f: impl FnMut(&mut Engine) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let engine = engine.as_mut().ok_or_else(closed)?;
+    let _hearer = busy::tell(engine.observer.as_ref(), &engine.path);
     for _ in 0..MIGRATIONS {
         engine.store.refresh(engine.env.now_ms())?;
         match f(engine) {

@@ -132,9 +132,9 @@ impl Engine {
             return Ok(SyncWithin { report, more: true, bytes: budget.used() });
         }
         match self.remembered(outcome) {
-            Ok(()) => {
+            Ok(left) => {
                 self.tell(&Event::Finished { report: report.clone() });
-                Ok(SyncWithin { report, more: false, bytes: budget.used() })
+                Ok(SyncWithin { report, more: left == Left::Newer, bytes: budget.used() })
             }
             Err(e) => {
                 self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms: None });
@@ -149,12 +149,12 @@ impl Engine {
         &mut self,
         report: &mut SyncReport,
         retry: Option<&mut dyn FnMut(&Error) -> u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<Left, Error> {
         self.tell(&Event::Started);
         let outcome = self.rounds(report);
         let outcome = self.remembered(outcome);
         match &outcome {
-            Ok(()) => self.tell(&Event::Finished { report: report.clone() }),
+            Ok(_) => self.tell(&Event::Finished { report: report.clone() }),
             Err(e) => {
                 self.note_while_offline(e);
                 let retry_in_ms = retry.map(|f| f(e));
@@ -187,9 +187,11 @@ impl Engine {
         f(self)
     }
 
-    fn rounds(&mut self, report: &mut SyncReport) -> Result<(), Error> {
-        let begun = Meta::Noticed.integer(&self.store.conn)? + i64::from(self.store.any_logged()?);
+    fn rounds(&mut self, report: &mut SyncReport) -> Result<Left, Error> {
+        let begun = self.written()?;
         let (mut idle, mut stood) = (0, self.standing(report)?);
+        // When the last of what the first round left was noticed.
+        let mut newest = None;
         loop {
             self.check_stopped()?;
             report.rounds += 1;
@@ -199,11 +201,18 @@ impl Engine {
             }
             let more = self.store.any_dirty(true)? || self.store.any_logged()? || self.store.outbox()?.is_some();
             if !more {
-                return self.store.note_settled();
+                self.store.note_settled()?;
+                return Ok(Left::Nothing);
             }
-            // An app that never pauses: what was here when this began is settled.
-            if report.rounds >= ENOUGH_ROUNDS && Meta::SyncedThrough.integer(&self.store.conn)? >= begun {
-                return Ok(());
+            // An app that never pauses is not chased: what was here when this began is settled, at once or in parts.
+            if self.written()? > begun {
+                let at_once = Meta::SyncedThrough.integer(&self.store.conn)? >= begun;
+                if at_once || newest.map_or(Ok(false), |newest| self.store.none_since(newest))? {
+                    return Ok(Left::Newer);
+                }
+            }
+            if newest.is_none() {
+                newest = self.store.newest_since()?;
             }
             let stands = self.standing(report)?;
             idle = if stands == stood { idle + 1 } else { 0 };
@@ -212,6 +221,11 @@ impl Engine {
                 return Err(Error::NoProgress);
             }
         }
+    }
+
+    /// Counts what the app wrote, noticed or not.
+    fn written(&self) -> Result<i64, Error> {
+        Ok(Meta::Noticed.integer(&self.store.conn)? + i64::from(self.store.any_logged()?))
     }
 
     /// What a round that gets anywhere changes. Local commits do not count: an app that never pauses must not keep
@@ -432,6 +446,14 @@ impl Engine {
     }
 }
 
+/// What a sync that ended well leaves to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// What the app wrote while it ran.
+    Newer,
+}
+
 /// How far a sync is.
 #[derive(PartialEq)]
 struct Standing {
@@ -445,8 +467,6 @@ const GREETING_MS: i64 = 5 * 60 * 1000;
 const LOST_REPLIES: u32 = 2;
 /// Rounds in a row that change nothing, before a sync ends: the next one is the caller's, after a while.
 const IDLE_ROUNDS: u32 = 5;
-/// After these, a sync ends while the app goes on writing.
-const ENOUGH_ROUNDS: u64 = 20;
 /// Pushes in one round, each after rows were held back.
 const MAX_PUSHES: u32 = 50;
 /// Pushes in one round of which nothing is known afterwards, or that could not be sent as they were.

@@ -67,7 +67,7 @@ pub struct SyncReport {
 pub struct SyncWithin {
     /// What moved.
     pub report: SyncReport,
-    /// A limit ended it: something is left, and the next call goes on from here.
+    /// Something is left, and the next call goes on from here: a limit ended it, or the app wrote meanwhile.
     pub more: bool,
     /// Bytes that went over the network, both ways.
     pub bytes: u64,

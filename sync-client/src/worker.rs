@@ -18,9 +18,10 @@ use sync_core::sqlite::capture::log_name;
 use sync_core::sqlite::connection;
 
 use crate::client::Shared;
+use crate::engine::Left;
 use crate::error::Error;
 use crate::report::{ErrorClass, SyncReport};
-use crate::store::{Meta, SETTINGS};
+use crate::store::{Meta, SETTINGS, busy};
 
 /// The running threads.
 pub(crate) struct Worker {
@@ -68,9 +69,12 @@ impl Worker {
         self.signal.tell(Input::Asked);
     }
 
-    /// Somebody synced by hand.
-    pub(crate) fn synced(&self) {
+    /// Somebody synced by hand, and left this.
+    pub(crate) fn synced(&self, left: Left) {
         self.signal.tell(Input::SyncedByHand);
+        if left == Left::Newer {
+            self.signal.tell(Input::Committed);
+        }
     }
 
     /// Tells both threads to end, and cuts what they wait for.
@@ -189,6 +193,7 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         let Some(engine) = turn.as_mut() else { return };
         let random = engine.env.random();
         s.heard.store(0, Ordering::Relaxed);
+        let _hearer = busy::tell(engine.observer.as_ref(), &engine.path);
         let mut told = false;
         let mut retry = |e: &Error| {
             told = true;
@@ -202,7 +207,13 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         signal.lock().watch = engine.can_watch;
         signal.changed.notify_all();
         match synced {
-            Ok(Ok(())) => signal.tell(Input::Synced),
+            Ok(Ok(left)) => {
+                // It may be noticed already, so that no look at the logs finds it.
+                if left == Left::Newer {
+                    signal.tell(Input::Committed);
+                }
+                signal.tell(Input::Synced);
+            }
             // Else the schedule would wait for this sync for ever.
             Ok(Err(e)) if !told => {
                 let (why, retry_after_s) = kind_of(&e);

@@ -1,6 +1,7 @@
 //! What the client keeps in the app's file: the `_sync_*` tables, and the synced tables as statements.
 
 mod asleep;
+pub(crate) mod busy;
 mod dirty;
 mod fold;
 mod gone;
@@ -59,7 +60,8 @@ pub(crate) struct Managed {
 impl Store {
     /// Opens a file that exists.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let conn = connection::open(path, false, SETTINGS)?;
+        let mut conn = connection::open(path, false, SETTINGS)?;
+        busy::wait_patiently(&mut conn)?;
         Ok(Self {
             conn,
             found: Found::default(),

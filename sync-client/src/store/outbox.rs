@@ -177,6 +177,20 @@ impl Store {
         Ok(tx.commit()?)
     }
 
+    /// When the newest change was noticed that waits or is under way.
+    pub(crate) fn newest_since(&self) -> Result<Option<i64>, Error> {
+        let sql = "SELECT max(since) FROM (SELECT since FROM main._sync_dirty WHERE held IS NULL \
+                   UNION ALL SELECT since FROM main._sync_out)";
+        Ok(self.conn.query_row(sql, [], |r| r.get(0))?)
+    }
+
+    /// Whether nothing waits or is under way that was noticed then or before.
+    pub(crate) fn none_since(&self, then: i64) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM main._sync_dirty WHERE held IS NULL AND since <= ?1 \
+                   UNION ALL SELECT 1 FROM main._sync_outbox LIMIT 1";
+        Ok(!self.conn.prepare_cached(sql)?.exists([then])?)
+    }
+
     /// The source's next bundle id.
     pub(crate) fn next_source_bundle_id(&self) -> Result<i64, Error> {
         Ok(Meta::NextSourceBundleId.integer(&self.conn)?.max(1))

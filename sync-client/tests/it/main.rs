@@ -2,6 +2,7 @@
 
 mod attach;
 mod bounded;
+mod busy;
 mod cases;
 mod changed;
 mod cli;
@@ -27,6 +28,7 @@ mod neighbours;
 mod not_utf8;
 mod numbers;
 mod owner;
+mod patience;
 mod poison;
 mod progress;
 mod refused_schema;

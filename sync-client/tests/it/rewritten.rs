@@ -270,7 +270,7 @@ fn a_confirmed_push_is_given_up_only_when_the_server_lacks_it() {
     a.client().push().unwrap();
     a.sql("UPDATE counters SET label = 'second'");
     routed.route(|r| To::Server(usize::from(is_pull(r))));
-    a.client().pull().unwrap();
+    assert!(matches!(a.client().pull(), Err(Error::OldReply { said: 1, known: 2 })));
     assert_eq!(a.client().status().unwrap().outbox, "committed");
     routed.route(|_| To::Server(0));
     converge(&[&a, &b]);
