@@ -14,6 +14,7 @@ use sync_core::value::Value;
 use crate::aside::{Aside, UNIQUE_HELD, Why};
 use crate::changes::Changes;
 use crate::conflict::Policies;
+use crate::effects::Taken;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::keep::Keep;
@@ -71,6 +72,9 @@ pub(crate) struct Applier<'a> {
     /// While another device's work is taken up: the intents that are of it.
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
     pub(crate) aside: Aside,
+    /// The bundle of an own push that a snapshot contains, 0 where only that it committed is known.
+    pub(crate) pushed: Option<i64>,
+    pub(crate) taken: Taken,
     /// Whether a push of this file is on its way back, and the rows that refer to what it deleted.
     pub(crate) on_its_way: bool,
     pub(crate) leaving: Vec<(usize, Vec<u8>)>,
@@ -115,6 +119,8 @@ impl<'a> Applier<'a> {
             rebuilding: false,
             numbered: BTreeMap::new(),
             aside: Aside::new(store)?,
+            pushed: None,
+            taken: Taken::new(),
             on_its_way: false,
             leaving: Vec::new(),
             holes: Holes::default(),
@@ -130,15 +136,9 @@ impl<'a> Applier<'a> {
             // Not an index on the outbox: a schema of ours that changed would have to be read again.
             self.store.conn.execute_batch(
                 "CREATE TEMP TABLE IF NOT EXISTS _sync_came (t INTEGER, k BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
-                 CREATE TEMP TABLE IF NOT EXISTS _sync_frozen (t INTEGER, k BLOB, ordinal INTEGER, PRIMARY KEY (t, k)) \
-                 WITHOUT ROWID; \
-                 DELETE FROM temp._sync_came; DELETE FROM temp._sync_frozen;",
+                 DELETE FROM temp._sync_came;",
             )?;
-            if self.any_dirty {
-                self.store
-                    .conn
-                    .execute("INSERT INTO temp._sync_frozen SELECT t, k, ordinal FROM main._sync_out", [])?;
-            }
+            self.store.remember_frozen()?;
         }
         Ok(())
     }
@@ -317,34 +317,13 @@ impl<'a> Applier<'a> {
     /// The other rows that hold a UNIQUE value of this one.
     pub(crate) fn blockers(&self, r: &StagedRow) -> Result<Vec<StoredAndTyped>, Error> {
         let table = self.store.table(r.position);
-        let m = &self.store.managed[r.position];
         let Some(stored) = &r.row else { return Ok(Vec::new()) };
         let row = fit(record::decode(stored)?, table);
         let mut out = Vec::new();
         for u in &table.uniques {
-            let Some(values) = u.columns.iter().map(|i| row[*i].as_ref()).collect::<Option<Vec<_>>>() else { continue };
-            if values.iter().any(|v| v.is_null()) {
-                continue;
-            }
-            let same: Vec<String> = u
-                .columns
-                .iter()
-                .zip(&u.collations)
-                .map(|(i, c)| {
-                    let name = sync_core::sqlite::quote(&table.columns[*i].sql_name);
-                    format!("{name} = ? COLLATE {}", sync_core::sqlite::quote(c))
-                })
-                .collect();
-            let sql = format!(
-                "SELECT _sync_key({0}), {0} FROM main.{1} WHERE {2}",
-                m.sql.key,
-                sync_core::sqlite::quote(&table.sql_name),
-                same.join(" AND ")
-            );
-            let mut s = self.store.conn.prepare_cached(&sql)?;
-            let mut rows = s.query(rusqlite::params_from_iter(values))?;
-            while let Some(found) = rows.next()? {
-                let Some(k) = found.get::<_, Option<Vec<u8>>>(0)? else { continue };
+            let values: Option<Vec<Value>> = u.columns.iter().map(|i| row[*i].clone()).collect();
+            let Some(values) = values.filter(|v| v.iter().all(|v| !v.is_null())) else { continue };
+            for k in self.store.holders(r.position, u, &values)? {
                 if k != r.k {
                     let key = Key::from_stored(k.clone()).unpack()?;
                     out.push((k, key));

@@ -6,6 +6,7 @@
 use rusqlite::OptionalExtension as _;
 use sync_core::engine::bisect::Take;
 use sync_core::engine::change::{Change, Known, derive};
+use sync_core::engine::departure::Departure;
 use sync_core::hash::{Digest, RequestHasher};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
@@ -14,20 +15,31 @@ use sync_core::record::{self, Record};
 use sync_core::value::Value;
 use sync_core::wire::{Form, key_can_travel, push_key, push_partial_payload};
 
+use crate::departed::STILL_REFERRED_TO;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
+use crate::report::Event;
 use crate::store::{Meta, Outbox, OutboxState, Store};
 use crate::ties;
 
+/// What a freeze did.
+#[derive(Debug, Default)]
+pub(crate) struct Frozen {
+    /// `None` where nothing has to be pushed.
+    pub(crate) outbox: Option<Outbox>,
+    /// What the app has to be told: rows that followed a key which it changed.
+    pub(crate) events: Vec<Event>,
+}
+
 impl Store {
-    /// Freezes what is pending, within the server's limits. `None` where nothing has to be pushed.
+    /// Freezes what is pending, within the server's limits.
     ///
     /// What needs a held row waits with it. More rows than the server takes at once go in parts, and while a
     /// row is searched that the server does not name, less goes than there is.
     ///
     /// A large log is folded in a transaction of its own before: the app may write between the two, and what
     /// it writes is folded in the second one.
-    pub(crate) fn freeze(&self, limits: &Limits, now: i64) -> Result<Option<Outbox>, Error> {
+    pub(crate) fn freeze(&self, limits: &Limits, now: i64) -> Result<Frozen, Error> {
         if self.much_logged()? {
             let tx = self.begin()?;
             self.absorb(now)?;
@@ -36,20 +48,21 @@ impl Store {
         let tx = self.begin()?;
         self.absorb(now)?;
         tx.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS _sync_deletes (t, k, since, base, v); \
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_deletes (t, k, since, base, v, departure, heir); \
              CREATE TEMP TABLE IF NOT EXISTS _sync_done (t, k);",
         )?;
+        let events = self.settle_departures(now)?;
         let any = self.any_dirty(true)?;
         let outbox = self.freeze_some(limits)?;
         if mutant::on(Mutant::CleanupLost) && outbox.is_none() {
-            return Ok(None);
+            return Ok(Frozen::default());
         }
         if any && !self.any_dirty(true)? {
             let through = if outbox.is_none() { Meta::SyncedThrough } else { Meta::OutboxThrough };
             through.set(&tx, Meta::Noticed.integer(&tx)?)?;
         }
         tx.commit()?;
-        Ok(outbox)
+        Ok(Frozen { outbox, events })
     }
 
     fn freeze_some(&self, limits: &Limits) -> Result<Option<Outbox>, Error> {
@@ -204,7 +217,7 @@ impl Subset {
         };
         let take = self.take.map(|t| format!(" AND {}", Store::taken_by(t))).unwrap_or_default();
         format!(
-            "SELECT d.k, d.since, d.base, r.v FROM {from} LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
+            "SELECT d.k, d.since, d.base, r.v, d.departure, d.heir FROM {from} LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
              WHERE d.t = ? AND d.held IS NULL{take} ORDER BY d.k"
         )
     }
@@ -213,6 +226,15 @@ impl Subset {
 /// A limit of 0 is none.
 const fn most(limit: i64) -> i64 {
     if limit > 0 { limit } else { i64::MAX }
+}
+
+/// A pending row, as it is remembered.
+struct Intent {
+    k: Vec<u8>,
+    since: i64,
+    base: Option<Vec<u8>>,
+    departure: Departure,
+    heir: Option<Vec<u8>>,
 }
 
 struct Freezer<'a> {
@@ -234,17 +256,21 @@ impl Freezer<'_> {
         let table = store.table(position);
         let lacking = store.offered.lacking(table);
         let mut pending = store.conn.prepare(&self.subset.sql())?;
-        let mut deletes = store
-            .conn
-            .prepare_cached("INSERT INTO temp._sync_deletes (t, k, since, base, v) VALUES (?, ?, ?, ?, ?)")?;
+        let mut deletes = store.conn.prepare_cached(
+            "INSERT INTO temp._sync_deletes (t, k, since, base, v, departure, heir) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )?;
         let mut rows = pending.query([m.id])?;
         while let Some(r) = rows.next()? {
-            let k: Vec<u8> = r.get(0)?;
-            let since: i64 = r.get(1)?;
-            let base: Option<Vec<u8>> = r.get(2)?;
+            let intent = Intent {
+                k: r.get(0)?,
+                since: r.get(1)?,
+                base: r.get(2)?,
+                departure: Departure::from_stored(r.get(4)?),
+                heir: r.get(5)?,
+            };
             let known = Known::from_stored(r.get(3)?);
-            let key = Key::from_stored(k).unpack()?;
-            let k: Vec<u8> = r.get(0)?;
+            let key = Key::from_stored(intent.k.clone()).unpack()?;
+            let k = intent.k.clone();
             let live = match m.sql.read(&store.conn, &key)? {
                 None => None,
                 Some(Ok(row)) => Some(row),
@@ -262,7 +288,7 @@ impl Freezer<'_> {
                 self.holds.push((m.id, k, "unknown_table", message.into()));
                 continue;
             }
-            let base_record = base.as_deref().map(record::decode).transpose()?;
+            let base_record = intent.base.as_deref().map(record::decode).transpose()?;
             match derive(live.as_deref(), known, base_record.as_ref()) {
                 Change::Nothing if self.subset.is_whole() => {}
                 Change::Nothing => {
@@ -272,7 +298,14 @@ impl Freezer<'_> {
                         .execute((m.id, &k))?;
                 }
                 Change::Push(Op::Delete, v) => {
-                    deletes.execute((m.id, &k, since, &base, v))?;
+                    if !intent.departure.may_act_on_others()
+                        && let Some(message) = store.still_referred_to(position, &key, base_record.as_ref())?
+                    {
+                        self.holds.push((m.id, k, STILL_REFERRED_TO, message));
+                        continue;
+                    }
+                    let Intent { since, base, departure, heir, .. } = &intent;
+                    deletes.execute((m.id, &k, since, base, v, departure.stored(), heir))?;
                 }
                 Change::Push(op, v) => {
                     if !key_can_travel(table, &key) {
@@ -304,7 +337,7 @@ impl Freezer<'_> {
                         self.holds.push((m.id, k, "too_large", message));
                         continue;
                     }
-                    self.put(position, &k, &key, op, v, Some(&record::encode_partial(&row)), base.as_deref(), since)?;
+                    self.put(position, &intent, &key, (op, v), Some(&record::encode_partial(&row)))?;
                 }
             }
         }
@@ -313,31 +346,31 @@ impl Freezer<'_> {
 
     fn deletes(&mut self, position: usize) -> Result<(), Error> {
         let m = &self.store.managed[position];
-        let mut s = self
-            .store
-            .conn
-            .prepare_cached("SELECT k, since, base, v FROM temp._sync_deletes WHERE t = ? ORDER BY k")?;
+        let mut s = self.store.conn.prepare_cached(
+            "SELECT k, since, base, departure, heir, v FROM temp._sync_deletes WHERE t = ? ORDER BY k",
+        )?;
         let mut rows = s.query([m.id])?;
         while let Some(r) = rows.next()? {
-            let k: Vec<u8> = r.get(0)?;
-            let key = Key::from_stored(k.clone()).unpack()?;
-            let base: Option<Vec<u8>> = r.get(2)?;
-            self.put(position, &k, &key, Op::Delete, r.get(3)?, None, base.as_deref(), r.get(1)?)?;
+            let intent = Intent {
+                k: r.get(0)?,
+                since: r.get(1)?,
+                base: r.get(2)?,
+                departure: Departure::from_stored(r.get(3)?),
+                heir: r.get(4)?,
+            };
+            let key = Key::from_stored(intent.k.clone()).unpack()?;
+            self.put(position, &intent, &key, (Op::Delete, r.get(5)?), None)?;
         }
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call is one row of the outbox, column by column")]
     fn put(
         &mut self,
         position: usize,
-        k: &[u8],
+        intent: &Intent,
         key: &[Value],
-        op: Op,
-        base_version: i64,
+        (op, base_version): (Op, i64),
         row: Option<&[u8]>,
-        base: Option<&[u8]>,
-        since: i64,
     ) -> Result<(), Error> {
         let table = self.store.table(position);
         self.key.clear();
@@ -347,9 +380,21 @@ impl Freezer<'_> {
         self.store
             .conn
             .prepare_cached(
-                "INSERT INTO main._sync_out (ordinal, t, k, op, base_version, row, base, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO main._sync_out (ordinal, t, k, op, base_version, row, base, since, departure, heir) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
-            .execute((self.ordinal, self.store.managed[position].id, k, op.stored(), base_version, row, base, since))?;
+            .execute((
+                self.ordinal,
+                self.store.managed[position].id,
+                &intent.k,
+                op.stored(),
+                base_version,
+                row,
+                &intent.base,
+                intent.since,
+                intent.departure.stored(),
+                &intent.heir,
+            ))?;
         self.ordinal += 1;
         Ok(())
     }
@@ -391,7 +436,7 @@ mod tests {
                 false
             };
             store.conn.commit_hook(Some(commit)).unwrap();
-            let outbox = store.freeze(&Limits::default(), 1).unwrap().unwrap();
+            let outbox = store.freeze(&Limits::default(), 1).unwrap().outbox.unwrap();
             assert_eq!((outbox.rows, count.load(Ordering::Relaxed)), (rows, commits));
         }
     }

@@ -36,8 +36,10 @@ mod client;
 mod conflict;
 pub mod context;
 mod decide;
+mod departed;
 mod detach;
 mod download;
+mod effects;
 mod engine;
 mod error;
 mod evict;
@@ -53,6 +55,7 @@ mod leaving;
 mod lineage;
 mod listing;
 mod lock;
+mod moving;
 #[doc(hidden)]
 pub mod mutant;
 mod offered;

@@ -302,23 +302,7 @@ impl Applier<'_> {
         table: &Table,
         row: &[Value],
     ) -> Result<Vec<Vec<Value>>, Error> {
-        let m = &self.store.managed[child];
-        let child_table = self.store.table(child);
-        let values: Option<Vec<&Value>> =
-            fk.parent_columns.iter().map(|c| table.column(c).and_then(|i| row.get(i))).collect();
-        let Some(values) = values.filter(|v| v.iter().all(|v| !v.is_null())) else { return Ok(Vec::new()) };
-        let same: Vec<String> =
-            fk.columns.iter().map(|i| format!("{} = ?", quote(&child_table.columns[*i].sql_name))).collect();
-        let sql = format!(
-            "SELECT _sync_key({}) FROM main.{} WHERE {}",
-            m.sql.key,
-            quote(&child_table.sql_name),
-            same.join(" AND ")
-        );
-        let mut s = self.store.conn.prepare_cached(&sql)?;
-        let keys: Vec<Option<Vec<u8>>> =
-            s.query_map(rusqlite::params_from_iter(values), |r| r.get(0))?.collect::<Result<_, _>>()?;
-        keys.into_iter().flatten().map(|k| Ok(Key::from_stored(k).unpack()?)).collect()
+        self.store.children(child, fk, table, row)
     }
 }
 

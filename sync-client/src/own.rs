@@ -50,6 +50,7 @@ impl Applier<'_> {
             self.store.set_known(t, &r.k, version_of(&r))?;
             return self.came(&r);
         }
+        self.note_effect(r.position, &r.k, remote.as_ref())?;
         self.write_or_defer(r, known)
     }
 
@@ -123,6 +124,7 @@ impl Applier<'_> {
             Err(e) if is_constraint(&e) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
+        self.note_change(position, &key, &live, &merged)?;
         self.changed(position, k, false);
         self.came(&StagedRow { position, k: k.to_vec(), op: Op::Update, version, row: Some(record::encode(&merged)) })
     }

@@ -8,6 +8,7 @@ use crate::api::CallError;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::freeze::Frozen;
 use crate::mutant::{self, Mutant};
 use crate::report::Event;
 use crate::store::{Meta, Outbox, OutboxState};
@@ -51,7 +52,9 @@ impl Engine {
         let outbox = match frozen {
             Some(o) => o,
             None => {
-                let Some(o) = self.store.freeze(&self.limits, self.env.now_ms())? else { return Ok(Pushed::Nothing) };
+                let Frozen { outbox, events } = self.store.freeze(&self.limits, self.env.now_ms())?;
+                events.iter().for_each(|e| self.tell(e));
+                let Some(o) = outbox else { return Ok(Pushed::Nothing) };
                 self.tell(&Event::Frozen { rows: o.rows as u64 });
                 self.env.fault(FaultPoint::Frozen);
                 o

@@ -119,6 +119,9 @@ impl Engine {
         }
         let mut effects = Vec::new();
         if let Some(outbox) = self.store.outbox()? {
+            if committed.is_some() {
+                self.store.remember_frozen()?;
+            }
             if outbox.state != OutboxState::Frozen {
                 effects = self.store.settle_by_snapshot(stage, committed)?;
             }
@@ -130,6 +133,7 @@ impl Engine {
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.stage = Some(stage);
         applier.rebuilding = true;
+        applier.pushed = committed;
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
         if self.attach_mode()? == Some(Attach::TakeRemote) {
@@ -258,6 +262,7 @@ impl Applier<'_> {
             if known == Known::Live(r.version) && fork.is_none() && !grown.contains_key(&r.position) {
                 return Ok(());
             }
+            self.note_effect_in_snapshot(&r)?;
             return self.write_or_defer(r, known);
         };
         // With a rewritten history, what this file has above the fork is put on top of what both share. Where the
@@ -310,7 +315,9 @@ impl Applier<'_> {
     /// Rows that the server was known to have and that the snapshot lacks were deleted there.
     pub(crate) fn missing_from(&mut self, stage: &Stage, seq: i64, fork: Option<i64>) -> Result<(), Error> {
         let store = self.store;
-        for (position, m) in store.managed.iter().enumerate() {
+        // Parents first: what an own delete took along is told by them.
+        for position in store.schema().parents_first().iter().copied() {
+            let m = &store.managed[position];
             let mut s = store.conn.prepare("SELECT k FROM main._sync_row WHERE t = ? AND v >= 0 ORDER BY k")?;
             let mut rows = s.query([m.id])?;
             let mut gone = Vec::new();
@@ -321,6 +328,7 @@ impl Applier<'_> {
                 }
             }
             drop(rows);
+            self.note_taken_along(position, &gone)?;
             for k in gone {
                 if self.any_dirty {
                     self.missing.insert((position, k.clone()));

@@ -1,7 +1,6 @@
 //! INTEGER keys that two devices minted (case C7): the local row takes a free number, and what refers to
 //! it in this file follows, through every key that contains the number.
 
-use rusqlite::params_from_iter;
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::sqlite::quote;
@@ -10,17 +9,10 @@ use sync_core::value::Value;
 use crate::apply::{Applier, is_constraint};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
+use crate::moving::{Followers, Moved, Mover};
 use crate::orphans::parent_key;
 use crate::report::Event;
 use crate::settle::is_new;
-
-/// A row that got another key.
-struct Moved {
-    position: usize,
-    old_key: Vec<Value>,
-    new_key: Vec<Value>,
-    row: Option<Vec<Value>>,
-}
 
 impl Applier<'_> {
     /// The row whose number was minted twice where a remote row has the key of this local one: the row
@@ -68,15 +60,16 @@ impl Applier<'_> {
 
     /// C7: the local row, which no server has, takes a free number; references in this file follow.
     pub(crate) fn rekey(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
-        let (store, m) = (self.store, &self.store.managed[position]);
+        let store = self.store;
         let column = store.table(position).key[0];
-        let row = m.sql.read(&store.conn, key)?.and_then(Result::ok);
         for _ in 0..TRIES {
             let number = self.free_number(position)?;
             store.conn.execute_batch("SAVEPOINT _sync_rekey")?;
-            let mut moved = Vec::new();
-            match self.move_row(position, key, row.clone(), &[(column, number)], &mut moved) {
+            let followers = Followers::OfTheLocalRow(self.imported.as_ref());
+            let mut mover = Mover { store, now: self.now, followers, moved: Vec::new() };
+            match mover.move_row(position, key.to_vec(), vec![(column, number)]) {
                 Ok(()) => {
+                    let moved = mover.moved;
                     store.conn.execute_batch("RELEASE _sync_rekey")?;
                     return self.record_moves(&moved);
                 }
@@ -89,88 +82,6 @@ impl Applier<'_> {
         }
         let message = "another device used this number for another row, and no other number fits";
         self.displace(position, key, "number_taken", message, None)
-    }
-
-    /// Sets columns of a local row; where they are of its key, its intent moves along, and the local rows
-    /// that refer to them follow. Ends since each step takes the old number out of a row.
-    fn move_row(
-        &self,
-        position: usize,
-        key: &[Value],
-        row: Option<Vec<Value>>,
-        changes: &[(usize, Value)],
-        moved: &mut Vec<Moved>,
-    ) -> Result<(), Error> {
-        let (store, m) = (self.store, &self.store.managed[position]);
-        let table = store.table(position);
-        let set: Vec<String> =
-            changes.iter().map(|(i, _)| format!("{} = ?", quote(&table.columns[*i].sql_name))).collect();
-        let sql =
-            format!("UPDATE OR ABORT main.{} SET {} WHERE {}", quote(&table.sql_name), set.join(", "), m.sql.by_key);
-        store.conn.prepare_cached(&sql)?.execute(params_from_iter(changes.iter().map(|(_, v)| v).chain(key)))?;
-        let mut new_key = key.to_vec();
-        for (at, column) in table.key.iter().enumerate() {
-            if let Some((_, v)) = changes.iter().find(|(i, _)| i == column) {
-                new_key[at] = v.clone();
-            }
-        }
-        if new_key != key {
-            let old_k = Key::pack(key)?;
-            let since = store.dirty(m.id, old_k.as_bytes())?.map_or(self.now, |d| d.since);
-            if !matches!(store.known(m.id, old_k.as_bytes())?, Known::Live(_)) {
-                store.drop_dirty(m.id, old_k.as_bytes())?;
-            }
-            store.put_dirty(m.id, Key::pack(&new_key)?.as_bytes(), since, None)?;
-        }
-        moved.push(Moved { position, old_key: key.to_vec(), new_key, row: row.clone() });
-        let Some(row) = row else { return Ok(()) };
-        for (child, fk) in store.schema().references_to(position) {
-            let follow: Vec<(usize, Value)> = changes
-                .iter()
-                .filter_map(|(i, v)| {
-                    let at = fk.parent_columns.iter().position(|c| *c == table.columns[*i].name)?;
-                    Some((fk.columns[at], v.clone()))
-                })
-                .collect();
-            if follow.is_empty() {
-                continue;
-            }
-            for child_key in self.children(child, fk, table, &row)? {
-                let child_row = store.managed[child].sql.read(&store.conn, &child_key)?.and_then(Result::ok);
-                if self.follows(child, &child_key, child_row.as_deref(), &follow)? {
-                    self.move_row(child, &child_key, child_row, &follow, moved)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a child means the local row. One that came from the server, or whose reference did, means
-    /// the server's row, and stays.
-    fn follows(
-        &self,
-        child: usize,
-        key: &[Value],
-        row: Option<&[Value]>,
-        changes: &[(usize, Value)],
-    ) -> Result<bool, Error> {
-        let (store, t) = (self.store, self.store.managed[child].id);
-        let k = Key::pack(key)?;
-        let Some(dirty) = store.dirty(t, k.as_bytes())? else { return Ok(false) };
-        // What another device wrote means that device's rows.
-        if self.imported.as_ref().is_some_and(|only| !only.contains(&(t, k.as_bytes().to_vec()))) {
-            return Ok(false);
-        }
-        if !matches!(store.known(t, k.as_bytes())?, Known::Live(_)) {
-            return Ok(true);
-        }
-        let of_the_server = |i: usize| {
-            store.table(child).key.contains(&i)
-                || dirty.base.as_ref().is_some_and(|b| {
-                    b.get(i).is_some_and(Option::is_some) && b[i].as_ref() == row.and_then(|r| r.get(i))
-                })
-        };
-        Ok(!changes.iter().any(|(i, _)| of_the_server(*i)))
     }
 
     /// A number above every one that is here, known, or about to come; where there is none above, below.

@@ -10,6 +10,7 @@ use sync_core::schema::ForeignKey;
 use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
+use crate::departed::STILL_REFERRED_TO;
 use crate::error::Error;
 use crate::orphans::parent_key;
 use crate::store::{Store, WAITS_FOR};
@@ -67,14 +68,14 @@ impl Watch {
                 Parent::Row(k) => self.rows.entry((t, k)).or_default().push(n),
                 Parent::Unknown => parents_known = false,
             }
-            if reason != "foreign_key" {
+            if !by_reference(reason) {
                 self.tables.entry(t).or_default().push(n);
             }
         }
         if reason == "unique" {
             self.unique.entry(m.id).or_default().push(n);
         }
-        if reason != "foreign_key" {
+        if !by_reference(reason) {
             self.tables.entry(m.id).or_default().push(n);
         } else if !parents_known {
             // A DELETE that something refers to, or a parent that this file cannot name.
@@ -133,6 +134,11 @@ impl Watch {
         )?;
         Ok(())
     }
+}
+
+/// Whether rows that refer to others are what a row waits for.
+fn by_reference(reason: &str) -> bool {
+    reason == "foreign_key" || reason == STILL_REFERRED_TO
 }
 
 /// Whether anything but an edit of the row, or another schema at the server, could help.

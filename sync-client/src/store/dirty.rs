@@ -4,6 +4,7 @@
 //! of ours. The first entry of a key is its base, later ones add nothing.
 
 use rusqlite::{Connection, OptionalExtension as _};
+use sync_core::engine::departure::Departure;
 use sync_core::record::{self, Record};
 use sync_core::sqlite::capture::{log_columns, log_name};
 use sync_core::sqlite::quote;
@@ -132,14 +133,20 @@ impl Store {
         }
         // Whatever waited for this row is looked at again by the next freeze.
         if held.as_ref().is_some_and(|h| h.as_deref().is_some_and(|h| h != WAITS_FOR)) {
-            self.conn
-                .prepare_cached(
-                    "UPDATE main._sync_dirty INDEXED BY _sync_dirty_waits SET held = NULL, message = NULL \
-                     WHERE held = 'waits_for'",
-                )?
-                .execute([])?;
+            self.let_waiting_go()?;
         }
         Ok(held.is_some())
+    }
+
+    /// Rows that wait for others are looked at again by the next freeze.
+    pub(crate) fn let_waiting_go(&self) -> Result<(), Error> {
+        self.conn
+            .prepare_cached(
+                "UPDATE main._sync_dirty INDEXED BY _sync_dirty_waits SET held = NULL, message = NULL \
+                 WHERE held = 'waits_for'",
+            )?
+            .execute([])?;
+        Ok(())
     }
 
     /// Records an intent, or moves the base of one that exists. It is tried again if it was held.
@@ -151,6 +158,26 @@ impl Store {
             )?
             .execute((t, k, since, base.map(|b| record::encode_partial(b))))?;
         Ok(())
+    }
+
+    /// Remembers how the row of an intent left its table.
+    pub(crate) fn note_departure(
+        &self,
+        t: i64,
+        k: &[u8],
+        departure: Departure,
+        heir: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        self.conn
+            .prepare_cached("UPDATE main._sync_dirty SET departure = ?3, heir = ?4 WHERE t = ?1 AND k = ?2")?
+            .execute((t, k, departure.stored(), heir))?;
+        Ok(())
+    }
+
+    /// The key under which a row went on that has another one now.
+    pub(crate) fn heir(&self, t: i64, k: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let sql = "SELECT heir FROM main._sync_dirty WHERE t = ? AND k = ?";
+        Ok(self.conn.prepare_cached(sql)?.query_row((t, k), |r| r.get(0)).optional()?.flatten())
     }
 
     /// Holds an intent back, with the reason in one word and for a person.

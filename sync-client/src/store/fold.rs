@@ -7,9 +7,10 @@
 
 use rusqlite::Connection;
 use rusqlite::params_from_iter;
+use sync_core::engine::departure::Trail;
 use sync_core::key::Key;
 use sync_core::record::{self, Record};
-use sync_core::sqlite::capture::{log_columns, log_name, old_row};
+use sync_core::sqlite::capture::{REKEYED, log_columns, log_name, old_row, trace};
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::{quote, value};
 
@@ -27,50 +28,71 @@ pub(super) struct Rows<'a> {
     pub(super) live: Option<&'a RowSql>,
 }
 
+/// What a log says of one key.
+struct Told {
+    k: Vec<u8>,
+    base: Option<Record>,
+    trail: Trail,
+    /// The key under which it went on.
+    heir: Option<Vec<u8>>,
+}
+
 /// Adds an intent for each key of a log; one that is there already keeps its base, and is tried again
 /// if it was held. True where keys were passed over that have no stored form.
 pub(super) fn fold(conn: &Connection, log: &Rows<'_>, now: i64) -> Result<bool, Error> {
+    let name = quote(&log_name(log.id));
+    let key = |of: &str| log.key.iter().map(|c| format!("{of}.{c}")).collect::<Vec<_>>().join(", ");
+    // The key that a row got stands in the entry after it.
     let mut s = conn.prepare_cached(&format!(
-        "SELECT _sync_key({}) AS k, op, {} FROM main.{} ORDER BY k, rowid",
-        log.key.join(", "),
+        "SELECT _sync_key({}) AS k, l.op, CASE WHEN l.op = {REKEYED} THEN \
+         (SELECT _sync_key({}) FROM main.{name} n WHERE n.rowid = l.rowid + 1) END, {} \
+         FROM main.{name} l ORDER BY k, l.rowid",
+        key("l"),
+        key("n"),
         log_columns(log.columns).join(", "),
-        quote(&log_name(log.id))
     ))?;
     let mut add = conn.prepare_cached(
-        "INSERT INTO main._sync_dirty (t, k, since, base) VALUES (?, ?, ?, ?) \
-         ON CONFLICT (t, k) DO UPDATE SET held = NULL, message = NULL",
+        "INSERT INTO main._sync_dirty (t, k, since, base, departure, heir) VALUES (?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (t, k) DO UPDATE SET held = NULL, message = NULL, departure = excluded.departure, \
+         heir = excluded.heir",
     )?;
-    let mut add = |k: &[u8], base: Option<Record>| -> Result<(), Error> {
-        let base = base.map(|b| complete(conn, log, k, b)).transpose()?.flatten();
-        add.execute((log.id, k, now, base.map(|b| record::encode_partial(&b))))?;
+    let mut add = |told: Told| -> Result<(), Error> {
+        let base = told.base.map(|b| complete(conn, log, &told.k, b)).transpose()?.flatten();
+        let base = base.map(|b| record::encode_partial(&b));
+        add.execute((log.id, &told.k, now, base, told.trail.departure().stored(), told.heir))?;
         Ok(())
     };
     let mut rows = s.query([])?;
     let mut passed_over = false;
-    let mut of_key: Option<(Vec<u8>, Option<Record>)> = None;
+    let mut of_key: Option<Told> = None;
     while let Some(r) = rows.next()? {
         let Some(k) = r.get_ref_unwrap(0).as_blob_or_null().map_err(rusqlite::Error::from)? else {
             passed_over = true;
             continue;
         };
         let op: i64 = r.get(1)?;
-        let entry = || if log.live.is_some() { old_row(op, r, 2, log.columns).ok().flatten() } else { None };
+        let heir: Option<Vec<u8>> = r.get(2)?;
+        let entry = || if log.live.is_some() { old_row(op, r, 3, log.columns).ok().flatten() } else { None };
         match &mut of_key {
-            Some((same, base)) if same == k => {
-                if base.as_ref().is_some_and(|b| b.iter().any(Option::is_none)) {
-                    *base = base.take().zip(entry()).map(|(b, e)| fill(b, e));
+            Some(told) if told.k == k => {
+                if told.base.as_ref().is_some_and(|b| b.iter().any(Option::is_none)) {
+                    told.base = told.base.take().zip(entry()).map(|(b, e)| fill(b, e));
+                }
+                told.trail = told.trail.then(trace(op));
+                if heir.is_some() {
+                    told.heir = heir;
                 }
             }
             _ => {
-                let next = (k.to_vec(), entry());
-                if let Some((k, base)) = of_key.replace(next) {
-                    add(&k, base)?;
+                let next = Told { k: k.to_vec(), base: entry(), trail: Trail::default().then(trace(op)), heir };
+                if let Some(told) = of_key.replace(next) {
+                    add(told)?;
                 }
             }
         }
     }
-    if let Some((k, base)) = of_key {
-        add(&k, base)?;
+    if let Some(told) = of_key {
+        add(told)?;
     }
     Ok(passed_over)
 }
@@ -237,7 +259,7 @@ mod tests {
              CREATE TRIGGER _sync_1_update AFTER UPDATE ON t BEGIN
                INSERT INTO _sync_log_1 (op, c0, c1) VALUES (2, OLD.id, OLD.a); END;
              ALTER TABLE _sync_inbox DROP COLUMN merged_row; ALTER TABLE _sync_table DROP COLUMN shape;
-             ALTER TABLE _sync_table DROP COLUMN triggers;
+             ALTER TABLE _sync_table DROP COLUMN triggers; DROP INDEX _sync_dirty_followed;
              ALTER TABLE _sync_dirty DROP COLUMN departure; ALTER TABLE _sync_dirty DROP COLUMN heir;
              ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir;
              UPDATE _sync_meta SET value = 1 WHERE name = 'format';

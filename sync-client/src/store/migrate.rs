@@ -115,5 +115,6 @@ ALTER TABLE main._sync_dirty ADD COLUMN departure INTEGER;
 ALTER TABLE main._sync_dirty ADD COLUMN heir BLOB;
 ALTER TABLE main._sync_out ADD COLUMN departure INTEGER;
 ALTER TABLE main._sync_out ADD COLUMN heir BLOB;
+CREATE INDEX IF NOT EXISTS main._sync_dirty_followed ON _sync_dirty (t, k) WHERE departure > 1;
 ",
 ];

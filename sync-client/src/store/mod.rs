@@ -12,6 +12,7 @@ mod meta;
 mod migrate;
 mod names;
 mod outbox;
+mod references;
 mod shape;
 mod strayed;
 mod versions;

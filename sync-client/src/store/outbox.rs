@@ -143,7 +143,8 @@ impl Store {
     pub(crate) fn release_outbox(&self) -> Result<(), Error> {
         self.keep_unsent()?;
         self.conn.execute(
-            "INSERT INTO main._sync_dirty (t, k, since, base) SELECT t, k, since, base FROM main._sync_out WHERE true \
+            "INSERT INTO main._sync_dirty (t, k, since, base, departure, heir) \
+             SELECT t, k, since, base, departure, heir FROM main._sync_out WHERE true \
              ON CONFLICT (t, k) DO UPDATE SET base = excluded.base, since = excluded.since",
             [],
         )?;

@@ -43,6 +43,7 @@ pub(crate) struct World {
     pub(crate) clock: Arc<Clock>,
     pub(crate) limits: Limits,
     pub(crate) schema: String,
+    pub(crate) rules: Option<String>,
     server: Option<Server>,
     url: String,
 }
@@ -53,11 +54,17 @@ impl World {
     }
 
     pub(crate) fn with(schema: &str, limits: Limits) -> Self {
+        Self::ruled(schema, limits, None)
+    }
+
+    /// The same with rules of the server.
+    pub(crate) fn ruled(schema: &str, limits: Limits, rules: Option<&str>) -> Self {
         let mut world = Self {
             dir: tempfile::tempdir().expect("a directory"),
             clock: Arc::default(),
             limits,
             schema: schema.to_owned(),
+            rules: rules.map(str::to_owned),
             server: None,
             url: String::new(),
         };
@@ -70,7 +77,7 @@ impl World {
         let config = ServiceConfig {
             data_dir: self.data(),
             schema_sql: self.schema.clone(),
-            rules_sql: None,
+            rules_sql: self.rules.clone(),
             wire_schema: "main".into(),
             app_name: "test".into(),
             limits: self.limits.clone(),

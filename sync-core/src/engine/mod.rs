@@ -1,6 +1,6 @@
 //! Every decision that the protocol asks for, as pure functions: no clock, no randomness, no I/O.
 //!
-//! The client's: [`change`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`],
+//! The client's: [`change`], [`departure`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`],
 //! [`patience`]. The server's: admission, conflicts, effects, windows, snapshots, retention, budgets. Both: [`digest`].
 
 pub mod admit;
@@ -10,6 +10,7 @@ pub mod budget;
 pub mod change;
 pub mod conflict;
 pub mod connect;
+pub mod departure;
 pub mod digest;
 pub mod effects;
 pub mod merge;

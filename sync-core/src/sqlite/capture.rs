@@ -11,6 +11,7 @@
 use rusqlite::Row;
 
 use super::{NotUtf8, quote, quote_all, value};
+use crate::engine::departure::Trace;
 use crate::record::Record;
 use crate::schema::{Affinity, Table};
 use crate::value::Value;
@@ -26,8 +27,29 @@ pub const THREATENED: i64 = 4;
 /// As [`CHANGED`], without the texts that stayed the same. The bits above the third are the columns to
 /// which this applies: NULL there is a text that stayed, the integer 1 is a NULL that did not.
 pub const CHANGED_IN_PART: i64 = 5;
+/// The whole row as it was before an UPDATE that gave it another key. The next entry of the log, always a
+/// [`CAME`], has that key.
+pub const REKEYED: i64 = 6;
 
 const KIND_BITS: u32 = 3;
+
+/// The kind of an entry, without the columns of [`CHANGED_IN_PART`].
+#[must_use]
+pub const fn kind(op: i64) -> i64 {
+    op & ((1 << KIND_BITS) - 1)
+}
+
+/// What an entry says of the row with its key.
+#[must_use]
+pub const fn trace(op: i64) -> Trace {
+    match kind(op) {
+        CAME => Trace::Came,
+        WENT => Trace::Went,
+        THREATENED => Trace::Threatened,
+        REKEYED => Trace::Rekeyed,
+        _ => Trace::Changed,
+    }
+}
 
 /// The name of a table's log. `id` is the table's number in the file.
 #[must_use]
@@ -76,7 +98,7 @@ pub fn old_row(op: i64, r: &Row<'_>, first: usize, columns: usize) -> Result<Opt
     if op == CAME {
         return Ok(None);
     }
-    let in_part = op & ((1 << KIND_BITS) - 1) == CHANGED_IN_PART;
+    let in_part = kind(op) == CHANGED_IN_PART;
     let mut out = Record::with_capacity(columns);
     for i in 0..columns {
         let v = value(r.get_ref_unwrap(first + i), i)?;
@@ -141,15 +163,11 @@ pub fn triggers(id: i64, table: &Table, early: bool) -> Vec<(String, String)> {
         let sql = format!("CREATE TRIGGER {} {head} BEGIN {body} END", quote(&name));
         out.push((name, sql));
     };
-    let whole_and_came = format!("{whole} {came}");
+    let rekeyed = format!("INSERT INTO {log} (op, {all}) VALUES ({REKEYED}, {old}); {came}");
     add("insert", format!("AFTER INSERT ON {on}"), &came);
     let in_part = format!("INSERT INTO {log} (op, {all}) VALUES ({in_part}, {changed});");
     add("update", format!("{moment} UPDATE ON {on}"), if texts.is_empty() { &whole } else { &in_part });
-    add(
-        "rekey",
-        format!("AFTER UPDATE OF {key_columns}{other_names} ON {on} WHEN {key_changed}"),
-        if texts.is_empty() { &came } else { &whole_and_came },
-    );
+    add("rekey", format!("AFTER UPDATE OF {key_columns}{other_names} ON {on} WHEN {key_changed}"), &rekeyed);
     add(
         "delete",
         format!("{moment} DELETE ON {on}"),
@@ -233,8 +251,10 @@ mod tests {
         .unwrap();
         let log = log(conn, 0);
         assert_eq!(&log[..3], ["1 'a' NULL", "1 'b' NULL", "2 'a' 1"]);
-        assert!(log[3..5].contains(&"2 'b' 2".into()) && log[3..5].contains(&"1 'c' NULL".into()), "{log:?}");
-        assert_eq!(&log[5..], ["3 'a' 5"]);
+        let rekeyed = log.iter().position(|e| e == "6 'b' 2").expect("an entry of the old key");
+        assert_eq!(log[rekeyed + 1], "1 'c' NULL", "the next entry has the new key: {log:?}");
+        assert!(log[3..6].contains(&"2 'b' 2".into()), "{log:?}");
+        assert_eq!(&log[6..], ["3 'a' 5"]);
     }
 
     #[test]

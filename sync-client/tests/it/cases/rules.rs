@@ -41,7 +41,11 @@ fn a_newer_edit_stands_on_what_the_server_made_of_the_row() {
             for d in [&a, &b] {
                 assert_eq!(d.text("SELECT name || ' ' || email FROM people"), expected, "{by_snapshot} {edit}");
             }
-            assert!(a.client().conflicts().unwrap().is_empty() && a.client().discarded().unwrap().is_empty());
+            // What the server changed is told, where it shows.
+            let told = a.client().conflicts().unwrap();
+            assert!(told.iter().all(|e| e.reason == "changed" && e.message.ends_with(": email")), "{told:?}");
+            assert_eq!((told.len(), edit.contains("B@X")), (usize::from(!edit.contains("B@X")), edit.contains("B@X")));
+            assert!(a.client().discarded().unwrap().is_empty());
         }
     }
 }
