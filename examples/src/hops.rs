@@ -206,6 +206,7 @@ impl Recorder {
             Event::Failed { message, .. } => self.lock().failed = Some(message.clone()),
             // A new number is told by the inbox, too.
             Event::Rekeyed { .. }
+            | Event::HeldBack { .. }
             | Event::Started
             | Event::Pulling { .. }
             | Event::Downloaded { .. }

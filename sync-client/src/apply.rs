@@ -67,6 +67,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) stage: Option<&'a Stage>,
     /// Whether the stage has a whole snapshot, which is being merged.
     pub(crate) rebuilding: bool,
+    /// Tables that were held back until this rebuild.
+    pub(crate) let_go: BTreeSet<usize>,
     pub(crate) numbered: BTreeMap<usize, i64>,
     pub(crate) keep: Keep,
     /// While another device's work is taken up: the intents that are of it.
@@ -96,7 +98,8 @@ pub(crate) enum Written {
 
 impl<'a> Applier<'a> {
     pub(crate) fn new(store: &'a Store, policies: &'a Policies, now: i64) -> Result<Self, Error> {
-        let any_dirty = store.any_dirty(false)?;
+        let let_go = store.let_go_tables()?;
+        let any_dirty = !let_go.is_empty() || store.any_dirty(false)?;
         Ok(Self {
             store,
             policies,
@@ -117,6 +120,7 @@ impl<'a> Applier<'a> {
             missing: BTreeSet::new(),
             stage: None,
             rebuilding: false,
+            let_go,
             numbered: BTreeMap::new(),
             aside: Aside::new(store)?,
             pushed: None,

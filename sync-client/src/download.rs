@@ -101,7 +101,7 @@ impl Engine {
         };
         let most = if self.small_pages() { most.min(SMALL_PAGE_ROWS) } else { most };
         let total = d.session.row_count;
-        let mut intake = Intake::new(self.store.schema(), self.algorithm());
+        let mut intake = Intake::new(&self.store, self.algorithm());
         loop {
             let response =
                 self.api.snapshot_page(&d.source, &d.session.snapshot_id, d.after, most).map_err(Error::from)?;
@@ -160,7 +160,7 @@ impl Engine {
             bundle_hash: b.hash.clone(),
             ..BundleHead::default()
         };
-        Intake::resume(self.store.schema(), self.algorithm(), fetch.hasher).finish(&head)?;
+        Intake::resume(&self.store, self.algorithm(), fetch.hasher).finish(&head)?;
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl Engine {
         loop {
             let response = self.api.committed_rows(source, b.seq, f.after, most).map_err(Error::from)?;
             // What a page brings counts once it is whole.
-            let mut intake = Intake::resume(self.store.schema(), self.algorithm(), f.hasher.clone());
+            let mut intake = Intake::resume(&self.store, self.algorithm(), f.hasher.clone());
             let (mut taken, mut staged) = (f.taken, f.staged);
             let page = stage.step(|| {
                 let page = read_page(response.body, |w| {

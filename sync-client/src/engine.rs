@@ -88,7 +88,8 @@ impl Engine {
     pub(crate) fn greet(&mut self) -> Result<(), Error> {
         let now = self.env.now_ms();
         if self.greeted.is_some_and(|at| (at..at + GREETING_MS).contains(&now)) {
-            return Ok(());
+            // The app may have changed its tables since.
+            return self.note_held_back();
         }
         // Another account does not hear of the source that this file had at the one before.
         let source = match Meta::Resume.integer(&self.store.conn)? {

@@ -51,6 +51,7 @@ impl Store {
             "CREATE TEMP TABLE IF NOT EXISTS _sync_deletes (t, k, since, base, v, departure, heir); \
              CREATE TEMP TABLE IF NOT EXISTS _sync_done (t, k);",
         )?;
+        self.hold_back()?;
         let events = self.settle_departures(now)?;
         let any = self.any_dirty(true)?;
         let outbox = self.freeze_some(limits)?;

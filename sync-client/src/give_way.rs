@@ -33,7 +33,8 @@ impl Applier<'_> {
     pub(crate) fn give_way(&mut self, stage: Option<&Stage>) -> Result<(), Error> {
         let store = self.store;
         self.gives_way("take_remote");
-        for (position, m) in store.managed.iter().enumerate() {
+        // What the server has of a table that is held back is not known.
+        for (position, m) in store.managed.iter().enumerate().filter(|(p, _)| !store.held_back.contains_key(p)) {
             let table = store.table(position);
             let mut after: Vec<u8> = Vec::new();
             loop {

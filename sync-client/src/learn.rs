@@ -27,7 +27,7 @@ impl Engine {
         let checkpoint = Meta::Checkpoint.integer(&tx)?;
         // The pull that came between would have brought a newer version, unless the history is another one now.
         for c in conflicts.iter().filter(|c| c.server_row_version <= checkpoint) {
-            let Some(position) = self.store.schema().position(&c.table) else { continue };
+            let Some(position) = self.store.travelling(&c.table) else { continue };
             let table = self.store.table(position);
             let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());
             let key = decode_key(table, &c.key).map_err(wrong)?;

@@ -47,6 +47,7 @@ mod export;
 mod freeze;
 mod give_way;
 mod held;
+mod held_back;
 mod import;
 mod inbox;
 mod keep;

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sync_core::protocol::capabilities::Capabilities;
-use sync_core::schema::Table;
+use sync_core::engine::alike::{self, Unlike};
+use sync_core::protocol::capabilities::{Capabilities, TableSpec};
+use sync_core::schema::{Schema, Table};
 
 use crate::engine::Engine;
 use crate::error::Error;
@@ -15,6 +16,7 @@ use crate::store::Meta;
 pub(crate) struct Offered {
     tables: BTreeSet<String>,
     columns: BTreeMap<String, BTreeSet<String>>,
+    specs: Vec<TableSpec>,
 }
 
 impl Offered {
@@ -24,12 +26,18 @@ impl Offered {
         Self {
             tables: c.registered_tables.iter().map(name).collect(),
             columns: specs.map(|s| (s.table.clone(), s.columns.iter().cloned().collect())).collect(),
+            specs: c.registered_table_specs.clone(),
         }
     }
 
     /// Whether the server is known to lack a table.
     pub(crate) fn lacks(&self, table: &Table) -> bool {
         !self.tables.is_empty() && !self.tables.contains(&table.name)
+    }
+
+    /// The tables of a file that are others there, by position: their rows do not travel.
+    pub(crate) fn unlike(&self, schema: &Schema) -> BTreeMap<usize, Unlike> {
+        alike::unlike(schema, &self.specs)
     }
 
     /// Positions of the columns that the server is known to lack.
@@ -44,6 +52,7 @@ impl Engine {
     /// refused may pass now.
     pub(crate) fn learn_tables(&mut self, c: &Capabilities) -> Result<(), Error> {
         self.store.offered = Offered::of(c);
+        self.store.held_back = self.store.offered.unlike(self.store.schema());
         let said = (c.schema_version, &c.registered_tables, &c.registered_table_specs, &c.bundle_limits);
         let said = serde_json::to_string(&said).map_err(|e| Error::Protocol(e.to_string()))?;
         if Meta::ServerTables.get::<String>(&self.store.conn)?.as_ref() != Some(&said) {
@@ -52,6 +61,6 @@ impl Engine {
             Meta::ServerTables.set(&tx, said)?;
             tx.commit()?;
         }
-        Ok(())
+        self.note_held_back()
     }
 }

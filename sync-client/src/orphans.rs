@@ -88,6 +88,7 @@ impl Applier<'_> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
         let k = Key::pack(&key)?.as_bytes().to_vec();
+        self.claim(position, &k)?;
         let Some(dirty) = store.dirty(m.id, &k)? else { return Ok(()) };
         if store.outbox()?.is_some() {
             Meta::OutboxDisturbed.set(&store.conn, 1)?;
@@ -187,6 +188,9 @@ impl Applier<'_> {
     fn settle_intents(&mut self, position: usize, went: bool, came: bool) -> Result<(), Error> {
         let store = self.store;
         let (t, table) = (store.managed[position].id, store.table(position));
+        if went && store.held_back.contains_key(&position) {
+            self.claim_held_back(position)?;
+        }
         let mut s = store.conn.prepare_cached("SELECT k FROM main._sync_dirty WHERE t = ?")?;
         let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
         for k in keys {

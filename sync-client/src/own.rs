@@ -65,6 +65,13 @@ impl Applier<'_> {
             let k: Vec<u8> = row.get(1)?;
             let op = Op::from_stored(row.get(2)?);
             let Some(position) = self.store.position(t) else { continue };
+            if self.store.held_back.contains_key(&position) {
+                // What came of it was passed over: it meets the server's row once the table travels again.
+                if self.store.dirty(t, &k)?.is_none() {
+                    self.store.put_dirty(t, &k, self.now, None)?;
+                }
+                continue;
+            }
             if op == Some(Op::Delete) || self.store.dirty(t, &k)?.is_some() {
                 continue;
             }

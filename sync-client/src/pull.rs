@@ -91,7 +91,7 @@ impl Engine {
                 }
             };
             let mut sink = Sink {
-                intake: Intake::new(self.store.schema(), self.algorithm()),
+                intake: Intake::new(&self.store, self.algorithm()),
                 begin: &tell,
                 stage: &stage,
                 expected: checkpoint + 1,

@@ -165,7 +165,7 @@ impl Engine {
             }
             None => Meta::HistoryHash.clear(conn)?,
         }
-        conn.execute("UPDATE main._sync_table SET grown_from = NULL", [])?;
+        self.store.rebuilt_but_held_back()?;
         self.env.fault(FaultPoint::Rebuilding);
         whole.commit()
     }
@@ -182,7 +182,7 @@ impl Store {
         let (mut settled, mut effects) = (Vec::new(), Vec::new());
         while let Some(r) = rows.next()? {
             let (t, k, row): (i64, Vec<u8>, Option<Vec<u8>>) = (r.get(1)?, r.get(2)?, r.get(3)?);
-            let Some(position) = self.position(t) else { continue };
+            let Some(position) = self.position(t).filter(|p| !self.held_back.contains_key(p)) else { continue };
             let sent = row.as_deref().map(record::decode).transpose()?;
             let there = stage.snapshot_row(position, &k)?;
             let there = there.map(|(v, row)| Ok::<_, Error>((v, record::decode(&row)?))).transpose()?;
@@ -257,7 +257,17 @@ impl Applier<'_> {
         let r = self.unrounded(r)?;
         let (store, m) = (self.store, &self.store.managed[r.position]);
         let known = store.known(m.id, &r.k)?;
-        let dirty = if self.any_dirty { store.dirty(m.id, &r.k)? } else { None };
+        let mut dirty = if self.any_dirty { store.dirty(m.id, &r.k)? } else { None };
+        if self.let_go.contains(&r.position) && known == Known::Live(r.version) && fork.is_none() {
+            // Under one version both ends may have values of their own: then it is a conflict like any other.
+            if dirty.is_none() && !self.is_as_here(&r)? {
+                store.put_dirty(m.id, &r.k, self.now, None)?;
+                dirty = store.dirty(m.id, &r.k)?;
+            }
+            if let Some(dirty) = dirty.as_ref().filter(|d| d.base.is_none()) {
+                return self.meet(r, known, dirty);
+            }
+        }
         let Some(dirty) = dirty else {
             if known == Known::Live(r.version) && fork.is_none() && !grown.contains_key(&r.position) {
                 return Ok(());
@@ -312,11 +322,22 @@ impl Applier<'_> {
         }
     }
 
+    /// Whether this file has the row as it came.
+    fn is_as_here(&self, r: &StagedRow) -> Result<bool, Error> {
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let live = self.store.managed[r.position].sql.read(&self.store.conn, &key)?;
+        Ok(match (live, r.row.as_deref().map(record::decode).transpose()?) {
+            (Some(Ok(live)), Some(remote)) => record::agrees(&live, &remote),
+            (None, None) => true,
+            _ => false,
+        })
+    }
+
     /// Rows that the server was known to have and that the snapshot lacks were deleted there.
     pub(crate) fn missing_from(&mut self, stage: &Stage, seq: i64, fork: Option<i64>) -> Result<(), Error> {
         let store = self.store;
         // Parents first: what an own delete took along is told by them.
-        for position in store.schema().parents_first().iter().copied() {
+        for position in store.schema().parents_first().iter().copied().filter(|p| !store.held_back.contains_key(p)) {
             let m = &store.managed[position];
             let mut s = store.conn.prepare("SELECT k FROM main._sync_row WHERE t = ? AND v >= 0 ORDER BY k")?;
             let mut rows = s.query([m.id])?;

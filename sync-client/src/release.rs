@@ -12,6 +12,7 @@ use sync_core::value::Value;
 
 use crate::departed::STILL_REFERRED_TO;
 use crate::error::Error;
+use crate::held_back::HELD_BACK;
 use crate::orphans::parent_key;
 use crate::store::{Store, WAITS_FOR};
 use crate::ties;
@@ -149,8 +150,8 @@ fn can_pass(reason: &str) -> bool {
 /// Reasons that only an edit of the row can lift.
 const LOCAL: [&str; 2] = ["key_form", "not_utf8"];
 /// Reasons that an edit lifts, or another schema or limit at the server.
-const BY_SCHEMA: [&str; 7] =
-    ["check", "not_null", "type", "unknown_column", "unknown_table", "too_large", "group_too_large"];
+const BY_SCHEMA: [&str; 8] =
+    ["check", "not_null", "type", "unknown_column", "unknown_table", HELD_BACK, "too_large", "group_too_large"];
 
 /// The row that a foreign key names.
 enum Parent {

@@ -2,7 +2,7 @@
 //!
 //! Row contents appear only where a person asks for them ([`InboxRow`]), as JSON in the exact view.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How an attach went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -121,6 +121,8 @@ pub struct Status {
     pub synced_through: Mark,
     /// Refused rows that wait for a person.
     pub rejected_rows: u64,
+    /// Tables that are others on the server: no row of them is sent or taken.
+    pub held_back: Vec<HeldTable>,
     /// Local edits that a policy discarded, kept whole.
     pub discarded_rows: u64,
     /// Conflicts that were settled without discarding a whole row.
@@ -135,6 +137,15 @@ pub struct Status {
     pub last_error: Option<LastError>,
     /// With [`Attached::RetryLater`]: how long to wait.
     pub retry_after_seconds: Option<u64>,
+}
+
+/// A table that is held back both ways, since its values could change on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldTable {
+    /// Table, as on the wire.
+    pub table: String,
+    /// Why, and what to do, for a person.
+    pub message: String,
 }
 
 /// The last failure.
@@ -271,6 +282,13 @@ pub enum Event {
         /// Key object.
         key: String,
         /// For a person.
+        message: String,
+    },
+    /// A table is another one on the server, and is held back from now on.
+    HeldBack {
+        /// Table, as on the wire.
+        table: String,
+        /// Why, and what to do, for a person.
         message: String,
     },
     /// An INTEGER key that two devices had minted was replaced here.

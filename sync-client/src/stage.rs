@@ -12,7 +12,6 @@ use sync_core::protocol::Op;
 use sync_core::protocol::pull::BundleHead;
 use sync_core::protocol::rows::WireRow;
 use sync_core::record;
-use sync_core::schema::Schema;
 use sync_core::value::Value;
 use sync_core::wire::{Form, decode_key, decode_payload, push_members};
 
@@ -21,6 +20,7 @@ use crate::error::{Error, cannot};
 use crate::lock::beside;
 use crate::mutant::{self, Mutant};
 use crate::private;
+use crate::store::Store;
 
 /// The scratch database.
 pub(crate) struct Stage {
@@ -247,19 +247,19 @@ fn remove(path: &Path) {
 
 /// Reads wire rows of one bundle: checks them, hashes them, and turns them into staged ones.
 pub(crate) struct Intake<'a> {
-    schema: &'a Schema,
+    store: &'a Store,
     algorithm: Algorithm,
     hasher: BundleHasher,
     key: String,
     payload: String,
-    /// Rows of tables that this file does not have.
+    /// Rows of tables that this file does not have, or that are held back.
     pub(crate) skipped: u64,
 }
 
 impl<'a> Intake<'a> {
-    pub(crate) fn new(schema: &'a Schema, algorithm: Algorithm) -> Self {
+    pub(crate) fn new(store: &'a Store, algorithm: Algorithm) -> Self {
         Self {
-            schema,
+            store,
             algorithm,
             hasher: BundleHasher::new(algorithm),
             key: String::new(),
@@ -269,8 +269,8 @@ impl<'a> Intake<'a> {
     }
 
     /// Goes on with a bundle of which rows were taken before.
-    pub(crate) fn resume(schema: &'a Schema, algorithm: Algorithm, hasher: BundleHasher) -> Self {
-        Self { hasher, ..Self::new(schema, algorithm) }
+    pub(crate) fn resume(store: &'a Store, algorithm: Algorithm, hasher: BundleHasher) -> Self {
+        Self { hasher, ..Self::new(store, algorithm) }
     }
 
     /// The state of the bundle that is being taken.
@@ -317,14 +317,14 @@ impl<'a> Intake<'a> {
     }
 
     fn stage(&mut self, w: &WireRow, op: Op) -> Result<Option<StagedRow>, Error> {
-        let Some(position) = self.schema.position(&w.table) else {
+        let Some(position) = self.store.travelling(&w.table) else {
             self.skipped += 1;
             if mutant::on(Mutant::UnknownStops) {
                 return Err(Error::Argument(format!("there is no table {}", w.table)));
             }
             return Ok(None);
         };
-        let table = &self.schema.tables()[position];
+        let table = self.store.table(position);
         let wrong = |e: sync_core::wire::WireError| Error::Protocol(e.to_string());
         let key = decode_key(table, &w.key).map_err(wrong)?;
         let k = match key.as_slice() {

@@ -16,11 +16,11 @@ use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::survey::survey;
 
 use crate::error::Error;
-use crate::inbox;
 use crate::listing::{held_rows, inbox_rows, keyless_rows};
 use crate::report::{ErrorClass, LastError, Mark, PendingRow, Status};
 use crate::settle::op_of;
 use crate::store::{Meta, SETTINGS, known, rfc3339};
+use crate::{held_back, inbox};
 
 /// Reads the status of a synced file, also while another process syncs it. It waits for nobody, writes
 /// nothing, and takes about as long with a million changed rows as with one.
@@ -69,6 +69,7 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         position: position(&conn)?,
         synced_through: Mark(Meta::SyncedThrough.integer(&conn)?.unsigned_abs()),
         rejected_rows: inbox_rows(&conn, "rejected")? + held_rows(&conn)? + keyless_rows(&conn)?,
+        held_back: held_back::read(Meta::HeldBack.get(&conn)?)?,
         discarded_rows: inbox_rows(&conn, "discarded")?,
         conflicts: inbox_rows(&conn, "conflict")?,
         checkpoint: Meta::Checkpoint.integer(&conn)?,

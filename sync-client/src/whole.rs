@@ -100,7 +100,7 @@ impl<'a> Applier<'a> {
             self.settle_absent()?;
         }
         self.withdraw_leaving()?;
-        if self.any_dirty { self.settle_orphans() } else { Ok(()) }
+        if self.any_dirty || !self.store.held_back.is_empty() { self.settle_orphans() } else { Ok(()) }
     }
 
     fn ended(mut self) -> Result<Outcome, Error> {
@@ -151,7 +151,8 @@ impl<'a> Applier<'a> {
                     if !seen.insert((child, k.clone())) {
                         continue;
                     }
-                    if store.dirty(m.id, &k)?.is_some() {
+                    // What is held back would not come again.
+                    if store.held_back.contains_key(&child) || store.dirty(m.id, &k)?.is_some() {
                         out.changed.push((child, key));
                     } else if let Some(row) = m.sql.read_bytes(&store.conn, &key)? {
                         found.push((child, row));

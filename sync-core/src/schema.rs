@@ -41,6 +41,12 @@ impl Affinity {
             Self::Numeric
         }
     }
+
+    /// The same in a table that is STRICT or not: only in a STRICT one ANY keeps values as they are.
+    #[must_use]
+    pub fn in_table(declared: &str, strict: bool) -> Self {
+        if !strict && declared.eq_ignore_ascii_case("ANY") { Self::Numeric } else { Self::of(declared) }
+    }
 }
 
 /// One column that travels: an ordinary, non-generated column of a synced table.
@@ -105,6 +111,8 @@ pub struct Table {
     pub uniques: Vec<Unique>,
     /// Declared WITHOUT ROWID.
     pub without_rowid: bool,
+    /// Declared STRICT.
+    pub strict: bool,
     /// The `CREATE TABLE` statement.
     pub sql: String,
 }
@@ -234,6 +242,7 @@ mod tests {
                 .collect(),
             uniques: vec![],
             without_rowid: false,
+            strict: false,
             sql: String::new(),
         }
     }

@@ -246,6 +246,7 @@ impl Store {
         self.by_id = managed.iter().enumerate().map(|(position, m)| (m.id, position)).collect();
         self.managed = managed;
         self.found = found;
+        self.held_back = self.offered.unlike(&self.found.schema);
         self.end_capture(now)?;
         // Whoever leaves says what becomes of them.
         if !leaving {
@@ -323,7 +324,7 @@ fn capture(
         Some(found) => found,
         None => Shape::add(conn, table)?,
     };
-    shape.check(table, stance)?;
+    shape.admit(conn, id, table, stance)?;
     let wanted = triggers(id, table, early);
     let present: Vec<&names::Capture> = captures.iter().filter(|t| t.id == id).collect();
     let there = |(name, sql): &(String, String)| present.iter().any(|t| t.name == *name && t.sql == *sql);

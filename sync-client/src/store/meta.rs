@@ -77,6 +77,10 @@ pub(crate) enum Meta {
     Part,
     /// What the server last said of its tables and limits.
     ServerTables,
+    /// The tables that are held back, each with the sentence that says why, as JSON.
+    HeldBack,
+    /// Tables that were held back and are not any more, as JSON: the next rebuild compares all of their rows.
+    LetGo,
     /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
     CheckpointBundle,
 }
@@ -126,6 +130,8 @@ impl Meta {
             Self::Search => "search",
             Self::Part => "part",
             Self::ServerTables => "server_tables",
+            Self::HeldBack => "held_back",
+            Self::LetGo => "let_go",
             Self::CheckpointBundle => "checkpoint_bundle",
         }
     }

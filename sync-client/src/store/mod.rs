@@ -22,6 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
+use sync_core::engine::alike::Unlike;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::connection::{self, Settings};
 use sync_core::sqlite::introspect::Found;
@@ -46,6 +47,8 @@ pub(crate) struct Store {
     schema_version: i64,
     /// The server's tables, as it last told of them.
     pub(crate) offered: Offered,
+    /// The tables that are others there, by position.
+    pub(crate) held_back: BTreeMap<usize, Unlike>,
 }
 
 /// One synced table's number in this file, and its statements.
@@ -70,6 +73,7 @@ impl Store {
             by_id: BTreeMap::new(),
             schema_version: -1,
             offered: Offered::default(),
+            held_back: BTreeMap::new(),
         })
     }
 
@@ -110,6 +114,11 @@ impl Store {
 
     pub(crate) const fn schema(&self) -> &Schema {
         &self.found.schema
+    }
+
+    /// The position of a table whose rows travel, by its wire name.
+    pub(crate) fn travelling(&self, name: &str) -> Option<usize> {
+        self.schema().position(name).filter(|p| !self.held_back.contains_key(p))
     }
 
     pub(crate) fn table(&self, position: usize) -> &Table {

@@ -120,12 +120,13 @@ impl Store {
         Ok(out)
     }
 
-    /// Whether every frozen row is of a table that is still synced, with the columns that it had.
+    /// Whether every frozen row is of a table that still travels, with the columns that it had.
     pub(crate) fn outbox_fits(&self) -> Result<bool, Error> {
         let mut s = self.conn.prepare_cached("SELECT DISTINCT t FROM main._sync_out")?;
         let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
         let stored: String = Meta::OutboxColumns.get(&self.conn)?.unwrap_or_default();
-        Ok(tables.iter().all(|t| self.position(*t).is_some()) && stored == self.columns_of(&tables))
+        Ok(tables.iter().all(|t| self.position(*t).is_some_and(|p| !self.held_back.contains_key(&p)))
+            && stored == self.columns_of(&tables))
     }
 
     /// The columns of these tables, as text to compare.

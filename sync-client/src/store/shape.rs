@@ -3,11 +3,13 @@
 
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
+use sync_core::engine::alike::{Kind, is_blob};
 use sync_core::record::{self, Record};
 use sync_core::schema::{Affinity, Column, Table};
 
 use super::Meta;
 use crate::error::Error;
+use crate::held_back;
 
 /// How the file stands to its server: what may become of a synced table follows from that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +94,7 @@ impl Shape {
         let mut now = Self::of(table);
         if let Some(rest) = now.rest.as_mut().filter(|_| stance == Stance::Leaving) {
             for (column, declared) in table.columns.iter().zip(&mut rest.types) {
-                if let Some(was) = self.declared(&column.sql_name).filter(|was| kind(was) != kind(declared)) {
+                if let Some(was) = self.declared(&column.sql_name).filter(|was| Kind::of(was) != Kind::of(declared)) {
                     was.clone_into(declared);
                 }
             }
@@ -132,6 +134,7 @@ impl Shape {
             foreign_keys: Vec::new(),
             uniques: Vec::new(),
             without_rowid: false,
+            strict: false,
             sql: String::new(),
         }
     }
@@ -154,48 +157,85 @@ impl Shape {
         let Some(rest) = &self.rest else { return false };
         let same = |(was, i): (&String, &usize)| {
             let c = &table.columns[*i];
-            was.eq_ignore_ascii_case(&c.sql_name) && self.declared(was).is_some_and(|d| kind(d) == kind(&c.declared))
+            was.eq_ignore_ascii_case(&c.sql_name)
+                && self.declared(was).is_some_and(|d| Kind::of(d) == Kind::of(&c.declared))
         };
         rest.key.len() != table.key.len() || !rest.key.iter().zip(&table.key).all(same)
     }
 
-    /// What became of the table that is refused.
-    pub(super) fn check(&self, table: &Table, stance: Stance) -> Result<(), Error> {
-        if stance == Stance::Fresh {
-            return Ok(());
+    /// Refuses what others would lose by. Nobody else has the rows of a table that is held back as they are here: it may
+    /// become what the server's is.
+    pub(super) fn admit(&self, conn: &Connection, id: i64, table: &Table, stance: Stance) -> Result<(), Error> {
+        if !is_held_back(conn, &table.name)? {
+            return self.check(table, stance);
         }
-        let leaving = stance == Stance::Leaving;
-        for (at, was) in self.columns.iter().enumerate() {
-            let Some(column) = table.columns.iter().find(|c| c.sql_name.eq_ignore_ascii_case(was)) else {
-                if stance != Stance::Synced {
-                    continue;
-                }
-                return Err(Error::RemovedColumn {
-                    table: table.sql_name.clone(),
-                    column: was.clone(),
-                    renamed: self.stands_for(at, table),
-                });
-            };
-            if let Some(declared) = self.declared(was).filter(|d| kind(d) != kind(&column.declared) && !leaving) {
-                let named = |declared: &str| if declared.is_empty() { "untyped".into() } else { declared.to_owned() };
-                return Err(Error::RetypedColumn {
-                    table: table.sql_name.clone(),
-                    column: column.sql_name.clone(),
-                    was: named(declared),
-                    now: named(&column.declared),
-                });
-            }
+        self.check_columns(table, stance)?;
+        if is_known(conn, id)? {
+            self.check_key(table, stance)?;
         }
-        if self.has_another_key(table) {
-            let list =
-                |names: &mut dyn Iterator<Item = &String>| names.map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(Error::ChangedKey {
-                table: table.sql_name.clone(),
-                was: list(&mut self.rest.iter().flat_map(|r| &r.key)),
-                now: list(&mut table.key.iter().map(|i| &table.columns[*i].sql_name)),
-            });
+        if self.retyped(table).is_some() {
+            conn.execute("UPDATE main._sync_dirty SET base = NULL WHERE t = ?", [id])?;
         }
         Ok(())
+    }
+
+    /// What became of the table that is refused.
+    fn check(&self, table: &Table, stance: Stance) -> Result<(), Error> {
+        self.check_columns(table, stance)?;
+        self.check_types(table, stance)?;
+        self.check_key(table, stance)
+    }
+
+    /// A column that is gone.
+    fn check_columns(&self, table: &Table, stance: Stance) -> Result<(), Error> {
+        if stance != Stance::Synced {
+            return Ok(());
+        }
+        let gone = |was: &String| !table.columns.iter().any(|c| c.sql_name.eq_ignore_ascii_case(was));
+        match self.columns.iter().position(gone) {
+            None => Ok(()),
+            Some(at) => Err(Error::RemovedColumn {
+                table: table.sql_name.clone(),
+                column: self.columns[at].clone(),
+                renamed: self.stands_for(at, table),
+            }),
+        }
+    }
+
+    /// A column that has another type.
+    fn check_types(&self, table: &Table, stance: Stance) -> Result<(), Error> {
+        if matches!(stance, Stance::Fresh | Stance::Leaving) {
+            return Ok(());
+        }
+        let Some((column, declared)) = self.retyped(table) else { return Ok(()) };
+        let named = |declared: &str| if declared.is_empty() { "untyped".into() } else { declared.to_owned() };
+        Err(Error::RetypedColumn {
+            table: table.sql_name.clone(),
+            column: column.sql_name.clone(),
+            was: named(declared),
+            now: named(&column.declared),
+        })
+    }
+
+    /// The first column that has another type than it had, with that.
+    fn retyped<'t>(&self, table: &'t Table) -> Option<(&'t Column, &str)> {
+        table.columns.iter().find_map(|c| {
+            let was = self.declared(&c.sql_name)?;
+            (Kind::of(was) != Kind::of(&c.declared)).then_some((c, was))
+        })
+    }
+
+    /// Another key.
+    fn check_key(&self, table: &Table, stance: Stance) -> Result<(), Error> {
+        if stance == Stance::Fresh || !self.has_another_key(table) {
+            return Ok(());
+        }
+        let list = |names: &mut dyn Iterator<Item = &String>| names.map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(Error::ChangedKey {
+            table: table.sql_name.clone(),
+            was: list(&mut self.rest.iter().flat_map(|r| &r.key)),
+            now: list(&mut table.key.iter().map(|i| &table.columns[*i].sql_name)),
+        })
     }
 
     /// The new column that stands where one is missing: the app renamed it, most likely.
@@ -231,17 +271,15 @@ impl Shape {
     }
 }
 
-/// What values a column takes and how they travel. INTEGER and NUMERIC are the same but for CAST.
-fn kind(declared: &str) -> (Affinity, bool) {
-    let affinity = match Affinity::of(declared) {
-        Affinity::Integer => Affinity::Numeric,
-        other => other,
-    };
-    (affinity, is_blob(declared))
+/// Whether the table was held back when the server was last asked.
+fn is_held_back(conn: &Connection, table: &str) -> Result<bool, Error> {
+    Ok(held_back::read(Meta::HeldBack.get(conn)?)?.iter().any(|h| h.table == table))
 }
 
-fn is_blob(declared: &str) -> bool {
-    declared.to_ascii_uppercase().contains("BLOB")
+/// Whether the server has, or may get, any row of a table.
+fn is_known(conn: &Connection, id: i64) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM main._sync_row WHERE t = ?1 UNION ALL SELECT 1 FROM main._sync_out WHERE t = ?1 LIMIT 1";
+    Ok(conn.prepare_cached(sql)?.exists([id])?)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl Engine {
             n if n > 0 => n,
             _ => 1000,
         };
-        let mut intake = Intake::new(self.store.schema(), self.algorithm());
+        let mut intake = Intake::new(&self.store, self.algorithm());
         let (mut after, mut last) = (rows.start, None);
         while after < rows.end {
             self.check_stopped()?;

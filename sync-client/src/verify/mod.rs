@@ -116,8 +116,8 @@ impl Engine {
     ) -> Result<VerifyReport, Error> {
         let scratch = Scratch::new(stage)?;
         let schema = self.store.schema().tables();
-        let (skipped, tables): (Vec<usize>, Vec<usize>) =
-            (0..schema.len()).partition(|i| self.store.offered.lacks(&schema[*i]));
+        let (skipped, tables): (Vec<usize>, Vec<usize>) = (0..schema.len())
+            .partition(|i| self.store.held_back.contains_key(i) || self.store.offered.lacks(&schema[*i]));
         let mut report = VerifyReport {
             bundle_seq: session.snapshot_bundle_seq,
             skipped_tables: skipped.iter().map(|i| schema[*i].name.clone()).collect(),

@@ -88,7 +88,7 @@ pub struct VerifyReport {
     pub repaired_rows: u64,
     /// The rows that differ, by table and key; the first 10,000.
     pub differences: Vec<Difference>,
-    /// Synced tables that the server does not have.
+    /// Synced tables that the server does not have, or that are held back.
     pub skipped_tables: Vec<String>,
 }
 

@@ -17,6 +17,7 @@ mod effects;
 mod export;
 mod faults;
 mod hard;
+mod held_back;
 mod inbox;
 mod june;
 mod keep;

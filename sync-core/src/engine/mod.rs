@@ -1,9 +1,10 @@
 //! Every decision that the protocol asks for, as pure functions: no clock, no randomness, no I/O.
 //!
-//! The client's: [`change`], [`departure`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`],
+//! The client's: [`alike`], [`change`], [`departure`], [`settle`], [`merge`], [`ties`], [`bisect`], [`schedule`], [`backoff`],
 //! [`patience`]. The server's: admission, conflicts, effects, windows, snapshots, retention, budgets. Both: [`digest`].
 
 pub mod admit;
+pub mod alike;
 pub mod backoff;
 pub mod bisect;
 pub mod budget;

@@ -55,6 +55,15 @@ pub struct TableSpec {
     /// Additive: every column that travels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+    /// Additive: the declared type of each of `columns`, in their order; empty where a column has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub column_types: Vec<String>,
+    /// Additive, with `column_types`: those of `columns` whose 16 bytes travel as a UUID.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uuid_columns: Vec<String>,
+    /// Additive, with `column_types`: the table is declared STRICT.
+    #[serde(skip_serializing_if = "is_false")]
+    pub strict: bool,
 }
 
 macro_rules! limits {
@@ -109,6 +118,11 @@ limits! {
     max_ranges_per_digest,
     /// Additive: rows that a user's digest requests cover in a minute; each counts as 100 at least.
     max_digest_rows_per_minute,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
+const fn is_false(v: &bool) -> bool {
+    !*v
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]

@@ -49,7 +49,7 @@ pub fn introspect(conn: &Connection, only: Option<&[String]>) -> rusqlite::Resul
     let mut tables: BTreeMap<String, Table> = BTreeMap::new();
     let wanted = |name: &str| only.is_none_or(|o| o.iter().any(|w| w.eq_ignore_ascii_case(name)));
     let mut seen = BTreeSet::new();
-    for (name, kind, without_rowid) in list(conn)? {
+    for Listed { name, kind, form } in list(conn)? {
         let lower = name.to_ascii_lowercase();
         if !wanted(&name) || lower.starts_with("_sync_") || lower.starts_with("sqlite_") {
             continue;
@@ -57,7 +57,7 @@ pub fn introspect(conn: &Connection, only: Option<&[String]>) -> rusqlite::Resul
         seen.insert(lower.clone());
         match kind.as_str() {
             "shadow" | "view" if only.is_none() => {}
-            "table" => match read_table(conn, &name, without_rowid)? {
+            "table" => match read_table(conn, &name, form)? {
                 Ok((table, notes)) => {
                     found.notes.extend(notes);
                     tables.insert(lower, table);
@@ -110,16 +110,33 @@ impl Found {
     }
 }
 
-fn list(conn: &Connection) -> rusqlite::Result<Vec<(String, String, bool)>> {
-    let sql = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' ORDER BY name";
+/// An entry of SQLite's own list of tables.
+struct Listed {
+    name: String,
+    kind: String,
+    form: Form,
+}
+
+/// What is declared behind a table's columns.
+#[derive(Clone, Copy)]
+struct Form {
+    without_rowid: bool,
+    strict: bool,
+}
+
+fn list(conn: &Connection) -> rusqlite::Result<Vec<Listed>> {
+    let sql = "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main' ORDER BY name";
     let mut s = conn.prepare(sql)?;
-    let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+    let rows = s.query_map([], |r| {
+        let form = Form { without_rowid: r.get(2)?, strict: r.get(3)? };
+        Ok(Listed { name: r.get(0)?, kind: r.get(1)?, form })
+    })?;
     rows.collect()
 }
 
 type Read = Result<(Table, Vec<Note>), Refusal>;
 
-fn read_table(conn: &Connection, name: &str, without_rowid: bool) -> rusqlite::Result<Read> {
+fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Read> {
     let refuse = |reason: String, fix: &str| Ok(Err(Refusal { table: name.to_owned(), reason, fix: fix.to_owned() }));
     let mut columns = Vec::new();
     let mut key: Vec<(i64, usize)> = Vec::new();
@@ -144,7 +161,7 @@ fn read_table(conn: &Connection, name: &str, without_rowid: bool) -> rusqlite::R
         }
         positions.insert(wire.clone(), columns.len());
         columns.push(Column {
-            affinity: Affinity::of(&declared),
+            affinity: Affinity::in_table(&declared, form.strict),
             blob: declared.to_ascii_uppercase().contains("BLOB"),
             name: wire,
             sql_name,
@@ -180,7 +197,8 @@ fn read_table(conn: &Connection, name: &str, without_rowid: bool) -> rusqlite::R
         key,
         foreign_keys: Vec::new(),
         uniques: Vec::new(),
-        without_rowid,
+        without_rowid: form.without_rowid,
+        strict: form.strict,
         sql,
     };
     let mut notes = Vec::new();

@@ -34,6 +34,7 @@ fn table() -> Table {
         foreign_keys: vec![],
         uniques: vec![],
         without_rowid: false,
+        strict: false,
         sql: String::new(),
     }
 }

@@ -134,6 +134,9 @@ impl Inner {
             table: t.name.clone(),
             sync_key_columns: t.key.iter().map(|i| t.columns[*i].name.clone()).collect(),
             columns: t.columns.iter().map(|c| c.name.clone()).collect(),
+            column_types: t.columns.iter().map(|c| c.declared.clone()).collect(),
+            uuid_columns: t.columns.iter().filter(|c| c.uuid).map(|c| c.name.clone()).collect(),
+            strict: t.strict,
         });
         Ok(Capabilities {
             protocol_version: PROTOCOL_VERSION.to_owned(),

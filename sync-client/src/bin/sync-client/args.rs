@@ -24,7 +24,8 @@ Exit codes:
   2  the command line is wrong, or no token was given
   3  the server cannot be reached
   4  the server refuses (the token, or the request)
-  5  done, but something waits for a person: see `sync-client rejected FILE`, or what verify and compare name";
+  5  done, but something waits for a person: see `sync-client rejected FILE` and `sync-client status FILE`,
+     or what verify and compare name";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -45,20 +46,22 @@ pub(crate) enum Command {
     #[command(
         after_help = "With --json: {\"report\": {\"push\": {\"committed_rows\", \"bundles\", \"rejected_rows\"}, \
         \"pull\": {\"bundles\", \"applied_rows\", \"conflicts\", \"set_aside\", \"rebuilt\", \"checkpoint\"}, \
-        \"rounds\"}, \"pending_rows\", \"rejected_rows\"}"
+        \"rounds\"}, \"pending_rows\", \"rejected_rows\", \"held_back\": [{\"table\", \"message\"}]}; held_back names \
+        tables whose columns are declared otherwise on the server: none of their rows is sent or taken"
     )]
     Sync(Work),
     /// Keep syncing until stopped (Ctrl-C, SIGTERM)
     #[command(after_help = "With --json: one object a line, named by its member \"event\": started; frozen {rows}; \
         uploaded {rows, total}; committed {bundle_seq, rows}; downloaded {rows, total or null}; \
         applied {rows, checkpoint}; changed {table, keys, deleted, source_id}; inbox {kind, table, key, message}; \
-        rekeyed {table, old_key, new_key}; waiting {message, ms or null}; finished {report}; \
+        held_back {table, message}; rekeyed {table, old_key, new_key}; waiting {message, ms or null}; \
+        finished {report}; \
         failed {class: offline|auth|refused|local|protocol, message, retry_in_ms or null}.")]
     Watch(Work),
     /// What waits, since when, and why
     #[command(after_help = "With --json: {\"server\", \"attached\", \"source_id\", \"tables\", \"pending_rows\", \
         \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
-        \"rejected_rows\", \"discarded_rows\", \"conflicts\", \
+        \"rejected_rows\", \"held_back\" as in sync, \"discarded_rows\", \"conflicts\", \
         \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
         \"retry_after_seconds\"}; position is the place of the newest local commit, and every commit up to \
         synced_through is settled")]
@@ -86,7 +89,8 @@ pub(crate) enum Command {
     Clear(Clear),
     /// Read everything anew from the server; local changes stay
     #[command(
-        after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\"}"
+        after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\", \
+        \"held_back\" as in sync}"
     )]
     Rebuild(Work),
     /// Compare every row with the server's, name those that differ, and repair them where asked

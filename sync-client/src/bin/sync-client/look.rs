@@ -62,6 +62,9 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
             say(name, format!("{}: sync-client {command} {file}", rows(count)));
         }
     }
+    for held in &status.held_back {
+        say("held back", format!("table {}: {}", held.table, printable(&held.message)));
+    }
     say("checkpoint", checkpoint(status));
     say("last success", status.last_success.as_ref().map_or_else(|| "never".into(), |at| when(at, now)));
     if let Some(error) = &status.last_error {

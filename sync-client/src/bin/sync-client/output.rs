@@ -7,7 +7,10 @@ use std::{
 };
 
 use serde::Serialize;
-use sync_client::{Error, report::ErrorClass};
+use sync_client::{
+    Error,
+    report::{ErrorClass, Status},
+};
 
 /// Done, but a person has to look at something.
 pub(crate) const SOMETHING_WAITS: u8 = 5;
@@ -21,13 +24,18 @@ const REFUSED: u8 = 4;
 pub(crate) enum Done {
     /// Nothing is left to do.
     Clean,
-    /// Refused rows wait for a person.
+    /// Refused rows, or tables that are held back, wait for a person.
     SomethingWaits,
 }
 
 impl Done {
     pub(crate) const fn with_rejected(rows: u64) -> Self {
         if rows == 0 { Self::Clean } else { Self::SomethingWaits }
+    }
+
+    /// Of a verb that leaves the file like this.
+    pub(crate) const fn with(status: &Status) -> Self {
+        if status.held_back.is_empty() { Self::with_rejected(status.rejected_rows) } else { Self::SomethingWaits }
     }
 }
 

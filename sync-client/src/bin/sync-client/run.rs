@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sync_client::{
     Client, Error,
-    report::{Event, PullReport, Status, SyncReport},
+    report::{Event, HeldTable, PullReport, Status, SyncReport},
 };
 
 use crate::{
@@ -23,6 +23,7 @@ struct Worked<'a, T> {
     report: &'a T,
     pending_rows: u64,
     rejected_rows: u64,
+    held_back: &'a [HeldTable],
 }
 
 pub(crate) fn sync(args: &args::Work, out: Output) -> Result<Done, Failure> {
@@ -80,11 +81,14 @@ fn work<T: Serialize>(
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
     let status = opened.client.status()?;
-    let Status { pending_rows, rejected_rows, .. } = status;
-    out.result(&Worked { report: &report, pending_rows, rejected_rows }, || {
+    let Status { pending_rows, rejected_rows, ref held_back, .. } = status;
+    out.result(&Worked { report: &report, pending_rows, rejected_rows, held_back }, || {
         let mut lines = text(&report);
         if pending_rows > 0 {
             lines.push_str(&format!("\n{} changed meanwhile; the next sync takes it.", rows(pending_rows)));
+        }
+        for held in held_back {
+            lines.push_str(&format!("\nTable {} is held back: {}.", held.table, printable(&held.message)));
         }
         if rejected_rows > 0 {
             let command = format!("sync-client rejected {}", shell(&args.file.to_string_lossy()));
@@ -92,7 +96,7 @@ fn work<T: Serialize>(
         }
         lines
     });
-    Ok(Done::with_rejected(rejected_rows))
+    Ok(Done::with(&status))
 }
 
 /// What a sync moved, in one line or a few.
@@ -181,6 +185,9 @@ impl Speaker {
             }
             Event::Inbox { kind, table, key: object, message } => {
                 format!("{kind}: {table} {}: {}", printable(&key(object)), printable(message))
+            }
+            Event::HeldBack { table, message } => {
+                format!("Table {table} is held back: {}.", printable(message))
             }
             Event::Rekeyed { table, old_key, new_key } => {
                 format!("{table} {} is now {}: another device had taken its number.", key(old_key), key(new_key))

@@ -66,7 +66,7 @@ fn verified(report: &VerifyReport, repair: Repair, command: &str) -> String {
         lines.push(format!("Left out: {left_out} that wait to be sent or for a person, or are newer."));
     }
     if !report.skipped_tables.is_empty() {
-        lines.push(format!("Not on the server: {}.", report.skipped_tables.join(", ")));
+        lines.push(format!("Not on the server, or held back: {}.", report.skipped_tables.join(", ")));
     }
     lines.join("\n")
 }

@@ -37,6 +37,7 @@ fn schema() -> Schema {
             vec![]
         },
         without_rowid: false,
+        strict: false,
         sql: String::new(),
     };
     Schema::new(vec![
