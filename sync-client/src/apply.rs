@@ -70,6 +70,8 @@ pub(crate) struct Applier<'a> {
     /// Tables that were held back until this rebuild.
     pub(crate) let_go: BTreeSet<usize>,
     pub(crate) numbered: BTreeMap<usize, i64>,
+    /// Where the file is a copy of one that is part of the account: up to which number rows are the same.
+    pub(crate) same_up_to: BTreeMap<usize, i64>,
     pub(crate) keep: Keep,
     /// While another device's work is taken up: the intents that are of it.
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
@@ -122,6 +124,7 @@ impl<'a> Applier<'a> {
             rebuilding: false,
             let_go,
             numbered: BTreeMap::new(),
+            same_up_to: BTreeMap::new(),
             aside: Aside::new(store)?,
             pushed: None,
             taken: Taken::new(),

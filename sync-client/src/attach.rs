@@ -19,8 +19,14 @@ use crate::store::{Meta, OutboxState};
 pub enum Attach {
     /// Both sides' rows are kept: equal ones are recognised, others are pushed, and where both have another
     /// row under one key, the policy decides.
+    ///
+    /// Of a table with INTEGER keys another row under one number gets another number, and what refers to it follows.
     #[default]
     Merge,
+    /// The file is a copy of one that is part of the account. In tables with INTEGER keys the same number is the same
+    /// row, up to the highest number under which both sides have equal rows, or to which equal rows refer; where they
+    /// differ the policy decides, and the row that loses is kept whole. Above it, and everywhere else, as with `Merge`.
+    Copy,
     /// This file's rows give way: afterwards it holds what the server holds. Every row that the server
     /// does not have, or has otherwise, is kept whole in `discarded`. An account that was never written to
     /// has nothing to take: this file's rows fill it, unless they are another account's.
@@ -33,21 +39,22 @@ impl Attach {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Merge => "merge",
+            Self::Copy => "copy",
             Self::TakeRemote => "take-remote",
             Self::Fail => "fail",
         }
     }
 }
 
-/// Reads `merge`, `take-remote` or `fail`.
+/// Reads `merge`, `copy`, `take-remote` or `fail`.
 impl FromStr for Attach {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        [Self::Merge, Self::TakeRemote, Self::Fail]
+        [Self::Merge, Self::Copy, Self::TakeRemote, Self::Fail]
             .into_iter()
             .find(|a| a.name() == s)
-            .ok_or_else(|| "a file is attached with merge, take-remote or fail".into())
+            .ok_or_else(|| "a file is attached with merge, copy, take-remote or fail".into())
     }
 }
 
@@ -184,6 +191,14 @@ impl Engine {
         Ok(if mode == Some(Attach::TakeRemote) { Attached::TookRemote } else { Attached::Merged })
     }
 
+    /// Says how the file is attached, while that still matters.
+    pub(crate) fn attach_as(&self, mode: Attach) -> Result<(), Error> {
+        match Meta::Joined.integer(&self.store.conn)? {
+            0 => Meta::AttachMode.keep(&self.store.conn, mode.name().to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     /// The mode, while it still matters.
     pub(crate) fn attach_mode(&self) -> Result<Option<Attach>, Error> {
         if Meta::Joined.integer(&self.store.conn)? != 0 {
@@ -218,7 +233,7 @@ impl Engine {
             Some(_) if Meta::Attached.integer(conn)? != 0 => Err(Error::WrongScope),
             Some(_) if Meta::Resume.integer(conn)? != 0 => {
                 let rows = self.store.count_rows()?;
-                if rows > 0 && !matches!(self.attach_mode()?, Some(Attach::Merge | Attach::TakeRemote)) {
+                if rows > 0 && !matches!(self.attach_mode()?, Some(Attach::Merge | Attach::Copy | Attach::TakeRemote)) {
                     return Err(Error::OtherAccount { rows });
                 }
                 let tx = self.store.begin()?;

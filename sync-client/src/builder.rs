@@ -116,7 +116,8 @@ impl Builder {
     }
 
     /// What happens to this file's rows when it is attached for the first time, or after a detach to
-    /// another account; [`Attach::Merge`] where nobody says. Remembered in the file until it is attached.
+    /// another account; [`Attach::Merge`] where nobody says, unless the file looks like a copy of one that is part of the
+    /// account ([`Error::LooksLikeCopy`]). Remembered in the file until it is attached.
     #[must_use]
     pub fn attach(mut self, mode: Attach) -> Self {
         self.attach = Some(mode);

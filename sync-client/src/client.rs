@@ -10,6 +10,7 @@ use sync_core::protocol::capabilities::SchemaReply;
 use sync_core::sqlite::introspect::{Found, statements};
 
 use crate::api::{Api, TokenSource};
+use crate::attach::Attach;
 use crate::budget::Deadline;
 use crate::builder::Builder;
 use crate::calling;
@@ -101,6 +102,15 @@ impl Client {
             Err(Error::RetryLater { .. }) => Ok(Attached::RetryLater),
             other => other,
         }
+    }
+
+    /// Says what happens to this file's rows when it is attached for the first time, as [`Builder::attach`] does: the
+    /// answer to [`Error::LooksLikeCopy`], after which the same verb goes on. Does nothing where the file is attached.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn attach_as(&self, mode: Attach) -> Result<(), Error> {
+        self.with(|e| e.attach_as(mode))
     }
 
     /// Pushes what is pending.

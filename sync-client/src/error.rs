@@ -94,6 +94,22 @@ pub enum Error {
         /// Rows on the server.
         remote: u64,
     },
+    /// Nobody said how the file is attached, and by its numbers it looks like a copy of one that is part of the account:
+    /// see [`crate::Attach::Copy`] and [`crate::Client::attach_as`].
+    #[error(
+        "this file looks like a copy of one that this account has already ({equal} rows of {table} are equal under the \
+         same number), but {differing} rows differ under a number that both have: nothing was changed or sent; say \
+         whether it is one (attach with copy: the same number is the same row, and of two that differ both are kept) or \
+         not (merge: rows that differ get other numbers, and with them what refers to them)"
+    )]
+    LooksLikeCopy {
+        /// The table with most equal rows.
+        table: String,
+        /// Its rows that are equal on both sides under the same number.
+        equal: u64,
+        /// Rows, of all tables, that are not.
+        differing: u64,
+    },
     /// The file is not a synced one.
     #[error("this file is not synced yet: name a server and tables first (sync-client init)")]
     NotInitialized,

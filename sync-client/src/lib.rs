@@ -35,6 +35,7 @@ mod changes;
 mod client;
 mod conflict;
 pub mod context;
+mod copy;
 mod decide;
 mod departed;
 mod detach;

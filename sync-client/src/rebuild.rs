@@ -136,10 +136,19 @@ impl Engine {
         applier.pushed = committed;
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
-        if self.attach_mode()? == Some(Attach::TakeRemote) {
-            applier.give_way(Some(stage))?;
-            // What the app writes from here on is an edit like any other.
-            Meta::Joined.set(&tx, 1)?;
+        match self.attach_mode()? {
+            Some(Attach::TakeRemote) => {
+                applier.give_way(Some(stage))?;
+                // What the app writes from here on is an edit like any other.
+                Meta::Joined.set(&tx, 1)?;
+            }
+            Some(Attach::Copy) => applier.same_up_to = applier.likeness(stage)?.same_up_to(),
+            None if Meta::Joined.integer(&tx)? == 0 => {
+                if let Some(question) = applier.likeness(stage)?.question(self.store.schema()) {
+                    return Err(question);
+                }
+            }
+            _ => {}
         }
         for e in effects {
             applier.take_effect(e.position, &e.k, &e.sent, &e.made, seq)?;

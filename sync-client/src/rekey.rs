@@ -55,7 +55,13 @@ impl Applier<'_> {
                 return Ok(Some(found));
             }
         }
-        Ok(own.then(|| (position, key.to_vec())))
+        Ok((own && !self.is_same_number(position, key)).then(|| (position, key.to_vec())))
+    }
+
+    /// Whether the file is a copy in which the same number is the same row.
+    fn is_same_number(&self, position: usize, key: &[Value]) -> bool {
+        let up_to = self.same_up_to.get(&position);
+        matches!((up_to, key), (Some(up_to), [Value::Integer(number)]) if number <= up_to)
     }
 
     /// C7: the local row, which no server has, takes a free number; references in this file follow.

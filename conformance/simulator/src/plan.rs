@@ -66,6 +66,8 @@ pub enum Joins {
     TakeRemote,
     /// Nothing happens where both have rows; a person then says `Merge`.
     Fail,
+    /// The file is a copy of one that the account has.
+    Copy,
 }
 
 /// A conflict policy.

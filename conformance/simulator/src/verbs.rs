@@ -29,6 +29,7 @@ impl World {
             Some(Joins::Merge) => builder.attach(Attach::Merge),
             Some(Joins::TakeRemote) => builder.attach(Attach::TakeRemote),
             Some(Joins::Fail) => builder.attach(Attach::Fail),
+            Some(Joins::Copy) => builder.attach(Attach::Copy),
         };
         let world = self.me.clone();
         let builder = builder.on_event(move |e| {
@@ -171,6 +172,15 @@ impl World {
                 *lock(&d.client) = None;
                 *lock(&self.waits) = true;
                 fails
+            }
+            // A person says which it is.
+            Error::LooksLikeCopy { .. } => {
+                let answer = if d.index.is_multiple_of(2) { Joins::Copy } else { Joins::Merge };
+                self.covered("copy", if answer == Joins::Copy { "copy" } else { "merge" });
+                let asked_twice = lock(&d.joins).replace(answer).is_some_and(|j| j != Joins::Fail);
+                *lock(&d.client) = None;
+                *lock(&self.waits) = true;
+                !asked_twice
             }
             Error::Sqlite(s) => {
                 use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};

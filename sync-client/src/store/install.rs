@@ -332,7 +332,7 @@ fn capture(
     let logs = conn
         .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?")?
         .exists([log_name(id)])?;
-    let touched = !present.is_empty() && !(wanted.iter().all(there) || intact(conn, id, &present)?);
+    let touched = !(present.is_empty() || wanted.iter().all(there) || intact(conn, id, &present)?);
     if touched {
         tracing::warn!("triggers of ours on {} were dropped or changed: it is compared with the server", table.name);
     }

@@ -218,7 +218,7 @@ fn another_user_gets_the_rows_only_by_choice() {
                     converge(&[&a, &ada]);
                     assert_eq!(a.client().status().unwrap().source_id, source);
                 }
-                Some(Attach::Merge) => {
+                Some(Attach::Merge | Attach::Copy) => {
                     converge(&[&a, &bob]);
                     assert_eq!(bob.count("SELECT count(*) FROM people"), if bob_has_rows { 6 } else { 5 });
                     assert_eq!(bob.count("SELECT count(*) FROM notes"), 2);

@@ -9,6 +9,7 @@ mod cli;
 mod cli_server;
 mod cli_verify;
 mod conflicts;
+mod copies;
 mod departed;
 mod detach;
 mod dropped;

@@ -24,8 +24,8 @@ Exit codes:
   2  the command line is wrong, or no token was given
   3  the server cannot be reached
   4  the server refuses (the token, or the request)
-  5  done, but something waits for a person: see `sync-client rejected FILE` and `sync-client status FILE`,
-     or what verify and compare name";
+  5  something waits for a person: see `sync-client rejected FILE` and `sync-client status FILE`, what verify
+     and compare name, or what a first sync asks";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -143,9 +143,11 @@ pub(crate) struct Init {
     pub(crate) which: Which,
     #[command(flatten)]
     pub(crate) token: Token,
-    /// What becomes of FILE's rows when it is first synced: merge (both sides' rows are kept), take-remote
-    /// (the server's replace them; `discarded` keeps what goes) or fail (where both have rows, nothing happens).
-    /// Without it: merge, and a detached file that meets another account is not synced
+    /// What becomes of FILE's rows when it is first synced: merge (both sides' rows are kept; where both have another
+    /// row under one number, FILE's gets another), copy (FILE is a copy of one that the account has: the same number
+    /// is the same row), take-remote (the server's replace them; `discarded` keeps what goes) or fail (where both have
+    /// rows, nothing happens). Without it: merge, but a file that looks like a copy, and a detached one that meets
+    /// another account, are not synced
     #[arg(long, value_name = "MODE")]
     pub(crate) attach: Option<Attach>,
     #[command(flatten)]
@@ -201,6 +203,9 @@ pub(crate) struct Work {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) token: Token,
+    /// What becomes of FILE's rows where this is its first sync: as in `init`
+    #[arg(long, value_name = "MODE")]
+    pub(crate) attach: Option<Attach>,
     #[command(flatten)]
     pub(crate) wait: Patience,
     #[command(flatten)]

@@ -75,6 +75,7 @@ impl From<Error> for Failure {
         let (exit, class) = match (&error, error.class()) {
             (Error::Argument(_), _) => (USAGE, "usage"),
             (Error::Stopped, _) => (OTHER, "stopped"),
+            (Error::LooksLikeCopy { .. }, _) => (SOMETHING_WAITS, "local"),
             (_, ErrorClass::Offline) => (OFFLINE, "offline"),
             (_, ErrorClass::Auth) => (REFUSED, "auth"),
             (_, ErrorClass::Refused) => (REFUSED, "refused"),
@@ -90,6 +91,7 @@ impl From<Error> for Failure {
             (Error::Refused { code, .. }, _) if code.starts_with("status ") => NO_SYNC_SERVER,
             (Error::Protocol(_), _) => NO_SYNC_SERVER,
             (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => "`init` again with --attach says which.",
+            (Error::LooksLikeCopy { .. }, _) => "`sync` with --attach copy or --attach merge says which.",
             (Error::PendingWork(_), _) => {
                 "For the latter: `detach` with --keep, --discard or --export; its help says what they do."
             }

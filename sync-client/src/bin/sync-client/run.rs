@@ -1,11 +1,14 @@
 //! `sync`, `watch`, `rebuild`: moving rows.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use sync_client::{
-    Client, Error,
+    Attach, Client, Error,
     report::{Event, HeldTable, PullReport, Status, SyncReport},
 };
 
@@ -69,7 +72,7 @@ pub(crate) fn import(args: &args::Import, out: Output) -> Result<Done, Failure> 
 fn work<T: Serialize>(
     args: &args::Work,
     out: Output,
-    verb: impl FnOnce(&Client) -> Result<T, Error>,
+    verb: impl Fn(&Client) -> Result<T, Error>,
     text: impl FnOnce(&T) -> String,
 ) -> Result<Done, Failure> {
     file::must_exist(&args.file)?;
@@ -77,7 +80,18 @@ fn work<T: Serialize>(
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
     let opened = Opened::new(&args.file, source, &args.rules, &args.wait, move |event| shown.show(event))?;
-    let outcome = opened.run(verb);
+    if let Some(mode) = args.attach {
+        opened.client.attach_as(mode)?;
+    }
+    let outcome = opened.run(|client| match verb(client) {
+        Err(question @ Error::LooksLikeCopy { .. }) => {
+            progress.clear();
+            let Some(mode) = asked(&question, out) else { return Err(question) };
+            client.attach_as(mode)?;
+            verb(client)
+        }
+        other => other,
+    });
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
     let status = opened.client.status()?;
@@ -97,6 +111,19 @@ fn work<T: Serialize>(
         lines
     });
     Ok(Done::with(&status))
+}
+
+/// Asks a person at a terminal how the file is to be attached.
+fn asked(question: &Error, out: Output) -> Option<Attach> {
+    if out.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    out.note(format_args!(
+        "sync-client: {question}.\nIs it a copy? Type copy or merge; anything else leaves it for now:"
+    ));
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).ok()?;
+    answer.trim().parse().ok().filter(|mode| matches!(mode, Attach::Copy | Attach::Merge))
 }
 
 /// What a sync moved, in one line or a few.
@@ -151,6 +178,15 @@ pub(crate) fn watch(args: &args::Work, out: Output) -> Result<Done, Failure> {
             let _ = unread.send(End::Unread);
         }
     })?;
+    if let Some(mode) = args.attach {
+        opened.client.attach_as(mode)?;
+    }
+    // What only a person can say is asked before anything runs by itself.
+    if !opened.client.status()?.attached
+        && let Err(question @ Error::LooksLikeCopy { .. }) = opened.client.attach()
+    {
+        return Err(question.into());
+    }
     opened.client.start()?;
     out.note(format_args!("Watching {}; Ctrl-C stops.", args.file.display()));
     // Both senders outlive this wait: one in the client, one in the handler.

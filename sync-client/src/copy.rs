@@ -1,0 +1,116 @@
+//! Whether a file that joins an account is a copy of one that is part of it (case C7 the other way round): then the same
+//! number is the same row. Nobody can tell for sure. Where most numbers that both have carry equal rows, and some do
+//! not, it is asked: numbered anew, those would take everything along that refers to them, a second time.
+
+use std::collections::BTreeMap;
+
+use sync_core::key::Key;
+use sync_core::record;
+use sync_core::schema::Schema;
+use sync_core::value::Value;
+
+use crate::apply::{Applier, fit};
+use crate::error::Error;
+use crate::orphans::{by_key, parent_key};
+use crate::settle::lacks;
+use crate::stage::Stage;
+
+/// How the rows under the numbers that both sides have compare.
+#[derive(Debug, Default)]
+pub(crate) struct Likeness {
+    /// By the position of the table.
+    tables: BTreeMap<usize, Numbers>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    equal: u64,
+    /// Numbers that carry another row on each side.
+    differ: Vec<i64>,
+    /// The highest number that both sides give to the same row, by all that can be seen: the rows are equal, or equal
+    /// rows refer to them.
+    same_up_to: Option<i64>,
+}
+
+impl Numbers {
+    fn same(&mut self, number: i64) {
+        self.same_up_to = self.same_up_to.max(Some(number));
+    }
+
+    fn looks_like_a_copy(&self) -> bool {
+        self.equal >= FEWEST && self.equal * 5 >= (self.equal + self.differ.len() as u64) * 4
+    }
+
+    /// How many rows differ that a copy has under the same number.
+    fn in_doubt(&self) -> u64 {
+        self.differ.iter().filter(|n| Some(**n) <= self.same_up_to).count() as u64
+    }
+}
+
+impl Likeness {
+    /// Up to which number the same number is the same row, by table, where the file is a copy.
+    pub(crate) fn same_up_to(&self) -> BTreeMap<usize, i64> {
+        self.tables.iter().filter_map(|(position, n)| Some((*position, n.same_up_to?))).collect()
+    }
+
+    /// What has to be asked before the file is attached, where anything has.
+    pub(crate) fn question(&self, schema: &Schema) -> Option<Error> {
+        let (position, most) =
+            self.tables.iter().filter(|(_, n)| n.looks_like_a_copy()).max_by_key(|(_, n)| n.equal)?;
+        let differing = self.tables.values().map(Numbers::in_doubt).sum();
+        (differing > 0).then(|| Error::LooksLikeCopy {
+            table: schema.tables()[*position].sql_name.clone(),
+            equal: most.equal,
+            differing,
+        })
+    }
+}
+
+impl Applier<'_> {
+    /// Compares the file's rows with those of a snapshot.
+    pub(crate) fn likeness(&self, stage: &Stage) -> Result<Likeness, Error> {
+        let (store, schema) = (self.store, self.store.schema());
+        let mut out = Likeness::default();
+        stage.each_snapshot_row(schema.parents_first(), |r| {
+            let r = self.unrounded(r)?;
+            let (m, table) = (&store.managed[r.position], store.table(r.position));
+            let numbered: Vec<_> = table
+                .foreign_keys
+                .iter()
+                .filter_map(|fk| Some((fk, schema.position(&fk.parent)?)))
+                .filter(|(fk, parent)| store.table(*parent).integer_key() && by_key(fk, store.table(*parent)))
+                .collect();
+            if !table.integer_key() && numbered.is_empty() {
+                return Ok(());
+            }
+            let key = Key::from_stored(r.k.clone()).unpack()?;
+            let Some(live) = m.sql.read(&store.conn, &key)? else { return Ok(()) };
+            let theirs = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, table));
+            let live = live.ok().filter(|live| {
+                theirs.as_ref().is_some_and(|theirs| record::agrees(live, theirs) && !lacks(theirs, Some(live)))
+            });
+            if let [Value::Integer(number)] = key[..]
+                && table.integer_key()
+            {
+                let numbers = out.tables.entry(r.position).or_default();
+                if live.is_some() {
+                    numbers.equal += 1;
+                    numbers.same(number);
+                } else {
+                    numbers.differ.push(number);
+                }
+            }
+            let Some(live) = live else { return Ok(()) };
+            for (fk, parent) in numbered {
+                if let Some([Value::Integer(number)]) = parent_key(fk, store.table(parent), &live).as_deref() {
+                    out.tables.entry(parent).or_default().same(*number);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+}
+
+/// So many equal rows of a table are no coincidence.
+const FEWEST: u64 = 20;
