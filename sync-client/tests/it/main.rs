@@ -8,6 +8,7 @@ mod changed;
 mod cli;
 mod cli_server;
 mod cli_verify;
+mod clones;
 mod conflicts;
 mod copies;
 mod departed;

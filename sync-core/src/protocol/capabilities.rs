@@ -137,4 +137,8 @@ pub struct SchemaReply {
     pub schema: String,
     /// `CREATE` statements of the synced tables, parents first, then their indexes.
     pub statements: Vec<String>,
+    /// Additive: statements that make the app's other objects, as the operator gave them. The server has never run them,
+    /// and a client runs them as those of a stranger (`sync_core::sqlite::guest`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub app_objects: Vec<String>,
 }

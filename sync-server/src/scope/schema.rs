@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use rusqlite::Connection;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::introspect::{introspect, statements};
+use sync_core::sqlite::others;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::stubs::Stubs;
 use sync_core::sqlite::triggers::{self, Trigger};
@@ -35,7 +36,9 @@ pub(crate) struct Loaded {
     pub(crate) tables: Vec<TableInfo>,
     /// What makes a scope's tables, in order.
     pub(crate) statements: Vec<String>,
-    /// The same, for comparison.
+    /// What makes the app's other objects, kept for new devices and never run here.
+    pub(crate) app_objects: Vec<String>,
+    /// What makes a scope's tables, for comparison.
     pub(crate) objects: Objects,
     /// Names of the tables, parents first.
     pub(crate) order: Vec<String>,
@@ -45,6 +48,7 @@ pub(crate) struct Loaded {
 
 /// Loads the app's DDL and the server's rules.
 pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, OpenError> {
+    let (schema_sql, app_objects) = others::split(schema_sql);
     let app = Connection::open_in_memory()?;
     let stubs = Stubs::install(&app, [schema_sql])?;
     app.execute_batch(schema_sql).map_err(|e| OpenError::Schema(format!("schema.sql is not valid: {e}")))?;
@@ -83,7 +87,7 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, 
     };
     let order = schema.parents_first().iter().map(|i| schema.tables()[*i].name.clone()).collect();
     let tables = (0..schema.tables().len()).map(|i| info(&schema, i)).collect();
-    Ok(Loaded { schema, tables, statements, objects, order, rules })
+    Ok(Loaded { schema, tables, statements, app_objects, objects, order, rules })
 }
 
 impl Loaded {

@@ -173,6 +173,10 @@ impl Inner {
     }
 
     pub(super) fn schema_reply(&self) -> SchemaReply {
-        SchemaReply { schema: self.schema.to_string(), statements: self.loaded.statements.clone() }
+        SchemaReply {
+            schema: self.schema.to_string(),
+            statements: self.loaded.statements.clone(),
+            app_objects: self.loaded.app_objects.clone(),
+        }
     }
 }

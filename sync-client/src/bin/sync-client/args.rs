@@ -34,12 +34,13 @@ pub(crate) enum Command {
         \"refused\": [{\"table\", \"reason\", \"fix\"}], \"notes\": [{\"table\", \"text\"}], \"token_file\"}")]
     Init(Init),
     /// Make a new FILE from the server's schema and fill it
-    #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \"token_file\", \"report\"}, \
-        the report as in sync")]
+    #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \"token_file\", \
+        \"left_out\": [{\"what\", \"why\"}], \"unfilled\": [name], \"report\"}: \
+        what of the app's objects was not made, full-text indexes that only the app can fill, and the report as in sync")]
     Clone(Clone),
     /// Print the DDL of the tables that can be synced, ready for `sync-server serve --schema`
     #[command(after_help = "Tables that cannot be synced are named on stderr, with the reason and what to change.\n\
-        With --json: {\"tables\": [name], \"statements\": [sql], \"refused\": [{\"table\", \"reason\", \"fix\"}], \
+        With --json: {\"tables\": [name], \"statements\": [sql], \"app_objects\": [sql], \"refused\": [{\"table\", \"reason\", \"fix\"}], \
         \"notes\": [{\"table\", \"text\"}]}")]
     Schema(Schema),
     /// Push and pull until nothing is left to do

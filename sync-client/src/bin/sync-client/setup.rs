@@ -15,7 +15,9 @@ use sync_core::{
     protocol::capabilities::SchemaReply,
     sqlite::{
         connection::{self, Settings},
-        introspect::{Found, statements},
+        guest::{self, LeftOut},
+        introspect::{Found, introspect, statements},
+        others,
     },
 };
 
@@ -63,11 +65,16 @@ impl Findings {
         }
     }
 
-    /// Names the refused tables, and what to know of the others, on stderr.
-    fn tell(&self, out: Output) {
+    /// Names the refused tables on stderr.
+    fn tell_refused(&self, out: Output) {
         for Refused { table, reason, fix } in &self.refused {
             out.note(format_args!("Table {table} cannot be synced: {reason}. {}.", sentence(fix)));
         }
+    }
+
+    /// The same, and what to know of the others.
+    fn tell(&self, out: Output) {
+        self.tell_refused(out);
         for Note { table, text } in &self.notes {
             out.note(format_args!("Table {table}: {text}."));
         }
@@ -153,7 +160,16 @@ struct CloneReport<'a> {
     server: &'a str,
     tables: &'a [String],
     token_file: Option<&'a Path>,
+    left_out: &'a [NotMade],
+    unfilled: &'a [String],
     report: &'a SyncReport,
+}
+
+/// An object of the app that the clone does not have.
+#[derive(Serialize)]
+struct NotMade {
+    what: String,
+    why: String,
 }
 
 /// The file appears under its name only once it is a synced one with all its tables; filling it can
@@ -175,6 +191,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
         let _ = remove_database(&with_suffix(file, NEW));
     }
     let source = Source::require(args.token.given.as_deref(), file)?;
+    let mut left_out = Vec::new();
     let token_file = if file.exists() {
         args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
     } else {
@@ -182,11 +199,17 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
         let id = uuid::Uuid::new_v4().to_string();
         let schema = sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
-        if let Err(failure) = make(args, &source, &schema) {
-            if kept.is_some() {
-                let _ = token::forget(file);
+        match make(args, &source, &schema, out) {
+            Ok(not_made) => left_out = not_made,
+            Err(failure) => {
+                if kept.is_some() {
+                    let _ = token::forget(file);
+                }
+                return Err(failure);
             }
-            return Err(failure);
+        }
+        for NotMade { what, why } in &left_out {
+            out.note(format_args!("Left out of {}: {what}: {why}.", file.display()));
         }
         kept
     };
@@ -199,12 +222,18 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
         let again = format!("sync-client sync {}", shell(&file.to_string_lossy()));
         failure.and(&format!("{} is made but not yet filled: `{again}` goes on.", file.display()))
     })?;
+    let unfilled = fill(file)?;
+    for index in &unfilled {
+        out.note(format_args!("Full-text index {index} is empty here: only the app can fill it."));
+    }
     let status = opened.client.status()?;
     let object = CloneReport {
         file,
         server: &args.url,
         tables: &status.tables,
         token_file: token_file.as_deref(),
+        left_out: &left_out,
+        unfilled: &unfilled,
         report: &report,
     };
     out.result(&object, || {
@@ -221,19 +250,22 @@ fn half_made(file: &Path, url: &str) -> bool {
 }
 
 /// Makes the file under another name, with tables and capture, then gives it its name.
-fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<(), Failure> {
+fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) -> Result<Vec<NotMade>, Failure> {
     let fresh = with_suffix(&args.file, NEW);
     let result = remove_database(&fresh)
         .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
         .and_then(|()| create_tables(&fresh, schema))
-        .and_then(|()| {
+        .and_then(|left_out| {
             let builder = file::builder(&fresh, Some(source.clone()), &args.rules).remember_policies();
             let client = builder.server(&args.url).all_tables().open()?;
             let tables = client.introspection().schema.tables().iter().map(|t| t.sql_name.clone());
             file::known_tables(&args.rules, &tables.collect::<Vec<_>>())?;
+            let found = Findings::of(client.introspection());
             drop(client);
             give_name(&fresh, &args.file)
-                .map_err(|error| Failure::local(format!("{} cannot be made: {error}.", args.file.display())))
+                .map_err(|error| Failure::local(format!("{} cannot be made: {error}.", args.file.display())))?;
+            found.tell_refused(out);
+            Ok(left_out.into_iter().map(|LeftOut { what, why }| NotMade { what, why }).collect())
         });
     // What is left of the other name, whichever way it went.
     let _ = remove_database(&fresh);
@@ -243,7 +275,7 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<(),
 /// What a file is called until it has its tables.
 const NEW: &str = "-sync-new";
 
-fn create_tables(path: &Path, schema: &SchemaReply) -> Result<(), Failure> {
+fn create_tables(path: &Path, schema: &SchemaReply) -> Result<Vec<LeftOut>, Failure> {
     let failed = |error: rusqlite::Error| Failure::local(format!("{} cannot be made: {error}.", path.display()));
     let settings =
         Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(5), cache_kib: 2048 };
@@ -251,24 +283,24 @@ fn create_tables(path: &Path, schema: &SchemaReply) -> Result<(), Failure> {
         return Err(Failure::local("The server syncs no tables. Start it with a schema first."));
     }
     let mut conn = connection::open(path, true, settings).map_err(failed)?;
-    let tx = conn.transaction().map_err(failed)?;
-    for statement in &schema.statements {
-        // A server may make tables and indexes here, and nothing else: no ATTACH, no PRAGMA.
-        let mut words = statement.split_ascii_whitespace().map(str::to_ascii_uppercase);
-        let allowed = words.next().as_deref() == Some("CREATE")
-            && words.next().is_some_and(|kind| ["TABLE", "UNIQUE", "INDEX"].contains(&kind.as_str()));
-        if !allowed {
-            return Err(Failure::local(
-                "The server's schema has a statement that makes no table or index; nothing was made.",
-            ));
-        }
-        // One statement at most: what follows a first one is not run.
-        tx.prepare(statement).and_then(|mut prepared| prepared.execute([])).map_err(|error| {
-            Failure::local(format!("This SQLite does not take the server's schema: {error}. Nothing was made."))
-        })?;
-    }
-    tx.commit().map_err(failed)?;
-    conn.close().map_err(|(_, error)| failed(error))
+    conn.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    // A server may make tables and indexes here, and what an app has beside them: no ATTACH, no PRAGMA of another kind.
+    guest::make_synced(&mut conn, &schema.statements).map_err(|LeftOut { what, why }| {
+        Failure::local(format!("The server's schema cannot be made here: {what}: {why}. Nothing was made."))
+    })?;
+    let synced = introspect(&conn, None).map_err(failed)?.schema;
+    let left_out = guest::make_others(&mut conn, &schema.app_objects, &synced).map_err(failed)?;
+    conn.execute_batch("COMMIT").map_err(failed)?;
+    conn.close().map_err(|(_, error)| failed(error))?;
+    Ok(left_out)
+}
+
+/// Fills the full-text indexes of a file that has its rows; names those that only the app can fill.
+fn fill(path: &Path) -> Result<Vec<String>, Failure> {
+    let settings =
+        Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(5), cache_kib: 2048 };
+    let mut conn = connection::open(path, false, settings).map_err(Error::from)?;
+    Ok(guest::fill(&mut conn).map_err(Error::from)?)
 }
 
 /// Never replaces a file that came to be meanwhile, where the file system has hard links.
@@ -310,6 +342,7 @@ struct SchemaReport {
     #[serde(flatten)]
     found: Findings,
     statements: Vec<String>,
+    app_objects: Vec<String>,
 }
 
 pub(crate) fn schema(args: &args::Schema, out: Output) -> Result<Done, Failure> {
@@ -322,10 +355,10 @@ pub(crate) fn schema(args: &args::Schema, out: Output) -> Result<Done, Failure> 
         busy: Duration::from_secs(5),
         cache_kib: 2048,
     };
-    let statements = connection::open(&args.file, false, settings)
-        .and_then(|conn| statements(&conn, &found.schema))
-        .map_err(Error::from)?;
-    let report = SchemaReport { found: Findings::of(&found), statements };
+    let conn = connection::open(&args.file, false, settings).map_err(Error::from)?;
+    let statements = statements(&conn, &found.schema).map_err(Error::from)?;
+    let app_objects = others::statements(&conn, &found.schema).map_err(Error::from)?;
+    let report = SchemaReport { found: Findings::of(&found), statements, app_objects };
     report.found.tell(out);
     if report.statements.is_empty() {
         return Err(Failure::local(format!("{} has no table that can be synced.", args.file.display())));
@@ -335,8 +368,13 @@ pub(crate) fn schema(args: &args::Schema, out: Output) -> Result<Done, Failure> 
         return Err(Failure::local(format!("These tables cannot be synced: {}.", names.join(", "))));
     }
     out.result(&report, || {
-        let statements: Vec<String> = report.statements.iter().map(|sql| format!("{};", sql.trim_end())).collect();
-        statements.join("\n")
+        let line = |sql: &String| format!("{};", sql.trim_end());
+        let mut lines: Vec<String> = report.statements.iter().map(line).collect();
+        if !report.app_objects.is_empty() {
+            lines.push(format!("\n{}", others::MARK));
+            lines.extend(report.app_objects.iter().map(line));
+        }
+        lines.join("\n")
     });
     Ok(Done::Clean)
 }

@@ -1,0 +1,90 @@
+//! A clone is a file that the app can open: it has what the app made beside its tables, as far as a server may make it.
+
+use rusqlite::Connection;
+use sync_core::sqlite::others::MARK;
+use tempfile::TempDir;
+
+use crate::cli::{file, run, text};
+use crate::support::serve;
+
+const APP: &str = "
+    PRAGMA user_version = 42; PRAGMA application_id = 1234;
+    CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, body TEXT); CREATE INDEX by_body ON note(body);
+    CREATE VIEW recent AS SELECT id FROM note;
+    CREATE TABLE counter (n INTEGER); INSERT INTO counter VALUES (0);
+    CREATE TABLE schema_migrations (version TEXT PRIMARY KEY NOT NULL); INSERT INTO schema_migrations VALUES ('0001'), ('it''s');
+    CREATE VIRTUAL TABLE search USING fts5(body, content='note');
+    CREATE VIRTUAL TABLE kept USING fts5(body);
+    CREATE VIRTUAL TABLE lone USING fts5(body);
+    CREATE TRIGGER keeping AFTER INSERT ON note BEGIN INSERT INTO kept (body) VALUES (NEW.body); UPDATE counter SET n = n + 1; END;
+    INSERT INTO note VALUES ('1', 'hello world'), ('2', 'good morning');";
+
+#[test]
+fn a_clone_has_what_the_app_made_beside_its_tables() {
+    let dir = TempDir::new().unwrap();
+    file(&dir, "a.db", APP);
+    let schema = run(&dir, &["schema", "a.db"]).ends(0).stdout;
+    assert_eq!(schema.lines().filter(|l| *l == MARK).count(), 1);
+    // A server that was started with it goes on with it, also where the app's other objects changed.
+    let server = serve(&schema);
+    let url = server.url();
+    run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    let synced = run(&dir, &["schema", "a.db"]).ends(0).stdout;
+    assert_eq!(synced, schema, "nothing of ours is printed");
+
+    let ran = run(&dir, &["clone", &url, "b.db", "--token", "ann", "--json"]).ends(0);
+    let report = ran.json();
+    assert_eq!((&report["tables"], &report["left_out"]), (&serde_json::json!(["note"]), &serde_json::json!([])));
+    assert_eq!(report["unfilled"], serde_json::json!(["lone"]));
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    let number = |sql: &str| b.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+    assert_eq!((number("PRAGMA user_version"), number("PRAGMA application_id")), (42, 1234));
+    assert_eq!(text(&b, "SELECT group_concat(version, ';') FROM schema_migrations"), "0001;it's");
+    assert_eq!(number("SELECT count(*) FROM recent"), 2);
+    for (index, found) in [("search", 1), ("kept", 1), ("lone", 0)] {
+        assert_eq!(number(&format!("SELECT count(*) FROM {index} WHERE {index} MATCH 'hello'")), found, "{index}");
+    }
+    // It is the app's file from here on, with its triggers.
+    b.execute_batch("INSERT INTO note VALUES ('3', 'late hello'); INSERT INTO schema_migrations VALUES ('0002')")
+        .unwrap();
+    assert_eq!(number("SELECT count(*) FROM kept WHERE kept MATCH 'hello'"), 2);
+    assert_eq!(run(&dir, &["sync", "b.db"]).ends(0).stdout, "Sent 1 row.\n");
+    assert_eq!(run(&dir, &["schema", "b.db", "--json"]).ends(0).json()["tables"], serde_json::json!(["note"]));
+}
+
+/// The server keeps what it was given, whatever that is; the device does not do it.
+#[test]
+fn a_hostile_server_makes_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let stolen = dir.path().join("stolen.db");
+    let server = serve(&format!(
+        "CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, body TEXT);\n{MARK}\n\
+         ATTACH '{0}' AS x; VACUUM INTO '{0}'; PRAGMA journal_mode = OFF; UPDATE _sync_meta SET value = 'http://evil';\n\
+         CREATE TABLE _sync_more (x); CREATE VIEW peek AS SELECT load_extension('x'); CREATE VIEW fine AS SELECT 1;\n\
+         CREATE TRIGGER grab AFTER INSERT ON note BEGIN DELETE FROM _sync_dirty; END; INSERT INTO note VALUES ('evil', '');",
+        stolen.display()
+    ));
+    let ran = run(&dir, &["clone", &server.url(), "b.db", "--token", "ann", "--json"]).ends(0);
+    let what: Vec<String> =
+        ran.json()["left_out"].as_array().unwrap().iter().map(|l| l["what"].as_str().unwrap().into()).collect();
+    assert_eq!(what.len(), 8, "{what:?}");
+    assert!(what.contains(&"view peek".into()) && what.contains(&"trigger grab".into()), "{what:?}");
+    let told = run(&dir, &["clone", &server.url(), "c.db", "--token", "ann"]).ends(0).stderr;
+    assert!(told.contains("Left out of c.db: table _sync_more: it names _sync_more"), "{told}");
+    assert!(!stolen.exists());
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    assert_eq!(text(&b, "SELECT count(*) || '' FROM note"), "0");
+    assert_eq!(text(&b, "SELECT group_concat(name) FROM sqlite_schema WHERE type = 'view'"), "fine");
+    assert_eq!(text(&b, "SELECT value FROM _sync_meta WHERE name = 'server'"), server.url());
+}
+
+/// What the server says that it syncs makes tables and indexes, or nothing at all.
+#[test]
+fn what_is_synced_is_tables() {
+    let dir = TempDir::new().unwrap();
+    let url = crate::cli::schema_server(&["CREATE TABLE a (id TEXT PRIMARY KEY)", "CREATE TABLE b AS SELECT 1 AS id"]);
+    let ran = run(&dir, &["clone", &url, "b.db", "--token", "ann"]).ends(1);
+    assert!(ran.stderr.contains("table b: it does more than that"), "{}", ran.stderr);
+    assert!(!dir.path().join("b.db").exists());
+}
