@@ -139,8 +139,13 @@ impl Api {
     ) -> Result<Response, CallError> {
         let ours = self.is_ours();
         let budget = self.budget().filter(|_| !stream);
+        let mut said = String::new();
         for renew in [false, true] {
-            let token = self.token(renew)?;
+            let token = self.token(renew).map_err(|e| match e {
+                // An expired token is another matter than a wrong one: the server knows which.
+                Error::Auth(why) if !said.is_empty() => Error::Auth(format!("{said}; {why}")),
+                e => e,
+            })?;
             let timeout = match &budget {
                 Some(b) if b.is_over() => return Err(Error::Stopped.into()),
                 Some(b) => Some(b.time_left()),
@@ -163,6 +168,7 @@ impl Api {
                 response.body = budget.counted(response.body);
             }
             if response.status == 401 && !renew {
+                said = refusal(response).map(|r| r.reply.message).unwrap_or_default();
                 continue;
             }
             if (200..300).contains(&response.status) {

@@ -20,6 +20,7 @@ use crate::report::Event;
 use crate::stage::Stage;
 use crate::store::{Meta, Selection, Store, look};
 use crate::transport::{Http, Transport};
+use crate::undecided::Inbox;
 
 /// Opens a [`Client`]. Made by [`Client::builder`].
 pub struct Builder {
@@ -213,6 +214,34 @@ impl Builder {
         }
         let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
         self.engine(store, &server)?.detach(how)
+    }
+
+    /// Opens what waits for a person, to decide about it: also while another process or a client of this one syncs the
+    /// file, which goes on with what was decided. No network, no token.
+    ///
+    /// # Errors
+    /// [`Error::NotInitialized`] where the file is not a synced one; [`Error::Owned`] where another version of this
+    /// program syncs it; SQLite's.
+    pub fn inbox(mut self) -> Result<Inbox, Error> {
+        let (mut store, lock) = match self.take() {
+            Ok((store, lock)) => (store, Some(lock)),
+            Err(owned @ Error::Owned { .. }) => {
+                let store = Store::open(&self.path)?;
+                self.env.opened(&store.conn);
+                // Bringing the file up to date is for the one that has it.
+                if store.installed()? && !store.is_current()? {
+                    return Err(owned);
+                }
+                (store, None)
+            }
+            Err(e) => return Err(e),
+        };
+        if !store.installed()? || store.asleep()? {
+            return Err(Error::NotInitialized);
+        }
+        store.refresh(self.env.now_ms())?;
+        let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
+        Ok(Inbox::new(self.engine(store, &server)?, lock))
     }
 
     /// The file, for this process only.

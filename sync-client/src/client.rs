@@ -460,6 +460,16 @@ pub fn fetch_schema(transport: Arc<dyn Transport>, token: TokenSource, source_id
     Api::new(transport, token).schema(source_id).map_err(Error::from)
 }
 
+/// Asks a server whether it is one that a file can be synced with, and whether it takes the token.
+///
+/// # Errors
+/// The network's and the server's; [`Error::Protocol`] where something else answers.
+pub fn ask_server(transport: Arc<dyn Transport>, token: TokenSource, source_id: &str) -> Result<(), Error> {
+    let capabilities = Api::new(transport, token).capabilities(source_id).map_err(Error::from)?;
+    let syncs = capabilities.has("connect_lifecycle");
+    if syncs { Ok(()) } else { Err(Error::Protocol("it does not offer the connect lifecycle".into())) }
+}
+
 /// Schema changes during one verb after which it gives up.
 const MIGRATIONS: u32 = 10;
 

@@ -73,7 +73,11 @@ impl Engine {
             self.name_export(path)?;
         }
         let outcome = self.store.begin_leaving(self.env.now_ms()).and_then(|()| self.leave(how));
-        self.store.end(outcome)
+        let detached = self.store.end(outcome)?;
+        if let Some(was) = self.store.earlier_journal() {
+            self.store.give_journal_back(&was);
+        }
+        Ok(detached)
     }
 
     /// Gives the export an id that this file remembers before there is an export: what a try that was cut has left under
@@ -305,5 +309,10 @@ pub fn forget(path: &Path) -> Result<(), Error> {
     if !store.anything_of_ours()? {
         return Err(Error::NotInitialized);
     }
-    store.uninstall()
+    let was = store.earlier_journal();
+    store.uninstall()?;
+    if let Some(was) = was {
+        store.give_journal_back(&was);
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::context::{Environment, Observer};
 use crate::error::Error;
 use crate::pull::Pulled;
 use crate::push::Pushed;
-use crate::report::{Attached, Event, PullReport, PushReport, SyncReport, SyncWithin};
+use crate::report::{Attached, ErrorClass, Event, PullReport, PushReport, SyncReport, SyncWithin};
 use crate::stage::Stage;
 use crate::store::{Meta, OutboxState, Store};
 
@@ -430,6 +430,17 @@ impl Engine {
             return Ok(());
         }
         let tx = self.store.begin_unchecked()?;
+        let reached = match outcome {
+            Ok(_) | Err(Error::RetryLater { .. }) => Some(1),
+            Err(e) => match e.class() {
+                ErrorClass::Offline => matches!(e, Error::Offline { .. }).then_some(0),
+                ErrorClass::Auth | ErrorClass::Refused | ErrorClass::Protocol => Some(1),
+                ErrorClass::Local => None,
+            },
+        };
+        if let Some(reached) = reached {
+            Meta::Reached.keep(&tx, reached)?;
+        }
         match outcome {
             Ok(_) => {
                 Meta::LastSuccess.set(&tx, self.env.now_ms())?;

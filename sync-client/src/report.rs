@@ -137,6 +137,8 @@ pub struct Status {
     pub last_error: Option<LastError>,
     /// With [`Attached::RetryLater`]: how long to wait.
     pub retry_after_seconds: Option<u64>,
+    /// Whether the server was reached when it was last spoken to; none where it never was.
+    pub online: Option<bool>,
 }
 
 /// A table that is held back both ways, since its values could change on the way.

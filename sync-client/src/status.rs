@@ -56,6 +56,7 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         }
         _ => None,
     };
+    let last_success = when(Meta::LastSuccess)?;
     Ok(Status {
         server: Meta::Server.get(&conn)?.unwrap_or_default(),
         attached: Meta::Attached.integer(&conn)? != 0,
@@ -74,9 +75,10 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         conflicts: inbox_rows(&conn, "conflict")?,
         checkpoint: Meta::Checkpoint.integer(&conn)?,
         latest_known: Meta::LatestKnown.integer(&conn)?.max(Meta::Checkpoint.integer(&conn)?),
-        last_success: when(Meta::LastSuccess)?,
+        last_success,
         last_error,
         retry_after_seconds: Meta::RetryAfter.get::<i64>(&conn)?.map(i64::unsigned_abs),
+        online: Meta::Reached.get::<i64>(&conn)?.map(|reached| reached != 0),
     })
 }
 

@@ -1,7 +1,7 @@
 //! The program's command line, and what it makes of it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,9 @@ pub struct Serve {
     /// Take any bearer token as the user id. Only on loopback.
     #[arg(long)]
     pub dev: bool,
+    /// Holds the secret that tokens are signed with, in place of SYNC_SERVER_SECRET.
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    pub secret_file: Option<PathBuf>,
     /// The one schema name on the wire.
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub wire_schema: String,
@@ -123,6 +126,9 @@ pub struct Token {
     /// Days that the token is valid.
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=36_500))]
     pub days: i64,
+    /// Holds the secret, in place of SYNC_SERVER_SECRET.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
 }
 
 impl LimitArgs {
@@ -178,15 +184,20 @@ impl Token {
     /// Where the user is blank, or as [`secret_auth`].
     pub fn issue(&self, environment: Arc<dyn Environment>) -> Result<String, ConfigError> {
         let user = UserId::parse(&self.user).ok_or(ConfigError::BlankUser)?;
-        Ok(secret_auth(environment)?.issue(&user, self.days.saturating_mul(24 * 60 * 60)))
+        Ok(secret_auth(self.secret_file.as_deref(), environment)?.issue(&user, self.days.saturating_mul(24 * 60 * 60)))
     }
 }
 
-/// Authentication by the secret in [`SECRET_VARIABLE`].
+/// Authentication by the secret in a file, white space around it left out, or else in [`SECRET_VARIABLE`].
 ///
 /// # Errors
 /// Where it is missing or too short.
-pub fn secret_auth(environment: Arc<dyn Environment>) -> Result<JwtAuth, ConfigError> {
+pub fn secret_auth(file: Option<&Path>, environment: Arc<dyn Environment>) -> Result<JwtAuth, ConfigError> {
+    if let Some(path) = file {
+        let failed = |why: String| ConfigError::SecretFile { path: path.to_owned(), why };
+        let secret = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+        return JwtAuth::new(secret.trim_ascii(), environment).map_err(|e| failed(e.to_string()));
+    }
     let secret = std::env::var_os(SECRET_VARIABLE).ok_or(ConfigError::NoSecret)?;
     Ok(JwtAuth::new(secret.as_encoded_bytes(), environment)?)
 }
@@ -215,13 +226,22 @@ pub enum ConfigError {
     DevBeyondLoopback(SocketAddr),
     /// No secret.
     #[error(
-        "{SECRET_VARIABLE} is not set: put a secret of at least {} bytes there, or use --dev on this machine",
+        "{SECRET_VARIABLE} is not set: put a secret of at least {} bytes there, or into a file that --secret-file names, or \
+         use --dev on this machine",
         JwtAuth::MIN_SECRET_BYTES
     )]
     NoSecret,
     /// A secret that can be guessed.
     #[error("{SECRET_VARIABLE}: {0}")]
     Secret(#[from] crate::auth::SecretError),
+    /// The same of a file.
+    #[error("the secret in {}: {why}", path.display())]
+    SecretFile {
+        /// As it was given.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// An unknown fault point.
     #[error("{FAULT_VARIABLE} does not name a fault point")]
     Fault,

@@ -1,6 +1,6 @@
 //! What the program `sync-server` does: serve until a signal, or print a token.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -48,7 +48,8 @@ fn run(cli: Cli) -> Result<(), Failed> {
 }
 
 fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(), Failed> {
-    let auth = if options.dev { None } else { Some(secret_auth(Arc::clone(environment))?) };
+    let auth =
+        if options.dev { None } else { Some(secret_auth(options.secret_file.as_deref(), Arc::clone(environment))?) };
     let config = ServiceConfig {
         rules_sql: options.rules.as_deref().map(read).transpose()?,
         wire_schema: options.wire_schema.clone(),
@@ -119,5 +120,8 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
 /// Filtered by `RUST_LOG`; `info` where that is not set.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // Colours are for a terminal: a log file has none.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_target(false).with_ansi(colours).init();
 }

@@ -13,7 +13,7 @@ use sync_core::sqlite::rows::read_values;
 use sync_core::value::Value;
 
 use super::install::{look, suspect_all};
-use super::{Meta, Selection, Store, names};
+use super::{Meta, Selection, Store, journal, names};
 use crate::error::Error;
 
 impl Store {
@@ -73,7 +73,11 @@ impl Store {
     /// is attached.
     pub(crate) fn wake_up(&mut self, server: &str, selection: &Selection, now: i64) -> Result<(), Error> {
         look(&mut self.conn, selection)?;
+        // The app had its own again since the file was let go.
+        let was = self.turn_wal_on()?;
         self.refresh_after(now, |conn| {
+            Meta::JournalMode.clear(conn)?;
+            journal::remember(conn, &was)?;
             Meta::Server.set(conn, server)?;
             Meta::Tables.set(conn, selection.stored())?;
             Meta::Resume.set(conn, 1)?;

@@ -22,7 +22,7 @@ thread_local! {
 
 /// Has this connection wait so.
 pub(super) fn wait_patiently(conn: &mut Connection) -> rusqlite::Result<()> {
-    conn.busy_handler(Some(looked))
+    conn.busy_handler(Some(looked as fn(i32) -> bool))
 }
 
 /// What this thread's waits are told to, once, as long as it lives.

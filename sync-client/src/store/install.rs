@@ -14,7 +14,7 @@ use sync_core::sqlite::{quote, triggers as app_triggers};
 use super::fold::{Rows, fold};
 use super::intact::{intact, remember};
 use super::shape::{Shape, Stance};
-use super::{Managed, Meta, Store, migrate, names, strayed};
+use super::{Managed, Meta, Store, journal, migrate, names, strayed};
 use crate::error::Error;
 use crate::verify::REPAIRED;
 
@@ -76,6 +76,11 @@ impl Store {
         Ok(self.conn.prepare(sql)?.exists([])?)
     }
 
+    /// Whether our tables in the file are of this version.
+    pub(crate) fn is_current(&self) -> Result<bool, Error> {
+        Ok(migrate::readable(&self.conn)? == migrate::FORMAT)
+    }
+
     /// Makes the file a synced one: our tables, a source id, and every present row as an intent.
     pub(crate) fn install(
         &mut self,
@@ -93,12 +98,11 @@ impl Store {
             });
         }
         names::free(&self.conn)?;
-        // Readers and the app's writers do not block one another in WAL mode. Outside a transaction by rule.
-        let was: String = self.conn.query_row("PRAGMA main.journal_mode", [], |r| r.get(0))?;
-        self.conn.query_row("PRAGMA main.journal_mode = WAL", [], |_| Ok(()))?;
+        let was = self.turn_wal_on()?;
         let installed = self.refresh_after(now, |conn| {
             migrate::create(conn)?;
             conn.execute_batch(REPAIRED)?;
+            journal::remember(conn, &was)?;
             Meta::Server.set(conn, server)?;
             Meta::WireSchema.set(conn, "main")?;
             Meta::SourceId.set(conn, source_id)?;
@@ -106,7 +110,7 @@ impl Store {
             Meta::Tables.set(conn, selection.stored())
         });
         if installed.is_err()
-            && let Err(e) = self.conn.query_row(&format!("PRAGMA main.journal_mode = {}", quote(&was)), [], |_| Ok(()))
+            && let Err(e) = journal::set(&self.conn, &was)
         {
             tracing::debug!("the file keeps its write-ahead log: {e}");
         }

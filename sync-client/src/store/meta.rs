@@ -81,6 +81,10 @@ pub(crate) enum Meta {
     HeldBack,
     /// Tables that were held back and are not any more, as JSON: the next rebuild compares all of their rows.
     LetGo,
+    /// The app's journal mode, where it was not WAL before the file was a synced one.
+    JournalMode,
+    /// Whether the server was reached when it was last spoken to.
+    Reached,
     /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
     CheckpointBundle,
 }
@@ -102,6 +106,8 @@ impl Meta {
             Self::InitializationId => "initialization_id",
             Self::Rebuild => "rebuild",
             Self::Fork => "fork",
+            Self::JournalMode => "journal_mode",
+            Self::Reached => "reached",
             Self::OutboxColumns => "outbox_columns",
             Self::PushSession => "push_session",
             Self::PullFirst => "pull_first",

@@ -8,6 +8,7 @@ mod gone;
 mod grown;
 mod install;
 mod intact;
+mod journal;
 mod meta;
 mod migrate;
 mod names;

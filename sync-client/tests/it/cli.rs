@@ -235,9 +235,22 @@ fn what_is_no_sync_server_is_said_so() {
         ("502 Bad Gateway", 3, "fails for now (HTTP status 502). Changes wait"),
     ] {
         let url = answering(status, "<html>hello</html>");
-        run(&dir, &["init", "a.db", "--server", &url, "--all", "--token", "hush"]).ends(0);
+        let init = ["init", "a.db", "--server", &url, "--all", "--token", "hush"];
+        if code != 3 {
+            // It is asked before anything is changed.
+            let ran = run(&dir, &init).ends(code);
+            assert!(
+                ran.stderr.contains(words) && ran.stderr.contains("Nothing was changed"),
+                "{status}: {}",
+                ran.stderr
+            );
+        }
+        run(&dir, &[&init[..], &["--offline"]].concat()).ends(0);
         let ran = run(&dir, &["sync", "a.db"]).ends(code);
         assert!(ran.stderr.contains(words), "{status}: {}", ran.stderr);
+        let json = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
+        assert_eq!(json["online"], code != 3, "{status}");
+        run(&dir, &["detach", "a.db", "--forget"]).ends(0);
     }
 }
 
@@ -310,7 +323,7 @@ pub(crate) fn schema_server(statements: &[&str]) -> String {
 }
 
 /// Answers any request alike.
-fn answering(status: &str, body: &str) -> String {
+pub(crate) fn answering(status: &str, body: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let length = body.len();

@@ -78,7 +78,15 @@ fn refused_tokens_end_with_4() {
     let gate = Gate::default();
     let server = gate.serve(DDL);
     file(&dir, "a.db", &format!("{DDL} {THREE}"));
-    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "hush"]).ends(0);
+    let init = ["init", "a.db", "--server", &server.url(), "--all", "--token", "hush"];
+    let ran = run(&dir, &init).ends(4);
+    assert!(
+        ran.stderr.contains("a.db: the server refuses the token") && !ran.stderr.contains("hush"),
+        "{}",
+        ran.stderr
+    );
+    run(&dir, &["status", "a.db"]).ends(1);
+    run(&dir, &[&init[..], &["--offline"]].concat()).ends(0);
     let ran = run(&dir, &["sync", "a.db"]).ends(4);
     assert!(ran.stderr.contains("token") && !ran.stderr.contains("hush"), "{}", ran.stderr);
     gate.open();
@@ -283,13 +291,13 @@ fn rows_of_several_key_columns_are_named_by_their_key_object() {
 }
 
 /// A running `watch --json`, its events one by one.
-struct Watch {
+pub(crate) struct Watch {
     child: Child,
     events: mpsc::Receiver<Value>,
 }
 
 impl Watch {
-    fn start(dir: &TempDir, name: &str) -> Self {
+    pub(crate) fn start(dir: &TempDir, name: &str) -> Self {
         let mut child =
             program(dir, &["watch", name, "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout: ChildStdout = child.stdout.take().unwrap();
@@ -306,7 +314,7 @@ impl Watch {
     }
 
     /// The next event of that name; others pass.
-    fn wait_for(&self, name: &str) -> Value {
+    pub(crate) fn wait_for(&self, name: &str) -> Value {
         loop {
             let event = self.events.recv_timeout(Duration::from_secs(20)).expect("the event comes");
             if event["event"] == name {

@@ -34,6 +34,7 @@ mod not_utf8;
 mod numbers;
 mod owner;
 mod patience;
+mod person;
 mod poison;
 mod progress;
 mod refused_schema;

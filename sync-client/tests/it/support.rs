@@ -34,7 +34,7 @@ pub(crate) fn serve(schema: &str) -> Running {
     serve_with(schema, DevAuth)
 }
 
-fn serve_with(schema: &str, auth: impl Authenticate) -> Running {
+pub(crate) fn serve_with(schema: &str, auth: impl Authenticate) -> Running {
     let data = TempDir::new().unwrap();
     let service = Service::open(ServiceConfig::new(data.path(), schema), Arc::new(Clock::default())).unwrap();
     let router = standalone(router_with(service, auth, RouterOptions::default()));

@@ -6,6 +6,7 @@ mod captured;
 pub(crate) mod commit;
 pub(crate) mod ddl;
 mod direct;
+mod dump;
 pub(crate) mod fail;
 pub(crate) mod lineage;
 pub(crate) mod pages;

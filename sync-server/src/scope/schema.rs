@@ -12,6 +12,7 @@ use sync_core::sqlite::stubs::Stubs;
 use sync_core::sqlite::triggers::{self, Trigger};
 
 use super::ddl::{self, Objects};
+use super::dump;
 use crate::service::OpenError;
 
 /// One synced table with everything that is made once.
@@ -51,7 +52,8 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, 
     let (schema_sql, app_objects) = others::split(schema_sql);
     let app = Connection::open_in_memory()?;
     let stubs = Stubs::install(&app, [schema_sql])?;
-    app.execute_batch(schema_sql).map_err(|e| OpenError::Schema(format!("schema.sql is not valid: {e}")))?;
+    app.execute_batch(&dump::without_internal(schema_sql))
+        .map_err(|e| OpenError::Schema(format!("schema.sql is not valid: {e}")))?;
     stubs.remove(&app)?;
     let found = introspect(&app, None)?;
     let helpers = helpers(&app)?;

@@ -90,6 +90,51 @@ fn serves_stops_and_finds_its_data_again() {
     }
 }
 
+/// What SQLite's shell prints of an app's file, with tables of SQLite and, where it is synced, of ours; and a log that goes
+/// to a file.
+#[test]
+fn serves_what_the_shell_prints_and_logs_without_colours() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    let shell = format!(
+        "CREATE TABLE sqlite_sequence(name,seq);\n{SCHEMA}\nCREATE TABLE _sync_meta(name TEXT PRIMARY KEY, value);\n\
+         CREATE TRIGGER _sync_users_i AFTER INSERT ON users BEGIN INSERT INTO _sync_log_1 VALUES (new.id); END;\n\
+         CREATE TABLE numbered(id INTEGER PRIMARY KEY AUTOINCREMENT, x);"
+    );
+    std::fs::write(dir.path().join("schema.sql"), shell).unwrap();
+    let program = Program::start(command.env("RUST_LOG", "debug"), &["--dev"]);
+    let client = program.client("ada");
+    client.post("/sync/connect", "{}");
+    let statements = client.get("/sync/schema").json()["statements"].to_string();
+    assert!(statements.contains("numbered") && !statements.contains("_sync_") && !statements.contains("sqlite_"));
+    let (_, stderr) = program.stop("-TERM");
+    assert!(stderr.contains("serving") && !stderr.contains('\u{1b}'), "{stderr}");
+}
+
+#[test]
+fn the_secret_may_be_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), format!("{SECRET}\n")).unwrap();
+    let output = command(dir.path()).args(["token", "--user", "ada", "--secret-file", "secret"]).output().unwrap();
+    let token = String::from_utf8(output.stdout).unwrap();
+    // The same as in the variable, the line's end left out.
+    let program = Program::start(command(dir.path()).env("SYNC_SERVER_SECRET", SECRET), &[]);
+    assert_eq!(program.client(token.trim()).post("/sync/connect", "{}").status, 200);
+    drop(program);
+    let program = Program::start(&mut command(dir.path()), &["--secret-file", "secret"]);
+    assert_eq!(program.client(token.trim()).get("/sync/capabilities").status, 200);
+    drop(program);
+    for (content, said) in [(Some("short"), "secret: "), (None, "gone: ")] {
+        let name = said.trim_end_matches(": ");
+        if let Some(content) = content {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        let output = command(dir.path()).args(["token", "--user", "ada", "--secret-file", name]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(said) && !stderr.contains("short\n"), "{stderr}");
+    }
+}
+
 #[test]
 fn tokens_of_the_program_open_its_server() {
     let dir = tempfile::tempdir().unwrap();

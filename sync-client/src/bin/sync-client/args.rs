@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sync_client::{Attach, Policy};
@@ -31,7 +31,8 @@ Exit codes:
 pub(crate) enum Command {
     /// Make FILE a synced file: its rows stay, its apps keep working
     #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \
-        \"refused\": [{\"table\", \"reason\", \"fix\"}], \"notes\": [{\"table\", \"text\"}], \"token_file\"}")]
+        \"refused\": [{\"table\", \"reason\", \"fix\"}], \"notes\": [{\"table\", \"text\"}], \"token_file\", \"online\": bool or null, \
+        \"changed\": [what another init changed]}")]
     Init(Init),
     /// Make a new FILE from the server's schema and fill it
     #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \"token_file\", \
@@ -64,7 +65,7 @@ pub(crate) enum Command {
         \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
         \"rejected_rows\", \"held_back\" as in sync, \"discarded_rows\", \"conflicts\", \
         \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
-        \"retry_after_seconds\"}; position is the place of the newest local commit, and every commit up to \
+        \"retry_after_seconds\", \"online\": bool or null}; position is the place of the newest local commit, and every commit up to \
         synced_through is settled")]
     Status(File),
     /// The rows that wait to be sent
@@ -112,6 +113,30 @@ pub(crate) enum Command {
     Import(Import),
 }
 
+impl Command {
+    /// The file that it is about.
+    pub(crate) fn file(&self) -> &Path {
+        match self {
+            Self::Init(Init { file, .. })
+            | Self::Clone(Clone { file, .. })
+            | Self::Schema(Schema { file, .. })
+            | Self::Status(File { file })
+            | Self::Pending(File { file })
+            | Self::Rejected(Pages { file, .. })
+            | Self::Discarded(Pages { file, .. })
+            | Self::Conflicts(Pages { file, .. })
+            | Self::Retry(Row { file, .. })
+            | Self::Drop(Row { file, .. })
+            | Self::Clear(Clear { file, .. })
+            | Self::Detach(Detach { file, .. }) => file,
+            Self::Sync(work) | Self::Watch(work) | Self::Rebuild(work) => &work.file,
+            Self::Verify(verify) => &verify.work.file,
+            Self::Import(import) => &import.work.file,
+            Self::Compare(compare) => &compare.first,
+        }
+    }
+}
+
 const INBOX_JSON: &str = "With --json: {\"rows\": [{\"id\", \"kind\", \"at\", \"table\", \"key\", \"op\", \"reason\", \
     \"message\", \"local_row\", \"base_row\", \"server_row\", \"merged_row\"}], \"next\"}; rows are JSON text or null; \"next\": what to give \
     to --after, or null";
@@ -144,6 +169,9 @@ pub(crate) struct Init {
     pub(crate) which: Which,
     #[command(flatten)]
     pub(crate) token: Token,
+    /// Do not ask the server whether it is there and takes the token
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// What becomes of FILE's rows when it is first synced: merge (both sides' rows are kept; where both have another
     /// row under one number, FILE's gets another), copy (FILE is a copy of one that the account has: the same number
     /// is the same row), take-remote (the server's replace them; `discarded` keeps what goes) or fail (where both have

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sync_client::{Client, Error, report::InboxRow};
+use sync_client::{Error, Inbox, report::InboxRow};
 
 use crate::{
     args, file,
     output::{Done, Failure, Output},
     text::{key, printable, shell, thousands, when},
-    token::Source,
 };
 
 pub(crate) fn list(args: &args::Pages, kind: &str, out: Output) -> Result<Done, Failure> {
@@ -56,12 +55,12 @@ fn entry(path: &Path, row: &InboxRow, now: Timestamp) -> String {
 }
 
 pub(crate) fn retry(args: &args::Row, out: Output) -> Result<Done, Failure> {
-    change(args, out, Client::retry, Client::retry_entry, "goes with the next sync")
+    change(args, out, Inbox::retry, Inbox::retry_entry, "goes with the next sync")
 }
 
 pub(crate) fn drop_row(args: &args::Row, out: Output) -> Result<Done, Failure> {
     let done = "is given up; `sync-client discarded` still shows it";
-    change(args, out, Client::drop_row, Client::drop_entry, done)
+    change(args, out, Inbox::drop_row, Inbox::drop_entry, done)
 }
 
 pub(crate) fn clear(args: &args::Clear, out: Output) -> Result<Done, Failure> {
@@ -69,13 +68,13 @@ pub(crate) fn clear(args: &args::Clear, out: Output) -> Result<Done, Failure> {
     struct Report {
         cleared: u64,
     }
-    let client = open(&args.file)?;
+    let mut inbox = open(&args.file)?;
     let cleared = match (args.what.id, args.what.kind) {
-        (Some(id), _) if !client.clear_entry(id)? => {
+        (Some(id), _) if !inbox.clear_entry(id)? => {
             return Err(Failure::local(format!("There is no entry {id}.")));
         }
         (Some(_), _) => 1,
-        (None, Some(kind)) => client.clear_all(kind.name())?,
+        (None, Some(kind)) => inbox.clear_all(kind.name())?,
         (None, None) => 0,
     };
     let entries = if cleared == 1 { "1 entry".to_owned() } else { format!("{} entries", thousands(cleared)) };
@@ -86,18 +85,18 @@ pub(crate) fn clear(args: &args::Clear, out: Output) -> Result<Done, Failure> {
 fn change(
     args: &args::Row,
     out: Output,
-    by_key: impl FnOnce(&Client, &str, &str) -> Result<bool, Error>,
-    by_id: impl FnOnce(&Client, i64) -> Result<bool, Error>,
+    by_key: impl FnOnce(&mut Inbox, &str, &str) -> Result<bool, Error>,
+    by_id: impl FnOnce(&mut Inbox, i64) -> Result<bool, Error>,
     done: &str,
 ) -> Result<Done, Failure> {
     #[derive(Serialize)]
     struct Report {
         changed: bool,
     }
-    let client = open(&args.file)?;
+    let mut inbox = open(&args.file)?;
     let (what, changed) = match (args.id, &args.table, &args.key) {
-        (Some(id), ..) => (format!("Entry {id}"), by_id(&client, id)?),
-        (None, Some(table), Some(key)) => (format!("{table} {key}"), by_key(&client, table, key)?),
+        (Some(id), ..) => (format!("Entry {id}"), by_id(&mut inbox, id)?),
+        (None, Some(table), Some(key)) => (format!("{table} {key}"), by_key(&mut inbox, table, key)?),
         _ => return Err(Failure::local("Name a table and a key, or --id.")),
     };
     if !changed {
@@ -109,7 +108,7 @@ fn change(
     Ok(Done::Clean)
 }
 
-fn open(path: &Path) -> Result<Client, Failure> {
+fn open(path: &Path) -> Result<Inbox, Failure> {
     file::must_exist(path)?;
-    Ok(file::builder(path, Source::find(None, path), &args::Rules::default()).open()?)
+    Ok(file::builder(path, None, &args::Rules::default()).inbox()?)
 }

@@ -50,6 +50,7 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(sheet, "  {name:<13} {value}");
     };
+    say("server", server(status).into());
     say("state", state(status).into());
     say("tables", thousands(status.tables.len() as u64));
     say("to send", to_send(status, now));
@@ -74,6 +75,14 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
         say("try again", format!("in {seconds} s: another device fills this account for the first time"));
     }
     sheet.trim_end().to_owned()
+}
+
+fn server(status: &Status) -> &'static str {
+    match status.online {
+        Some(true) => "online when it was last asked",
+        Some(false) => "offline when it was last asked",
+        None => "not asked yet",
+    }
 }
 
 fn state(status: &Status) -> &'static str {
@@ -135,6 +144,7 @@ mod tests {
         let sheet = sheet(Path::new("my app.db"), &status, now);
         for part in [
             "my app.db  https://host/api",
+            "server        not asked yet",
             "state         changes wait to be sent",
             "to send       1,234 rows, 1,000 of them on the way (sent), the oldest since 2026-11-23 02:40:00 UTC (5 min ago)",
             "refused       1 row: sync-client rejected 'my app.db'",

@@ -3,6 +3,7 @@
 //! One file per group of commands; what each prints is in its help (`sync-client help COMMAND`).
 
 mod args;
+mod ask;
 mod fault;
 mod file;
 mod inbox;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     if let Err(failure) = fault::asked() {
         return out.failure(&failure);
     }
+    let file = command.file().to_owned();
     let result = match command {
         Command::Init(args) => setup::init(&args, out),
         Command::Clone(args) => setup::clone(&args, out),
@@ -53,6 +55,6 @@ fn main() -> ExitCode {
     match result {
         Ok(Done::Clean) => ExitCode::SUCCESS,
         Ok(Done::SomethingWaits) => ExitCode::from(output::SOMETHING_WAITS),
-        Err(failure) => out.failure(&failure),
+        Err(failure) => out.failure(&failure.about(&file)),
     }
 }

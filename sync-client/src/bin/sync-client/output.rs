@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -64,6 +65,15 @@ impl Failure {
         self
     }
 
+    /// Names the file that it is about, where it does not say so itself.
+    pub(crate) fn about(mut self, file: &Path) -> Self {
+        let file = file.display().to_string();
+        if !self.message.contains(&file) {
+            self.message = format!("{file}: {}", self.message);
+        }
+        self
+    }
+
     /// Adds what to do next, where the server cannot be reached.
     pub(crate) fn when_offline(self, advice: &str) -> Self {
         if self.exit == OFFLINE { self.and(advice) } else { self }
@@ -90,7 +100,9 @@ impl From<Error> for Failure {
             }
             (Error::Refused { code, .. }, _) if code.starts_with("status ") => NO_SYNC_SERVER,
             (Error::Protocol(_), _) => NO_SYNC_SERVER,
-            (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => "`init` again with --attach says which.",
+            (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => {
+                "`init` again with `--attach merge` or `--attach take-remote` says which."
+            }
             (Error::LooksLikeCopy { .. }, _) => "`sync` with --attach copy or --attach merge says which.",
             (Error::PendingWork(_), _) => {
                 "For the latter: `detach` with --keep, --discard or --export; its help says what they do."
@@ -98,6 +110,9 @@ impl From<Error> for Failure {
             _ => "",
         };
         let message = match error {
+            Error::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                "another program kept the file locked for longer than this waits. Nothing is lost; try again".into()
+            }
             Error::Offline { message, .. } if message.starts_with("HTTP status") => {
                 format!("the server fails for now ({message})")
             }

@@ -22,7 +22,7 @@ use sync_core::{
 };
 
 use crate::{
-    args,
+    args, ask,
     file::{self, Opened},
     output::{Done, Failure, Output},
     progress::Progress,
@@ -75,8 +75,17 @@ impl Findings {
     /// The same, and what to know of the others.
     fn tell(&self, out: Output) {
         self.tell_refused(out);
+        // The same of several tables is said once.
+        let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
         for Note { table, text } in &self.notes {
-            out.note(format_args!("Table {table}: {text}."));
+            match said.iter_mut().find(|(t, _)| t == text) {
+                Some((_, tables)) => tables.push(table),
+                None => said.push((text, vec![table])),
+            }
+        }
+        for (text, tables) in said {
+            let word = if tables.len() == 1 { "Table" } else { "Tables" };
+            out.note(format_args!("{word} {}: {text}.", tables.join(", ")));
         }
     }
 }
@@ -88,6 +97,10 @@ struct InitReport<'a> {
     #[serde(flatten)]
     found: &'a Findings,
     token_file: Option<&'a Path>,
+    /// Whether the server answered, where it was asked.
+    online: Option<bool>,
+    /// What it changed of a file that was synced before.
+    changed: &'a [String],
 }
 
 pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
@@ -95,6 +108,9 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     // A URL that cannot work is refused before the file remembers it.
     Http::new(&args.server).map_err(Error::from)?;
     let source = Source::find(args.token.given.as_deref(), &args.file);
+    let before = sync_client::read_status(&args.file).ok();
+    let old_token = Source::File(token::beside(&args.file)).read().ok();
+    let online = ask::server(args, source.as_ref(), out)?;
     let mut builder = file::builder(&args.file, source, &args.rules).server(&args.server).remember_policies();
     if let Some(mode) = args.attach {
         builder = builder.attach(mode);
@@ -119,15 +135,21 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     file::known_tables(&args.rules, &found.tables)?;
     drop(builder.open()?);
     let token_file = args.token.given.as_deref().map(|token| token::keep(&args.file, token)).transpose()?;
-    let report =
-        InitReport { file: &args.file, server: &args.server, found: &found, token_file: token_file.as_deref() };
+    let changed = ask::changes(before.as_ref(), args, old_token.as_deref());
+    let report = InitReport {
+        file: &args.file,
+        server: &args.server,
+        found: &found,
+        token_file: token_file.as_deref(),
+        online,
+        changed: &changed,
+    };
     out.result(&report, || {
-        let mut text = format!(
-            "{} is synced now: {}.\nFirst sync: sync-client sync {}",
-            args.file.display(),
-            counted(found.tables.len() as u64, "table"),
-            shell(&args.file.to_string_lossy())
-        );
+        let tables = counted(found.tables.len() as u64, "table");
+        let mut text = ask::said(&args.file, &tables, before.as_ref(), &changed);
+        if before.as_ref().is_none_or(|before| before.last_success.is_none()) {
+            text.push_str(&format!("\nFirst sync: sync-client sync {}", shell(&args.file.to_string_lossy())));
+        }
         if let Some(path) = &token_file {
             text.push_str(&format!("\nThe token is kept in {}, which only you can read.", path.display()));
         }

@@ -1,0 +1,69 @@
+//! What `init` asks before it says that it is done, and what it says that it changed.
+
+use std::{path::Path, sync::Arc};
+
+use sync_client::{
+    Error,
+    report::{ErrorClass, Status},
+    transport::Http,
+};
+
+use crate::{
+    args,
+    output::{Failure, Output},
+    token::Source,
+};
+
+/// Asks the server whether it is one, and whether it takes the token. `None` where it was not asked, false where it
+/// cannot be reached now: then the first sync says the rest. What it refuses is a failure, before anything is changed.
+pub(crate) fn server(args: &args::Init, source: Option<&Source>, out: Output) -> Result<Option<bool>, Failure> {
+    if args.offline {
+        return Ok(None);
+    }
+    let Some(source) = source else {
+        out.note("The server was not asked, since there is no token yet: the first sync needs one.");
+        return Ok(None);
+    };
+    let http = Arc::new(Http::new(&args.server).map_err(Error::from)?);
+    let id = uuid::Uuid::new_v4().to_string();
+    match sync_client::ask_server(http, Arc::new(source.clone().answers()), &id) {
+        Ok(()) => Ok(Some(true)),
+        Err(error) if error.class() == ErrorClass::Offline => {
+            out.note(format_args!("The server cannot be asked now ({error}); the first sync is for later."));
+            Ok(Some(false))
+        }
+        Err(error) => Err(Failure::from(error).and("Nothing was changed; with --offline the server is not asked.")),
+    }
+}
+
+/// What another `init` changed, in words; nothing of a file that was not synced before.
+pub(crate) fn changes(before: Option<&Status>, args: &args::Init, old_token: Option<&str>) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let mut changes = Vec::new();
+    let server = args.server.trim_end_matches('/');
+    if before.server != server {
+        changes.push(format!("the server is {server}, it was {}", before.server));
+    }
+    match (args.token.given.as_deref(), old_token) {
+        (Some(new), Some(old)) if new != old => changes.push("another token is kept".into()),
+        (Some(_), None) => changes.push("the token is kept".into()),
+        _ => {}
+    }
+    if !args.rules.policies.is_empty() || !args.rules.keep.is_empty() {
+        changes.push("the policies are those that were given now".into());
+    }
+    if args.attach.is_some() && !before.attached {
+        changes.push("how both sides' rows meet is what was given now".into());
+    }
+    changes
+}
+
+/// The first line of what `init` says.
+pub(crate) fn said(file: &Path, tables: &str, before: Option<&Status>, changes: &[String]) -> String {
+    let file = file.display();
+    match (before, changes) {
+        (None, _) => format!("{file} is synced now: {tables}."),
+        (Some(_), []) => format!("{file} was synced already, with {tables}; nothing was changed."),
+        (Some(_), changes) => format!("{file} was synced already, with {tables}. Changed: {}.", changes.join("; ")),
+    }
+}
