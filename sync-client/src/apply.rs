@@ -96,6 +96,8 @@ pub(crate) enum Written {
     Blocked,
     /// A constraint that only this file has.
     Refused(String),
+    /// Rows of this unsynced table refer to what would go or change.
+    Referred(String),
 }
 
 impl<'a> Applier<'a> {
@@ -182,6 +184,7 @@ impl<'a> Applier<'a> {
                 Ok(())
             }
             Written::Refused(why) => self.set_aside(&r, Why::Rule, &why),
+            Written::Referred(table) => self.set_aside(&r, Why::Local, &table),
         }
     }
 
@@ -189,6 +192,9 @@ impl<'a> Applier<'a> {
     pub(crate) fn write(&self, r: &StagedRow, known: Known) -> Result<Written, Error> {
         let (m, conn) = (&self.store.managed[r.position], &self.store.conn);
         let key = Key::from_stored(r.k.clone()).unpack()?;
+        if let Some(table) = self.held_by_local(r, &key)? {
+            return Ok(Written::Referred(table));
+        }
         let written = match &r.row {
             None => {
                 self.keep.remember(self.store, r.position, &r.k, &key)?;
@@ -250,6 +256,23 @@ impl<'a> Applier<'a> {
         if self.on_its_way && r.row.is_some() { self.note_leaving(r) } else { Ok(()) }
     }
 
+    /// The unsynced table whose rows do not let a remote row be written, where there is one.
+    fn held_by_local(&self, r: &StagedRow, key: &[Value]) -> Result<Option<String>, Error> {
+        let store = self.store;
+        if store.locals.places.is_empty() {
+            return Ok(None);
+        }
+        match &r.row {
+            None => store.kept_by_local(r.position, key),
+            Some(stored) if store.locals.of(r.position).next().is_some() => {
+                let Some(live) = store.managed[r.position].sql.read_bytes(&store.conn, key)? else { return Ok(None) };
+                let new = over(fit(record::decode(stored)?, store.table(r.position)), Some(&live));
+                store.held_by_local(r.position, &live, Some(&new))
+            }
+            Some(_) => Ok(None),
+        }
+    }
+
     /// A row of the file was written, or is gone: the app is told.
     pub(crate) fn changed(&mut self, position: usize, k: &[u8], gone: bool) {
         self.changes.note(position, k, gone);
@@ -280,7 +303,11 @@ impl<'a> Applier<'a> {
     /// lines of UNIQUE values (S4), which are taken out and put in again.
     fn unblock(&mut self) -> Result<(), Error> {
         let mut moved = false;
-        let mut blocked = std::mem::take(&mut self.blocked);
+        let blocked = std::mem::take(&mut self.blocked);
+        let (mut blocked, waiting) = self.without_kept(blocked)?;
+        for (r, table) in waiting {
+            self.set_aside(&r, Why::Local, &table)?;
+        }
         for r in &blocked {
             for (k, key) in self.blockers(r)? {
                 if self.any_dirty && self.store.dirty(self.store.managed[r.position].id, &k)?.is_some() {
@@ -310,6 +337,7 @@ impl<'a> Applier<'a> {
                     Written::Yes => self.done(&r)?,
                     Written::Blocked => self.set_aside(&r, Why::Unique, UNIQUE_HELD)?,
                     Written::Refused(why) => self.set_aside(&r, Why::Rule, &why)?,
+                    Written::Referred(table) => self.set_aside(&r, Why::Local, &table)?,
                 }
             }
             for row in before {
@@ -319,6 +347,27 @@ impl<'a> Applier<'a> {
         }
         self.blocked.extend(blocked);
         Ok(())
+    }
+
+    /// Blocked rows, and those whose blockers cannot leave, each with the unsynced table whose rows refer to one.
+    fn without_kept(&self, blocked: Vec<StagedRow>) -> Result<(Vec<StagedRow>, Vec<(StagedRow, String)>), Error> {
+        if self.store.locals.places.is_empty() || !self.any_dirty {
+            return Ok((blocked, Vec::new()));
+        }
+        let (mut free, mut waiting) = (Vec::new(), Vec::new());
+        for r in blocked {
+            let mut kept = None;
+            for (k, key) in self.blockers(&r)? {
+                if kept.is_none() && self.store.dirty(self.store.managed[r.position].id, &k)?.is_some() {
+                    kept = self.store.kept_by_local(r.position, &key)?;
+                }
+            }
+            match kept {
+                Some(table) => waiting.push((r, table)),
+                None => free.push(r),
+            }
+        }
+        Ok((free, waiting))
     }
 
     /// The other rows that hold a UNIQUE value of this one.

@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
+use sync_core::protocol::Op;
 use sync_core::record;
 use sync_core::value::Value;
 use sync_core::wire::{decode_key, decode_payload};
 
 use crate::apply::{Applier, fit, full, is_constraint};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::orphans::parent_key;
@@ -22,8 +24,6 @@ use crate::whole::only_key;
 pub(crate) struct Aside {
     /// Whether any row is, or may be.
     pub(crate) any: bool,
-    /// Whether any is for a UNIQUE value.
-    unique: bool,
     /// Rows set aside in this transaction: their table, and what is known of them.
     absent: VecDeque<(usize, Vec<Value>)>,
     /// Rows that came and whose parent was not here then.
@@ -39,6 +39,8 @@ pub(crate) enum Why {
     Unique,
     /// The row that it refers to is set aside.
     Parent,
+    /// Rows of an unsynced table refer to the row that it would change or delete.
+    Local,
 }
 
 impl Why {
@@ -48,6 +50,7 @@ impl Why {
             Self::Rule => "set_aside",
             Self::Unique => "set_aside_unique",
             Self::Parent => "set_aside_parent",
+            Self::Local => "set_aside_local",
         }
     }
 }
@@ -55,14 +58,13 @@ impl Why {
 /// Every entry of a row that is set aside, whatever for, as SQL.
 macro_rules! any_aside {
     () => {
-        "reason IN ('set_aside', 'set_aside_unique', 'set_aside_parent')"
+        "reason IN ('set_aside', 'set_aside_unique', 'set_aside_parent', 'set_aside_local')"
     };
 }
 
 impl Aside {
     pub(crate) fn new(store: &Store) -> Result<Self, Error> {
-        let mark = Meta::SetAside.integer(&store.conn)?;
-        Ok(Self { any: mark != 0, unique: mark == UNIQUE_TOO, ..Self::default() })
+        Ok(Self { any: Meta::SetAside.integer(&store.conn)? != 0, ..Self::default() })
     }
 }
 
@@ -72,7 +74,13 @@ impl Applier<'_> {
         let table = self.store.table(r.position);
         let key = Key::from_stored(r.k.clone()).unpack()?;
         let server = r.row.as_deref().map(record::decode).transpose()?.map(|row| full(fit(row, table)));
-        let message = format!("this file's schema refuses the server's row: {said}");
+        let message = match why {
+            Why::Local => format!(
+                "rows of {said}, which is not synced, refer to this row: what the server did to it waits until they are \
+                 changed or deleted"
+            ),
+            _ => format!("this file's schema refuses the server's row: {said}"),
+        };
         self.note_aside(r.position, &key, r.op.name(), (why, &message), server.as_deref())?;
         // The version is not taken: a later edit conflicts, as it should, and no rebuild passes the row over.
         let m = &self.store.managed[r.position];
@@ -92,6 +100,8 @@ impl Applier<'_> {
         server: Option<&[Value]>,
     ) -> Result<(), Error> {
         let table = self.store.table(position);
+        // One line a row, however often it is tried.
+        self.store.conn.prepare_cached(TRIED)?.execute((&table.name, key_json(table, key)))?;
         self.record(&Entry {
             kind: "conflict",
             at: self.now,
@@ -105,8 +115,7 @@ impl Applier<'_> {
             server,
         })?;
         self.aside.any = true;
-        self.aside.unique |= why == Why::Unique;
-        Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
+        Meta::SetAside.keep(&self.store.conn, 1)?;
         self.outcome.set_aside += 1;
         Ok(())
     }
@@ -156,22 +165,24 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// A row that waited for a UNIQUE value, and fits now that rows of its table changed, comes back by a rebuild. It is
-    /// tried in a savepoint; nothing of that is kept.
+    /// A row that waited for a UNIQUE value, or that a rule or a trigger of the app was against, and that fits now, comes
+    /// back by a rebuild. It is tried in a savepoint; nothing of that is kept.
     pub(crate) fn try_aside(&self, tables: impl IntoIterator<Item = usize>) -> Result<(), Error> {
         let store = self.store;
-        for position in tables.into_iter().take_while(|_| self.aside.unique) {
+        for position in tables.into_iter().take_while(|_| self.aside.any) {
             let table = store.table(position);
             let sql = concat!(
-                "SELECT key, server_row FROM main._sync_inbox WHERE kind = 'conflict' AND reason = ?2 AND ",
+                "SELECT key, server_row FROM main._sync_inbox WHERE kind = 'conflict' AND reason IN (?2, ?3) AND ",
                 any_aside!(),
                 " AND tbl = ?1 AND server_row IS NOT NULL AND id IN (SELECT max(id) FROM main._sync_inbox WHERE ",
                 any_aside!(),
-                " AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?3"
+                " AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?4"
             );
             let mut s = store.conn.prepare_cached(sql)?;
             let found: Vec<(String, String)> = s
-                .query_map((&table.name, Why::Unique.reason(), MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
+                .query_map((&table.name, Why::Unique.reason(), Why::Rule.reason(), MOST_TRIED), |r| {
+                    Ok((r.get(0)?, r.get(1)?))
+                })?
                 .collect::<Result<_, _>>()?;
             for (key_text, row) in found {
                 if self.fits(position, &key_text, &row)? {
@@ -241,9 +252,93 @@ impl Applier<'_> {
     }
 }
 
+impl Engine {
+    /// Before a sync: rows that were set aside are tried again where what was against them may have changed here.
+    pub(crate) fn look_again_at_aside(&self) -> Result<(), Error> {
+        let store = &self.store;
+        if Meta::SetAside.integer(&store.conn)? == 0 {
+            return Ok(());
+        }
+        store.look_again_at_locals()?;
+        let tx = store.begin()?;
+        if tx.query_row(COUNT_ASIDE, [], |r| r.get::<_, i64>(0))? == 0 {
+            Meta::SetAside.clear(&tx)?;
+        } else {
+            Applier::new(store, &self.policies, self.env.now_ms())?.try_aside(0..store.managed.len())?;
+        }
+        Ok(tx.commit()?)
+    }
+}
+
+impl Store {
+    /// Remote rows that waited for rows of unsynced tables are tried again once those let them.
+    fn look_again_at_locals(&self) -> Result<(), Error> {
+        let sql = concat!(
+            "SELECT tbl, key, op, server_row FROM main._sync_inbox WHERE kind = 'conflict' AND reason = ?1 AND ",
+            any_aside!(),
+            " ORDER BY id"
+        );
+        let mut s = self.conn.prepare_cached(sql)?;
+        let text = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
+        let found: Vec<(String, String, String, Option<String>)> =
+            s.query_map([Why::Local.reason()], text)?.collect::<Result<_, _>>()?;
+        for (table, key, op, row) in found {
+            if self.waits_for_locals(&table, &key, &op, row.as_deref())? {
+                continue;
+            }
+            let tx = self.begin()?;
+            tx.execute(RETURNED, (&table, &key))?;
+            Meta::Rebuild.set(&tx, "rows that others referred to may go now")?;
+            tx.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Whether rows of unsynced tables still are against what an entry says the server did.
+    fn waits_for_locals(&self, table: &str, key: &str, op: &str, row: Option<&str>) -> Result<bool, Error> {
+        let Some(position) = self.schema().position(table) else { return Ok(false) };
+        let (m, table) = (&self.managed[position], self.table(position));
+        let json = |text: &str| sync_core::json::from_slice(text.as_bytes()).ok();
+        let Some(key) = json(key).and_then(|members| decode_key(table, &members).ok()) else { return Ok(false) };
+        if op == Op::Delete.name() {
+            return Ok(self.kept_by_local(position, &key)?.is_some());
+        }
+        if let Some(live) = m.sql.read_bytes(&self.conn, &key)? {
+            return self.fixed_by_local(position, &live);
+        }
+        // It is not here since a row that cannot leave holds a UNIQUE value of it.
+        let row = row.and_then(json).and_then(|members| decode_payload(table, &key, &members).ok());
+        let Some(row) = row else { return Ok(false) };
+        for u in &table.uniques {
+            let values: Option<Vec<Value>> = u.columns.iter().map(|i| row.values[*i].clone()).collect();
+            let Some(values) = values.filter(|v| v.iter().all(|v| !v.is_null())) else { continue };
+            for k in self.holders(position, u, &values)? {
+                if self.kept_by_local(position, &Key::from_stored(k).unpack()?)?.is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// Whether a row, by table and key, is set aside.
 pub(crate) const IS_ASIDE: &str =
     concat!("SELECT 1 FROM main._sync_inbox WHERE kind = 'conflict' AND ", any_aside!(), " AND tbl = ? AND key = ?");
+/// How many rows are.
+pub(crate) const COUNT_ASIDE: &str = concat!(
+    "SELECT count(*) FROM (SELECT DISTINCT tbl, key FROM main._sync_inbox WHERE kind = 'conflict' AND ",
+    any_aside!(),
+    ")"
+);
+/// Entries of a kind that may be forgotten: not those of rows that are set aside, which nothing else tells of.
+pub(crate) const CLEAR: &str = concat!("DELETE FROM main._sync_inbox WHERE kind = ?1 AND NOT (", any_aside!(), ")");
+/// Whether an entry is of a row that is set aside.
+pub(crate) const ENTRY_IS_ASIDE: &str =
+    concat!("SELECT 1 FROM main._sync_inbox WHERE id = ? AND kind = 'conflict' AND ", any_aside!());
+/// It is tried again, and told anew where that is in vain.
+const TRIED: &str =
+    concat!("DELETE FROM main._sync_inbox WHERE kind = 'conflict' AND ", any_aside!(), " AND tbl = ? AND key = ?");
 /// It is not any more.
 const RETURNED: &str = concat!(
     "UPDATE main._sync_inbox SET reason = 'returned' WHERE kind = 'conflict' AND ",
@@ -252,7 +347,5 @@ const RETURNED: &str = concat!(
 );
 /// What is said of a row that no CHECK or other rule of the row itself refuses.
 pub(crate) const UNIQUE_HELD: &str = "a UNIQUE value is held by another row, by a rule that only this file has";
-/// The mark of a file in which any row is set aside for that.
-const UNIQUE_TOO: i64 = 2;
 /// So many rows of a table are tried after each change of it.
 const MOST_TRIED: i64 = 100;

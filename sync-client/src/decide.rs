@@ -2,6 +2,7 @@
 //! before what it says is done, and what cannot be done says why in a sentence.
 
 use rusqlite::{Connection, OptionalExtension as _};
+use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
@@ -9,6 +10,7 @@ use sync_core::value::Value;
 use sync_core::wire::{decode_key, decode_payload};
 
 use crate::apply::{Applier, is_constraint, is_unique};
+use crate::aside::{CLEAR, ENTRY_IS_ASIDE, IS_ASIDE};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox;
@@ -41,6 +43,11 @@ impl Engine {
             return Ok(true);
         }
         let name = &self.store.table(position).name;
+        if tx.prepare_cached(IS_ASIDE)?.exists((name, &key_text))? {
+            Meta::Rebuild.set(&tx, TRIED_AGAIN)?;
+            tx.commit()?;
+            return Ok(true);
+        }
         let entry = kept(&tx, "kind = 'rejected' AND tbl = ?1 AND key = ?2", (name, &key_text))?;
         let Some(entry) = entry else { return Ok(false) };
         self.put_back(&tx, &entry)?;
@@ -52,6 +59,11 @@ impl Engine {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let Some(entry) = kept(&tx, "id = ?1", [id])? else { return Ok(false) };
+        if tx.prepare_cached(ENTRY_IS_ASIDE)?.exists([id])? {
+            Meta::Rebuild.set(&tx, TRIED_AGAIN)?;
+            tx.commit()?;
+            return Ok(true);
+        }
         if entry.kind == "conflict" {
             let text =
                 format!("entry {id} is a conflict that was settled for the local row: there is nothing to retry");
@@ -204,6 +216,14 @@ impl Engine {
             return Ok(told > 0);
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        if !matches!(self.store.known(t, k.as_bytes())?, Known::Live(_))
+            && let Some(local) = self.store.kept_by_local(position, &key)?
+        {
+            return Err(Error::Argument(format!(
+                "{table} {key_text} cannot be given up: rows of {local}, which is not synced, refer to it; change or \
+                 delete those first"
+            )));
+        }
         applier.displace(position, &key, "dropped", GIVEN_UP, None)?;
         match applier.finish(tx)? {
             Finished::Whole(whole) if !whole.outcome().away => {
@@ -259,6 +279,11 @@ impl Engine {
     }
 
     pub(crate) fn clear_entry(&self, id: i64) -> Result<bool, Error> {
+        if self.store.conn.prepare_cached(ENTRY_IS_ASIDE)?.exists([id])? {
+            let text =
+                format!("entry {id} is of a row that is set aside, and nothing else tells of it: retry it instead");
+            return Err(Error::Argument(text));
+        }
         Ok(self.store.conn.execute("DELETE FROM main._sync_inbox WHERE id = ?", [id])? > 0)
     }
 
@@ -266,7 +291,7 @@ impl Engine {
         if !["rejected", "discarded", "conflict"].contains(&kind) {
             return Err(Error::Argument(format!("{kind} is no kind of entry: rejected, discarded or conflict")));
         }
-        Ok(self.store.conn.execute("DELETE FROM main._sync_inbox WHERE kind = ?", [kind])? as u64)
+        Ok(self.store.conn.execute(CLEAR, [kind])? as u64)
     }
 
     fn find(&self, table: &str, key: &str) -> Result<(usize, String, Vec<Value>), Error> {
@@ -322,5 +347,7 @@ fn kept(conn: &Connection, condition: &str, values: impl rusqlite::Params) -> Re
         .optional()?)
 }
 
+/// Why a rebuild is owed.
+const TRIED_AGAIN: &str = "a row that was set aside is tried again";
 const GIVEN_UP: &str = "this refused change was given up here";
 const GIVEN_UP_LATER: &str = "this refused change was given up here; the server's row comes back with the next sync";

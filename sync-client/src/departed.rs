@@ -116,22 +116,30 @@ impl Store {
         let mut steps = Vec::new();
         mover.find_followers(row.position, &was, &changes, &mut steps)?;
         for (child, key, changes) in steps {
-            self.conn.execute_batch("SAVEPOINT _sync_follow")?;
             let at = mover.moved.len();
-            let outcome = mover.move_row(child, key, changes);
-            match outcome {
-                Ok(()) => self.conn.execute_batch("RELEASE _sync_follow")?,
-                Err(e) => {
-                    mover.moved.truncate(at);
-                    self.conn.execute_batch("ROLLBACK TO _sync_follow; RELEASE _sync_follow")?;
-                    if !matches!(&e, Error::Sqlite(e) if is_constraint(e)) {
-                        return Err(e);
-                    }
-                }
+            if !self.if_it_fits(|| mover.move_row(child, key, changes))? {
+                mover.moved.truncate(at);
             }
         }
+        // Rows of unsynced tables follow as well.
+        self.if_it_fits(|| self.move_locals(row.position, &was, new, true))?;
         moved.append(&mut mover.moved);
         Ok(())
+    }
+
+    /// Does something in a savepoint; false, and nothing is kept, where a rule of the schema is against it.
+    fn if_it_fits(&self, write: impl FnOnce() -> Result<(), Error>) -> Result<bool, Error> {
+        self.conn.execute_batch("SAVEPOINT _sync_follow")?;
+        match write() {
+            Ok(()) => {
+                self.conn.execute_batch("RELEASE _sync_follow")?;
+                Ok(true)
+            }
+            Err(e) => {
+                self.conn.execute_batch("ROLLBACK TO _sync_follow; RELEASE _sync_follow")?;
+                if matches!(&e, Error::Sqlite(e) if is_constraint(e)) { Ok(false) } else { Err(e) }
+            }
+        }
     }
 
     /// A row as this file knew it; columns of which nothing is known are NULL.

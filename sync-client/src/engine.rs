@@ -248,6 +248,7 @@ impl Engine {
     /// Attached, greeted, and with a schema that capture knows.
     pub(crate) fn connected(&mut self, report: &mut PullReport) -> Result<(), Error> {
         self.store.refresh(self.env.now_ms())?;
+        self.look_again_at_aside()?;
         self.greet()?;
         let attached = self.attach(report)?;
         self.in_time(attached)

@@ -37,10 +37,15 @@ impl Applier<'_> {
             self.store.conn.execute_batch("ROLLBACK TO _sync_evict; RELEASE _sync_evict")?;
             evicted.append(&mut found?);
         }
+        let mut any = false;
         for e in &evicted {
+            if self.store.kept_by_local(e.position, &e.key)?.is_some() {
+                continue;
+            }
+            any = true;
             self.displace(e.position, &e.key, "unique", UNIQUE_TAKEN, e.server.as_deref())?;
         }
-        Ok(!evicted.is_empty())
+        Ok(any)
     }
 
     fn in_the_way_of(&self, position: usize, rows: &[&StagedRow]) -> Result<Vec<Evicted>, Error> {

@@ -56,6 +56,7 @@ mod learn;
 mod leaving;
 mod lineage;
 mod listing;
+mod locals;
 mod lock;
 mod moving;
 #[doc(hidden)]

@@ -104,6 +104,8 @@ impl Mover<'_> {
                 changes.iter().for_each(|(i, v)| other[*i].clone_from(v));
                 m.sql.delete(&store.conn, key)?;
                 m.sql.insert(&store.conn, &other)?;
+                let only_declared = matches!(self.followers, Followers::Declared);
+                store.move_locals(position, &row, &other, only_declared)?;
                 Some(row)
             }
             // Text that is not UTF-8 is only known to SQLite.

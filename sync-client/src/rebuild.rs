@@ -382,7 +382,10 @@ impl Applier<'_> {
                     None => {
                         let k = r.k.clone();
                         self.write_or_defer(r, known)?;
-                        store.set_known(m.id, &k, Known::Never)?;
+                        // One that could not go is looked at again by the next snapshot.
+                        if !m.sql.exists(&store.conn, &Key::from_stored(k.clone()).unpack()?)? {
+                            store.set_known(m.id, &k, Known::Never)?;
+                        }
                     }
                 }
             }

@@ -127,6 +127,9 @@ pub struct Status {
     pub discarded_rows: u64,
     /// Conflicts that were settled without discarding a whole row.
     pub conflicts: u64,
+    /// Rows of the server that this file does not take for now, each with the reason in `conflicts`: its schema
+    /// refuses them, or rows of unsynced tables refer to what would go.
+    pub set_aside_rows: u64,
     /// The highest bundle applied without a gap.
     pub checkpoint: i64,
     /// The highest bundle that the server was heard to have.

@@ -15,6 +15,7 @@ use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::survey::survey;
 
+use crate::aside::COUNT_ASIDE;
 use crate::error::Error;
 use crate::listing::{held_rows, inbox_rows, keyless_rows};
 use crate::report::{ErrorClass, LastError, Mark, PendingRow, Status};
@@ -73,6 +74,7 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         held_back: held_back::read(Meta::HeldBack.get(&conn)?)?,
         discarded_rows: inbox_rows(&conn, "discarded")?,
         conflicts: inbox_rows(&conn, "conflict")?,
+        set_aside_rows: one(COUNT_ASIDE)?.unsigned_abs(),
         checkpoint: Meta::Checkpoint.integer(&conn)?,
         latest_known: Meta::LatestKnown.integer(&conn)?.max(Meta::Checkpoint.integer(&conn)?),
         last_success,

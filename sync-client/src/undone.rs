@@ -147,7 +147,7 @@ impl Applier<'_> {
                 Ok(true)
             }
             // What this file believes of the server is not what it has.
-            Written::Blocked | Written::Refused(_) => {
+            Written::Blocked | Written::Refused(_) | Written::Referred(_) => {
                 self.fetch_again(position, k)?;
                 Ok(false)
             }

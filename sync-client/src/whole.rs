@@ -60,7 +60,7 @@ impl<'a> Applier<'a> {
         }
         while let Some((position, row)) = self.holes.away.pop() {
             let found = self.refer_to(position, row)?;
-            if !found.changed.is_empty() {
+            if found.local || !found.changed.is_empty() {
                 return Ok(Finished::Undone);
             }
             self.withdraw(found)?;
@@ -110,6 +110,7 @@ impl<'a> Applier<'a> {
         if let Some(w) = self.watch.take() {
             w.release(self.store)?;
         }
+        self.store.settle_left()?;
         self.tell_changes()?;
         Ok(self.outcome)
     }
@@ -144,6 +145,7 @@ impl<'a> Applier<'a> {
         let (mut found, mut at) = (vec![(position, row)], 0);
         while let Some((parent, row)) = found.get(at).cloned() {
             at += 1;
+            out.local = out.local || store.locals_refer(parent, &row)?;
             for (child, fk) in store.schema().references_to(parent) {
                 let m = &store.managed[child];
                 for key in self.children(child, fk, store.table(parent), &row)? {
@@ -204,6 +206,8 @@ struct Found {
     away: bool,
     /// Rows as the server has them, parents first.
     clean: Vec<(usize, Vec<Value>)>,
+    /// Whether rows of unsynced tables refer to any of it.
+    local: bool,
     /// Keys of rows that the app has changed.
     changed: Vec<(usize, Vec<Value>)>,
 }

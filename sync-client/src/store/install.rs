@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, introspect};
+use sync_core::sqlite::locals::Locals;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::survey::{Known, Survey, survey};
 use sync_core::sqlite::triggers::Trigger;
@@ -148,7 +149,7 @@ impl Store {
             .and_then(|()| self.refresh_locked(now, None))
             .and_then(|copies| self.wake_rows(now).map(|()| copies));
         let copies = self.end(outcome)?;
-        let copied = app_triggers::install_copies(&self.conn, &copies);
+        let copied = app_triggers::install_copies(&self.conn, &copies).and_then(|()| self.locals.install(&self.conn));
         if copied.is_err() {
             self.schema_version = -1;
         }
@@ -168,7 +169,9 @@ impl Store {
             let copies = self.refresh_locked(now, Some(Stance::Leaving))?;
             self.wake_rows(now)?;
             app_triggers::install_copies(&self.conn, &copies)?;
+            self.locals.install(&self.conn)?;
         }
+        self.forget_left()?;
         // What was in them is not known: every row is compared when the file is synced again.
         if !missing.is_empty() {
             self.forget_history(None, now)?;
@@ -211,12 +214,14 @@ impl Store {
         let selection = Selection::from_stored(&stored)?;
         let leaving = stance == Stance::Leaving;
         let known = known(&self.conn)?;
-        let Survey { mut found, triggers: app, mut copies } = survey(&mut self.conn, selection.names(), &known)?;
+        let Survey { mut found, triggers: app, mut copies, mut locals } =
+            survey(&mut self.conn, selection.names(), &known)?;
         if leaving {
             // Whatever its triggers are, a table that is synced leaves as one, with those that can run.
             found = introspect(&self.conn, selection.names())?;
             found.schema = without_other_keys(&self.conn, found.schema)?;
             copies = app_triggers::runnable(&self.conn, app_triggers::plan(&found.schema, &app).copy)?;
+            locals = Locals::read(&self.conn, &found.schema)?;
         } else {
             refuse(&self.conn, &found, &selection)?;
         }
@@ -243,7 +248,6 @@ impl Store {
         // C14: what this schema refused, it may take now.
         let version = self.read_schema_version()?;
         if attached && Meta::SetAside.integer(conn)? != 0 && Meta::SchemaSeen.integer(conn)? != version {
-            Meta::SetAside.clear(conn)?;
             Meta::Rebuild.set(conn, "rows that the schema refused may fit now")?;
         }
         Meta::SchemaSeen.set(conn, version)?;
@@ -251,6 +255,7 @@ impl Store {
         self.managed = managed;
         self.found = found;
         self.held_back = self.offered.unlike(&self.found.schema);
+        self.locals = locals;
         self.end_capture(now)?;
         // Whoever leaves says what becomes of them.
         if !leaving {

@@ -44,7 +44,7 @@ pub(crate) enum Meta {
     SyncedThrough,
     /// Names of tables in which a row with NULL in its key was seen, one a line.
     Keyless,
-    /// Whether a row was set aside since the schema was last another; 2 where one was for a UNIQUE value.
+    /// Whether any row is set aside, or may be.
     SetAside,
     /// SQLite's number of the schema that was last read.
     SchemaSeen,

@@ -110,7 +110,7 @@ UPDATE main._sync_inbox SET reason = 'set_aside_parent' WHERE kind = 'conflict' 
   AND message = 'the row that this one refers to is set aside: this file''s schema refuses it';
 DROP INDEX IF EXISTS main._sync_inbox_aside;
 CREATE INDEX main._sync_inbox_aside ON _sync_inbox (tbl, key)
-  WHERE reason IN ('set_aside', 'set_aside_unique', 'set_aside_parent');
+  WHERE reason IN ('set_aside', 'set_aside_unique', 'set_aside_parent', 'set_aside_local');
 ALTER TABLE main._sync_dirty ADD COLUMN departure INTEGER;
 ALTER TABLE main._sync_dirty ADD COLUMN heir BLOB;
 ALTER TABLE main._sync_out ADD COLUMN departure INTEGER;

@@ -27,6 +27,7 @@ use sync_core::engine::alike::Unlike;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::connection::{self, Settings};
 use sync_core::sqlite::introspect::Found;
+use sync_core::sqlite::locals::Locals;
 use sync_core::sqlite::rows::RowSql;
 
 pub(crate) use dirty::{Dirty, WAITS_FOR};
@@ -46,6 +47,8 @@ pub(crate) struct Store {
     pub(crate) managed: Vec<Managed>,
     by_id: BTreeMap<i64, usize>,
     schema_version: i64,
+    /// Unsynced tables that refer to synced ones.
+    pub(crate) locals: Locals,
     /// The server's tables, as it last told of them.
     pub(crate) offered: Offered,
     /// The tables that are others there, by position.
@@ -73,6 +76,7 @@ impl Store {
             managed: Vec::new(),
             by_id: BTreeMap::new(),
             schema_version: -1,
+            locals: Locals::default(),
             offered: Offered::default(),
             held_back: BTreeMap::new(),
         })
@@ -87,6 +91,7 @@ impl Store {
         if self.read_schema_version()? != self.schema_version {
             return Err(Error::SchemaMoved);
         }
+        self.forget_left()?;
         Ok(tx)
     }
 

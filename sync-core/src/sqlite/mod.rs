@@ -3,10 +3,12 @@
 
 pub mod capture;
 pub mod connection;
+mod copies;
 pub mod guest;
 pub mod introspect;
 pub mod keys;
 pub mod ledgers;
+pub mod locals;
 pub mod ordered;
 pub mod others;
 pub mod rows;

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
-use super::introspect::{Found, Refusal, introspect};
+use super::introspect::{Found, Note, Refusal, introspect};
 use super::ledgers::tool;
-use super::triggers::{Misfit, Trigger, Why, cannot_run, plan, read};
+use super::locals::Locals;
+use super::triggers::{Misfit, Trigger, Why, cannot_run, plan, read, runnable};
+use crate::schema::Schema;
 
 /// What a file holds.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +19,8 @@ pub struct Survey {
     pub triggers: Vec<Trigger>,
     /// Those that have to run for remote rows, as TEMP copies.
     pub copies: Vec<Trigger>,
+    /// Unsynced tables that refer to synced ones.
+    pub locals: Locals,
 }
 
 /// The tables that are synced already, by lowercase name: they stay so, where others of their kind would be left out.
@@ -52,7 +56,12 @@ pub fn survey(conn: &mut Connection, only: Option<&[String]>, known: &Known) -> 
             }
         }
         if planned.misfits.is_empty() {
-            return Ok(Survey { found, triggers, copies: planned.copy });
+            let locals = Locals::read(conn, &found.schema)?;
+            let mut copies = planned.copy;
+            let beside = beside(&found.schema, &locals, &triggers, &copies);
+            copies.extend(runnable(conn, beside)?);
+            found.notes.extend(notes(&locals));
+            return Ok(Survey { found, triggers, copies, locals });
         }
         let mut refused: BTreeMap<String, Refusal> = BTreeMap::new();
         for misfit in &planned.misfits {
@@ -63,6 +72,45 @@ pub fn survey(conn: &mut Connection, only: Option<&[String]>, known: &Known) -> 
         }
         found = found.without(refused.into_values().collect());
     }
+}
+
+/// Triggers of unsynced tables whose rows go, or change, with synced ones. One that writes synced tables stays silent,
+/// as everywhere.
+#[must_use]
+pub fn beside(schema: &Schema, locals: &Locals, triggers: &[Trigger], copies: &[Trigger]) -> Vec<Trigger> {
+    let mut reached = locals.tables();
+    let mut out: Vec<Trigger> = Vec::new();
+    let mut left: Vec<&Trigger> = triggers.iter().filter(|t| !copies.contains(t) && t.unknown.is_none()).collect();
+    while let Some(at) = left.iter().position(|t| reached.contains(&t.table.to_ascii_lowercase())) {
+        let t = left.remove(at);
+        if !t.writes.is_empty() && t.writes.iter().all(|w| schema.position(w).is_none()) {
+            reached.extend(t.writes.iter().cloned());
+            out.push(t.clone());
+        }
+    }
+    out
+}
+
+/// What to know of unsynced tables that refer to synced ones.
+fn notes(locals: &Locals) -> Vec<Note> {
+    let mut out: Vec<Note> = Vec::new();
+    for place in locals.places.iter().filter(|p| p.position.is_some()) {
+        for r in &place.references {
+            let becomes = match r.on_delete.as_str() {
+                "CASCADE" => "its rows go with them",
+                "SET NULL" => "its rows refer to nothing then",
+                "SET DEFAULT" => "its rows get their default then",
+                _ => "a delete that comes from the server is set aside for as long as its rows refer to the row",
+            };
+            let text = format!(
+                "is not synced and refers to {}: where rows there get another number its rows follow, and where they are \
+                 deleted elsewhere {becomes}",
+                place.table
+            );
+            out.push(Note { table: r.child.clone(), text });
+        }
+    }
+    out
 }
 
 /// Why a table is left out in which a tool remembers its migrations.

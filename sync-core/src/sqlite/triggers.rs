@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::capture::captures;
+use super::copies::{Contents, contents, temp_copy};
 use super::quote;
 use super::stubs::Stubs;
 use crate::schema::Schema;
@@ -125,7 +126,8 @@ fn compile_writes(conn: &Connection, table: &str) -> rusqlite::Result<()> {
 /// SQLite's.
 pub fn cannot_run(conn: &Connection, trigger: &Trigger) -> rusqlite::Result<Option<String>> {
     install_copies(conn, &[])?;
-    let outcome = conn.execute_batch(&temp_copy(&trigger.sql)).and_then(|()| compile_writes(conn, &trigger.table));
+    let outcome =
+        conn.execute_batch(&temp_copy(trigger, &contents(conn)?)).and_then(|()| compile_writes(conn, &trigger.table));
     install_copies(conn, &[])?;
     Ok(outcome.err().map(|e| words(&e)))
 }
@@ -227,16 +229,11 @@ pub fn install_copies(conn: &Connection, copies: &[Trigger]) -> rusqlite::Result
     for name in &old {
         conn.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
     }
+    let contents = if copies.is_empty() { Contents::default() } else { contents(conn)? };
     for t in copies {
-        conn.execute_batch(&temp_copy(&t.sql))?;
+        conn.execute_batch(&temp_copy(t, &contents))?;
     }
     Ok(())
-}
-
-/// SQLite stores a trigger as `CREATE TRIGGER name …`, without schema and IF NOT EXISTS.
-fn temp_copy(sql: &str) -> String {
-    let rest = sql.get("CREATE TRIGGER".len()..).unwrap_or_default();
-    format!("CREATE TEMP TRIGGER{rest}")
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ fn entry(path: &Path, row: &InboxRow, now: Timestamp) -> String {
 }
 
 pub(crate) fn retry(args: &args::Row, out: Output) -> Result<Done, Failure> {
-    change(args, out, Inbox::retry, Inbox::retry_entry, "goes with the next sync")
+    change(args, out, Inbox::retry, Inbox::retry_entry, "is tried again with the next sync")
 }
 
 pub(crate) fn drop_row(args: &args::Row, out: Output) -> Result<Done, Failure> {

@@ -66,6 +66,10 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
     for held in &status.held_back {
         say("held back", format!("table {}: {}", held.table, printable(&held.message)));
     }
+    if status.set_aside_rows > 0 {
+        let why = "that this file does not take for now";
+        say("set aside", format!("{} of the server {why}: sync-client conflicts {file}", rows(status.set_aside_rows)));
+    }
     say("checkpoint", checkpoint(status));
     say("last success", status.last_success.as_ref().map_or_else(|| "never".into(), |at| when(at, now)));
     if let Some(error) = &status.last_error {

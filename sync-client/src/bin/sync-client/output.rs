@@ -36,7 +36,11 @@ impl Done {
 
     /// Of a verb that leaves the file like this.
     pub(crate) const fn with(status: &Status) -> Self {
-        if status.held_back.is_empty() { Self::with_rejected(status.rejected_rows) } else { Self::SomethingWaits }
+        if status.held_back.is_empty() {
+            Self::with_rejected(status.rejected_rows + status.set_aside_rows)
+        } else {
+            Self::SomethingWaits
+        }
     }
 }
 

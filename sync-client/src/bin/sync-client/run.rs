@@ -27,6 +27,7 @@ struct Worked<'a, T> {
     pending_rows: u64,
     rejected_rows: u64,
     held_back: &'a [HeldTable],
+    set_aside_rows: u64,
 }
 
 pub(crate) fn sync(args: &args::Work, out: Output) -> Result<Done, Failure> {
@@ -95,8 +96,8 @@ fn work<T: Serialize>(
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
     let status = opened.client.status()?;
-    let Status { pending_rows, rejected_rows, ref held_back, .. } = status;
-    out.result(&Worked { report: &report, pending_rows, rejected_rows, held_back }, || {
+    let Status { pending_rows, rejected_rows, set_aside_rows, ref held_back, .. } = status;
+    out.result(&Worked { report: &report, pending_rows, rejected_rows, held_back, set_aside_rows }, || {
         let mut lines = text(&report);
         if pending_rows > 0 {
             lines.push_str(&format!("\n{} changed meanwhile; the next sync takes it.", rows(pending_rows)));
@@ -107,6 +108,13 @@ fn work<T: Serialize>(
         if rejected_rows > 0 {
             let command = format!("sync-client rejected {}", shell(&args.file.to_string_lossy()));
             lines.push_str(&format!("\nThe server refuses {}: `{command}` says why.", rows(rejected_rows)));
+        }
+        if set_aside_rows > 0 {
+            let command = format!("sync-client conflicts {}", shell(&args.file.to_string_lossy()));
+            lines.push_str(&format!(
+                "\nThis file does not take {} of the server: `{command}` says why.",
+                rows(set_aside_rows)
+            ));
         }
         lines
     });

@@ -1,0 +1,175 @@
+//! Tables that are not synced and refer to synced ones: their rows follow, or go, as their schema declares; where it
+//! declares nothing, what the server did waits for them.
+
+use sync_client::Policy;
+use sync_server::limits::Limits;
+
+use crate::world::{Device, World, converge};
+
+const SYNCED: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, mail TEXT UNIQUE);
+    CREATE TABLE posts (id TEXT PRIMARY KEY NOT NULL, user INTEGER REFERENCES users(id) ON DELETE CASCADE, body TEXT);";
+
+/// A device with tables of its own, without primary keys, so that they stay local.
+fn device(w: &World, name: &str, local: &str) -> Device {
+    let device = w.device_with(name, Policy::ServerWins, |app| app.execute_batch(local).unwrap());
+    device.sync();
+    device
+}
+
+fn broken(d: &Device) -> i64 {
+    d.count("SELECT count(*) FROM pragma_foreign_key_check")
+}
+
+#[test]
+fn rows_follow_a_row_that_gets_another_number() {
+    let w = World::with(SYNCED, Limits::default());
+    let local = "CREATE TABLE sessions (user INTEGER NOT NULL REFERENCES users(id) ON UPDATE CASCADE ON DELETE CASCADE,
+          token TEXT, UNIQUE (user, token));
+        CREATE TABLE drafts (user INTEGER REFERENCES users(id), post TEXT REFERENCES posts(id), text TEXT);
+        CREATE TABLE tabs (draft_user INTEGER, name TEXT, FOREIGN KEY (draft_user) REFERENCES users(id) ON DELETE SET NULL)";
+    let (a, b) = (device(&w, "a", local), device(&w, "b", local));
+    a.sql("INSERT INTO users (name) VALUES ('ada'), ('ann')");
+    b.sql(
+        "INSERT INTO users (name) VALUES ('eve'), ('eva'); INSERT INTO posts VALUES ('p', 1, 'by eve');
+         INSERT INTO sessions VALUES (1, 'of eve'), (2, 'of eva'); INSERT INTO drafts VALUES (1, 'p', 'by eve');
+         INSERT INTO tabs VALUES (1, 'eve''s')",
+    );
+    a.sync();
+    b.sync();
+    for (sql, expected) in [
+        ("SELECT group_concat(name, ' ') FROM (SELECT name FROM users ORDER BY id)", "ada ann eve eva"),
+        ("SELECT name FROM sessions JOIN users ON id = user WHERE token = 'of eve'", "eve"),
+        ("SELECT name FROM sessions JOIN users ON id = user WHERE token = 'of eva'", "eva"),
+        ("SELECT name FROM drafts JOIN users ON id = user", "eve"),
+        ("SELECT u.name FROM tabs JOIN users u ON u.id = draft_user", "eve"),
+    ] {
+        assert_eq!(b.text(sql), expected, "{sql}");
+    }
+    assert_eq!((broken(&b), b.count("SELECT count(*) FROM sessions")), (0, 2));
+    converge(&[&a, &b]);
+}
+
+#[test]
+fn a_delete_that_comes_does_what_is_declared() {
+    // The action, the rows that are left, and those that refer to nothing, or to the default.
+    for (action, left, nothing, default) in [("CASCADE", 0, 0, 0), ("SET NULL", 2, 2, 0), ("SET DEFAULT", 2, 0, 2)] {
+        for by_snapshot in [false, true] {
+            let w = World::with(SYNCED, Limits::default());
+            let local = format!(
+                "CREATE TABLE l (u INTEGER DEFAULT 3 REFERENCES users(id) ON DELETE {action}, x UNIQUE);
+                 CREATE TABLE far (x REFERENCES l(x) ON DELETE CASCADE);
+                 CREATE TABLE n (of INTEGER); CREATE TRIGGER gone AFTER DELETE ON l BEGIN INSERT INTO n VALUES (OLD.x); END"
+            );
+            let a = w.device("a");
+            a.sql("INSERT INTO users (id, name) VALUES (1, 'one'), (2, 'two'), (3, 'three')");
+            a.sync();
+            let b = device(&w, "b", &local);
+            b.sql("INSERT INTO l VALUES (1, 10), (2, 20); INSERT INTO far VALUES (10), (20)");
+            a.sql("DELETE FROM users WHERE id < 3");
+            a.sync();
+            if by_snapshot {
+                b.client().rebuild().unwrap();
+            }
+            b.sync();
+            let case = format!("{action} {by_snapshot}");
+            assert_eq!(b.count("SELECT count(*) FROM users"), 1, "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM l"), left, "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM far"), left, "{case}: what refers to them goes along");
+            assert_eq!(b.count("SELECT count(*) FROM n"), 2 - left, "{case}: the app's own triggers run");
+            assert_eq!(b.count("SELECT count(*) FROM l WHERE u IS NULL"), nothing, "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM l WHERE u = 3"), default, "{case}");
+            assert_eq!(broken(&b), 0, "{case}");
+            assert_eq!(b.client().status().unwrap().set_aside_rows, 0);
+        }
+    }
+}
+
+#[test]
+fn a_delete_waits_for_the_rows_that_nothing_is_declared_for() {
+    let by_column = "CREATE TABLE l (m TEXT REFERENCES users(mail))";
+    for (local, free) in [
+        ("CREATE TABLE l (u INTEGER REFERENCES users(id))", "DELETE FROM l"),
+        ("CREATE TABLE l (u INTEGER REFERENCES users(id) ON DELETE RESTRICT)", "UPDATE l SET u = NULL"),
+        ("CREATE TABLE l (u INTEGER NOT NULL REFERENCES users(id) ON DELETE SET NULL)", "UPDATE l SET u = 2"),
+        ("CREATE TABLE l (u INTEGER DEFAULT 99 REFERENCES users(id) ON DELETE SET DEFAULT)", "DELETE FROM l"),
+        (
+            "CREATE TABLE c (u INTEGER REFERENCES users(id) ON DELETE CASCADE, x UNIQUE); CREATE TABLE l (x REFERENCES c(x))",
+            "DELETE FROM l",
+        ),
+        (by_column, "UPDATE l SET m = 'two@x'"),
+    ] {
+        for by_snapshot in [false, true] {
+            let w = World::with(SYNCED, Limits::default());
+            let a = w.device("a");
+            a.sql("INSERT INTO users VALUES (1, 'one', 'one@x'), (2, 'two', 'two@x'); INSERT INTO posts VALUES ('p', 1, 'x')");
+            a.sync();
+            let b = device(&w, "b", local);
+            let value = if local == by_column { "'one@x'" } else { "1" };
+            if local.contains(" c ") {
+                b.sql("INSERT INTO c VALUES (1, 1)");
+            }
+            b.sql(&format!("INSERT INTO l VALUES ({value})"));
+            a.sql("DELETE FROM users WHERE id = 1");
+            a.sync();
+            for _ in 0..2 {
+                if by_snapshot {
+                    b.client().rebuild().unwrap();
+                }
+                b.sync();
+                assert_eq!(b.count("SELECT count(*) FROM users"), 2, "{local} {by_snapshot}");
+                assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 1), "{local} {by_snapshot}");
+            }
+            // Once they let it, it goes by itself.
+            b.sql(free);
+            b.sync();
+            assert_eq!(b.count("SELECT count(*) FROM users"), 1, "{local} {by_snapshot}");
+            assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 0), "{local} {by_snapshot}");
+            converge(&[&a, &b]);
+        }
+    }
+}
+
+/// A row of the app's that would have to leave its table stays while others of its file refer to it.
+#[test]
+fn a_row_that_others_refer_to_is_not_displaced() {
+    let w = World::with(SYNCED, Limits::default());
+    let a = w.device("a");
+    a.sql("INSERT INTO users VALUES (1, 'one', 'one@x')");
+    a.sync();
+    let b =
+        device(&w, "b", "CREATE TABLE l (p TEXT REFERENCES posts(id)); CREATE TABLE m (u TEXT REFERENCES users(mail))");
+    // A post under a parent that goes, and a person whose mail another takes.
+    b.sql("INSERT INTO posts VALUES ('mine', 1, 'x'); INSERT INTO l VALUES ('mine')");
+    b.sql("INSERT INTO users VALUES (7, 'seven', 'seven@x'); INSERT INTO m VALUES ('seven@x')");
+    a.sql("DELETE FROM users WHERE id = 1; INSERT INTO users VALUES (8, 'eight', 'seven@x')");
+    a.sync();
+    b.client().pull().unwrap();
+    assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 2));
+    assert_eq!(b.count("SELECT count(*) FROM posts WHERE id = 'mine'"), 1);
+    assert_eq!(b.text("SELECT group_concat(name, ' ') FROM (SELECT name FROM users ORDER BY id)"), "one seven");
+    b.sql("DELETE FROM l; DELETE FROM m");
+    b.sync();
+    b.sync();
+    assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 0));
+    assert_eq!(b.text("SELECT group_concat(name, ' ') FROM (SELECT name FROM users ORDER BY id)"), "eight");
+    let rejected: Vec<String> = b.client().rejected().unwrap().into_iter().map(|r| r.key).collect();
+    assert!(rejected.iter().any(|k| k.contains("mine")) && rejected.iter().any(|k| k.contains('7')), "{rejected:?}");
+}
+
+/// A value that rows refer to changes elsewhere.
+#[test]
+fn rows_follow_a_value_as_declared() {
+    for (action, expected, held) in [("CASCADE", "new@x", 0), ("SET NULL", "NULL", 0), ("NO ACTION", "old@x", 1)] {
+        let w = World::with(SYNCED, Limits::default());
+        let a = w.device("a");
+        a.sql("INSERT INTO users VALUES (1, 'one', 'old@x')");
+        a.sync();
+        let b = device(&w, "b", &format!("CREATE TABLE l (m TEXT REFERENCES users(mail) ON UPDATE {action})"));
+        b.sql("INSERT INTO l VALUES ('old@x')");
+        a.sql("UPDATE users SET mail = 'new@x'");
+        a.sync();
+        b.sync();
+        assert_eq!(b.text("SELECT m FROM l"), expected, "{action}");
+        assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, held), "{action}");
+    }
+}
