@@ -14,10 +14,9 @@ use crate::conflict::{Policies, Policy};
 use crate::context::{Environment, Observer, System};
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
-use crate::error::Error;
-use crate::lock::{OwnerLock, itself};
+use crate::error::{Error, cannot};
+use crate::place::Place;
 use crate::report::Event;
-use crate::stage::Stage;
 use crate::store::{Meta, Selection, Store, look};
 use crate::transport::{Http, Transport};
 use crate::undecided::Inbox;
@@ -162,7 +161,7 @@ impl Builder {
     /// [`Error::Owned`] where another process syncs it; [`Error::Schema`] where a named table cannot be
     /// synced; [`Error::Argument`] where a function is to be remembered; SQLite's.
     pub fn open(mut self) -> Result<Client, Error> {
-        let (mut store, lock) = self.take()?;
+        let (mut store, place) = self.take()?;
         let now = self.env.now_ms();
         let asleep = store.asleep()?;
         if store.installed()? && !asleep {
@@ -198,7 +197,7 @@ impl Builder {
             self.policies.remember(&store.conn)?;
         }
         let patience = self.patience;
-        Ok(Client::new(self.engine(store, &server)?, lock, patience))
+        Ok(Client::new(self.engine(store, place, &server)?, patience))
     }
 
     /// Detaches the file as [`Client::detach`] does, without opening it for syncing first: the way out where
@@ -208,12 +207,12 @@ impl Builder {
     /// [`Error::NotInitialized`] where the file is not a synced one; [`Error::Owned`]; [`Error::PendingWork`];
     /// [`Error::Damaged`], for which [`Detach::KeepData`] and [`crate::forget`] are left; SQLite's.
     pub fn detach(mut self, how: &Detach) -> Result<Detached, Error> {
-        let (store, _lock) = self.take()?;
+        let (store, place) = self.take()?;
         if !store.installed()? || store.asleep()? {
             return Err(Error::NotInitialized);
         }
         let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
-        self.engine(store, &server)?.detach(how)
+        self.engine(store, place, &server)?.detach(how)
     }
 
     /// Opens what waits for a person, to decide about it: also while another process or a client of this one syncs the
@@ -245,19 +244,19 @@ impl Builder {
     }
 
     /// The file, for this process only.
-    fn take(&mut self) -> Result<(Store, OwnerLock), Error> {
-        self.path = itself(&self.path)?;
-        let lock = OwnerLock::take(&self.path)?;
-        Stage::tidy(&self.path);
+    fn take(&mut self) -> Result<(Store, Place), Error> {
+        // Wherever the process goes, and whichever file a link leads to later.
+        self.path = std::path::absolute(&self.path).map_err(cannot("find", &self.path))?;
+        let place = Place::take(&self.path)?;
         if let (Some(server), None) = (&self.server, &self.transport) {
             Http::new(server)?;
         }
-        let store = Store::open(&self.path)?;
+        let store = Store::open(place.file())?;
         self.env.opened(&store.conn);
-        Ok((store, lock))
+        Ok((store, place))
     }
 
-    fn engine(self, store: Store, server: &str) -> Result<Engine, Error> {
+    fn engine(self, store: Store, place: Place, server: &str) -> Result<Engine, Error> {
         let policies = self.policies.over_remembered(&store.conn)?;
         let transport = match self.transport {
             Some(t) => t,
@@ -271,11 +270,14 @@ impl Builder {
             policies,
             limits: Limits::default(),
             stage: None,
-            path: self.path,
+            path: place.file().to_owned(),
+            asked: self.path,
+            server: server.to_owned(),
             observer: self.observer,
             stopping,
             greeted: None,
             can_watch: false,
+            place: Some(place),
         })
     }
 }

@@ -20,7 +20,6 @@ use crate::engine::{Engine, Left};
 use crate::error::Error;
 use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
-use crate::lock::OwnerLock;
 use crate::report::{
     Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
 };
@@ -34,6 +33,9 @@ use crate::worker::Worker;
 ///
 /// Every verb works at once and blocks until it is done; [`Client::start`] does the same in the
 /// background. None of them loses a local write: what cannot be sent waits, and says why.
+///
+/// Where another file is moved over this one, a restored backup for example, the client takes up that one, with its next
+/// verb and in the background.
 ///
 /// When the last clone is dropped, the background worker ends, as by [`Client::stop`], and the file is free.
 #[derive(Clone)]
@@ -55,7 +57,6 @@ pub(crate) struct Shared {
     found: Found,
     /// [`Builder::patience`].
     patience: Duration,
-    _lock: OwnerLock,
 }
 
 impl Client {
@@ -65,9 +66,9 @@ impl Client {
         Builder::new(path.into())
     }
 
-    pub(crate) fn new(engine: Engine, lock: OwnerLock, patience: Duration) -> Self {
+    pub(crate) fn new(engine: Engine, patience: Duration) -> Self {
         let shared = Shared {
-            path: engine.path.clone(),
+            path: engine.asked.clone(),
             transport: Arc::clone(engine.api.transport()),
             stopping: Arc::clone(&engine.stopping),
             heard: AtomicI64::new(0),
@@ -76,7 +77,6 @@ impl Client {
             engine: Turns::new(Some(engine)),
             worker: Mutex::new(None),
             patience,
-            _lock: lock,
         };
         let shared = Arc::new(shared);
         Self { _last: Arc::new(Last(Arc::clone(&shared))), shared }
@@ -211,7 +211,9 @@ impl Client {
         calling::not_inside()?;
         self.stop();
         let mut engine = self.shared.engine.take();
-        let detached = engine.as_mut().ok_or_else(closed)?.detach(&how)?;
+        let open = engine.as_mut().ok_or_else(closed)?;
+        open.follow()?;
+        let detached = open.detach(&how)?;
         *engine = None;
         Ok(detached)
     }
@@ -420,13 +422,14 @@ impl Client {
     }
 }
 
-/// Does something with the engine, again where the app migrated its schema meanwhile.
+/// Does something with the engine and the file that is at its path, again where the app migrated its schema meanwhile.
 fn through_migrations<T>(
     engine: &mut Option<Engine>,
     mut f: impl FnMut(&mut Engine) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let engine = engine.as_mut().ok_or_else(closed)?;
     let _hearer = busy::tell(engine.observer.as_ref(), &engine.path);
+    engine.follow()?;
     for _ in 0..MIGRATIONS {
         engine.store.refresh(engine.env.now_ms())?;
         match f(engine) {

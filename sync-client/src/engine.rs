@@ -16,6 +16,7 @@ use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
 use crate::error::Error;
+use crate::place::Place;
 use crate::pull::Pulled;
 use crate::push::Pushed;
 use crate::report::{Attached, ErrorClass, Event, PullReport, PushReport, SyncReport, SyncWithin};
@@ -30,12 +31,19 @@ pub(crate) struct Engine {
     pub(crate) policies: Policies,
     pub(crate) limits: Limits,
     pub(crate) stage: Option<Stage>,
+    /// The file that is open.
     pub(crate) path: PathBuf,
+    /// The path that was asked for.
+    pub(crate) asked: PathBuf,
+    /// The server that the file is synced with.
+    pub(crate) server: String,
     pub(crate) observer: Option<Observer>,
     pub(crate) stopping: Arc<AtomicBool>,
     /// When capabilities were last read, in milliseconds since the epoch.
     pub(crate) greeted: Option<i64>,
     pub(crate) can_watch: bool,
+    /// `None` while no file is open: another one is at the path, or none. Last: the file is closed before it is free.
+    pub(crate) place: Option<Place>,
 }
 
 impl Engine {
@@ -152,7 +160,7 @@ impl Engine {
         retry: Option<&mut dyn FnMut(&Error) -> u64>,
     ) -> Result<Left, Error> {
         self.tell(&Event::Started);
-        let outcome = self.rounds(report);
+        let outcome = self.follow().and_then(|()| self.rounds(report));
         let outcome = self.remembered(outcome);
         match &outcome {
             Ok(_) => self.tell(&Event::Finished { report: report.clone() }),

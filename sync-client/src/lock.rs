@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, cannot};
+use crate::place::FileId;
 
 /// Held as long as it lives; the system frees it when the process dies.
 #[derive(Debug)]
 pub(crate) struct OwnerLock {
     file: File,
     path: PathBuf,
+    id: Option<FileId>,
 }
 
 /// Lock files that this process holds.
@@ -42,11 +44,21 @@ impl OwnerLock {
         let mut sign = || {
             file.set_len(0)?;
             file.rewind()?;
-            writeln!(file, "process {}", std::process::id())
+            let program = std::env::current_exe().ok();
+            let program = program.as_deref().and_then(Path::file_stem).map(|p| p.to_string_lossy().into_owned());
+            match program {
+                Some(program) => writeln!(file, "process {}, {program}", std::process::id()),
+                None => writeln!(file, "process {}", std::process::id()),
+            }
         };
         sign().map_err(cannot("write the lock file", &path))?;
         held().push(path.clone());
-        Ok(Self { file, path })
+        Ok(Self { file, id: FileId::at(&path), path })
+    }
+
+    /// Whether others meet this lock: they do not where its file was removed.
+    pub(crate) fn is_there(&self) -> bool {
+        self.id.is_some() && FileId::at(&self.path) == self.id
     }
 }
 

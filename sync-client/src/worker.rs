@@ -4,24 +4,21 @@
 //! who tells it what happened.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use sync_core::engine::backoff::Backoff;
 use sync_core::engine::schedule::{Action, Failure, Input, Schedule};
 use sync_core::protocol::watch::EventReader;
-use sync_core::sqlite::capture::log_name;
-use sync_core::sqlite::connection;
 
 use crate::client::Shared;
+use crate::commits::{Commits, Seen};
 use crate::engine::Left;
 use crate::error::Error;
 use crate::report::{ErrorClass, SyncReport};
-use crate::store::{Meta, SETTINGS, busy};
+use crate::store::{Meta, busy};
 
 /// The running threads.
 pub(crate) struct Worker {
@@ -151,25 +148,54 @@ impl Signal {
         state.schedule.due().map_or(0, |due| due.saturating_sub(now))
     }
 
-    /// Waits until the schedule says "sync". False for a stop.
-    fn wait_for_turn(&self, commits: &mut Commits) -> bool {
+    /// Waits until there is something to do.
+    fn wait_for_turn(&self, commits: &mut Commits) -> Next {
         loop {
             let mut state = self.lock();
             let now = self.now();
             let left = match state.schedule.next(now) {
-                Action::Stop => return false,
-                Action::Sync => return true,
+                Action::Stop => return Next::Stop,
+                Action::Sync => return Next::Sync,
                 Action::Wait(until) => Duration::from_millis(until.saturating_sub(now)),
             };
-            let looks = state.schedule.heeds_commits();
-            let wait = if looks { left.min(LOOK) } else { left };
+            let heeds = state.schedule.heeds_commits();
+            let wait = left.min(if heeds { LOOK } else { GLANCE });
             let (state, waited) = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
             drop(state);
-            if looks && waited.timed_out() && commits.captured() {
-                self.tell(Input::Committed);
+            if !waited.timed_out() {
+                continue;
+            }
+            match commits.look() {
+                Seen::Captured if heeds => self.tell(Input::Committed),
+                Seen::AnotherFile => return Next::Move,
+                Seen::Captured | Seen::Nothing => {}
             }
         }
     }
+
+    /// Waits until the path has led to the same file for a while: whoever replaces one may have more to move or to
+    /// remove beside it. False for a stop.
+    fn wait_for_rest(&self, commits: &mut Commits) -> bool {
+        loop {
+            let (state, waited) =
+                self.changed.wait_timeout_while(self.lock(), REST, |s| !s.stop).unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            if !waited.timed_out() {
+                return false;
+            }
+            if !commits.moved() {
+                return true;
+            }
+        }
+    }
+}
+
+/// What the thread that syncs does next.
+enum Next {
+    Sync,
+    /// Another file is at the path, or none.
+    Move,
+    Stop,
 }
 
 /// What kind of failure an error is, and what the server asked for.
@@ -187,10 +213,26 @@ fn kind_of(e: &Error) -> (Failure, Option<u64>) {
 /// Syncs whenever there is a reason to.
 fn syncing(shared: &Weak<Shared>, signal: &Signal) {
     let Some(mut commits) = shared.upgrade().map(|s| Commits::new(s.path())) else { return };
-    while signal.wait_for_turn(&mut commits) {
+    loop {
+        let turn = signal.wait_for_turn(&mut commits);
+        if matches!(turn, Next::Stop) {
+            return;
+        }
         let Some(s) = shared.upgrade() else { return };
-        let mut turn = s.engine.take();
-        let Some(engine) = turn.as_mut() else { return };
+        let mut held = s.engine.take();
+        let Some(engine) = held.as_mut() else { return };
+        if matches!(turn, Next::Move) {
+            if let Err(e) = engine.let_go() {
+                tracing::warn!("a file that is not at its path any more stays open: {e}");
+            }
+            drop(held);
+            drop(s);
+            if !signal.wait_for_rest(&mut commits) {
+                return;
+            }
+            signal.tell(Input::Asked);
+            continue;
+        }
         let random = engine.env.random();
         s.heard.store(0, Ordering::Relaxed);
         let _hearer = busy::tell(engine.observer.as_ref(), &engine.path);
@@ -227,53 +269,6 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.panicked(retry_in_ms)));
             }
         }
-    }
-}
-
-/// Notices commits of other connections, of any process, that left something in a log.
-struct Commits {
-    path: PathBuf,
-    /// Opened by the first look that can.
-    conn: Option<Connection>,
-    /// SQLite's number of the last commit that a look was done with.
-    version: Option<i64>,
-}
-
-impl Commits {
-    fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), conn: None, version: None }
-    }
-
-    /// A look that fails is taken again with the next one.
-    fn captured(&mut self) -> bool {
-        self.look().unwrap_or(false)
-    }
-
-    fn look(&mut self) -> rusqlite::Result<bool> {
-        let conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => connection::open(&self.path, false, SETTINGS)?,
-        };
-        let conn = self.conn.insert(conn);
-        let version = conn.prepare_cached("PRAGMA main.data_version")?.query_row([], |r| r.get(0))?;
-        if self.version == Some(version) {
-            return Ok(false);
-        }
-        // The app may have made tables since, or dropped one whose number is still known.
-        let ids: Vec<i64> = conn
-            .prepare_cached(
-                "SELECT t.id FROM main._sync_table t \
-                 JOIN main.sqlite_schema s ON s.type = 'table' AND s.name = '_sync_log_' || t.id",
-            )?
-            .query_map([], |r| r.get(0))?
-            .collect::<Result<_, _>>()?;
-        // What a person let go of, in another process, is in no log.
-        let mut found = conn.prepare_cached("SELECT 1 FROM main._sync_dirty WHERE held IS NULL LIMIT 1")?.exists([])?;
-        for id in ids {
-            found = found || conn.prepare_cached(&format!("SELECT 1 FROM main.{} LIMIT 1", log_name(id)))?.exists([])?;
-        }
-        self.version = Some(version);
-        Ok(found)
     }
 }
 
@@ -369,44 +364,14 @@ fn heard_of(shared: &Weak<Shared>, signal: &Signal, seq: i64) {
 const PATIENCE: Duration = Duration::from_millis(900);
 /// How often the file is looked at for local commits.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked at while a failure is waited out.
+const GLANCE: Duration = Duration::from_secs(1);
+/// How long a file has to be at the path before it is opened.
+const REST: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-
     use super::*;
-
-    /// A file that cannot be opened or read for a moment: the next look sees what was committed meanwhile.
-    #[test]
-    fn a_look_that_fails_misses_no_commit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.db");
-        let mut commits = Commits::new(&path);
-        assert!(!commits.captured(), "it cannot be opened yet");
-        let app = Connection::open(&path).unwrap();
-        let captured = "INSERT INTO _sync_log_1 VALUES (1)";
-        app.execute_batch(&format!("CREATE TABLE _sync_log_1 (x); {captured}")).unwrap();
-        assert!(!commits.captured(), "it has no tables of ours yet");
-        app.execute_batch(
-            "CREATE TABLE _sync_dirty (held); CREATE TABLE hidden (id); INSERT INTO hidden VALUES (1), (2)",
-        )
-        .unwrap();
-        app.execute_batch("ALTER TABLE hidden RENAME TO _sync_table").unwrap();
-        assert!(commits.captured(), "a table that is dropped hides no other");
-        assert!(!commits.captured(), "nothing came since");
-        app.execute_batch(captured).unwrap();
-        assert!(commits.captured());
-        // Whatever fails after the version was read.
-        let deny = |c: AuthContext<'_>| match c.action {
-            AuthAction::Read { table_name: "_sync_table", .. } => Authorization::Deny,
-            _ => Authorization::Allow,
-        };
-        commits.conn.as_mut().unwrap().authorizer(Some(deny)).unwrap();
-        app.execute_batch(captured).unwrap();
-        assert!(!commits.captured());
-        commits.conn.as_mut().unwrap().authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
-        assert!(commits.captured(), "the commit is still to be told");
-    }
 
     #[test]
     fn only_what_the_server_refuses_is_lasting() {

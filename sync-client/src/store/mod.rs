@@ -70,7 +70,16 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let mut conn = connection::open(path, false, SETTINGS)?;
         busy::wait_patiently(&mut conn)?;
-        Ok(Self {
+        Ok(Self::of(conn))
+    }
+
+    /// No file: whatever is asked of it fails.
+    pub(crate) fn nowhere() -> Result<Self, Error> {
+        Ok(Self::of(Connection::open_in_memory()?))
+    }
+
+    fn of(conn: Connection) -> Self {
+        Self {
             conn,
             found: Found::default(),
             managed: Vec::new(),
@@ -79,7 +88,7 @@ impl Store {
             locals: Locals::default(),
             offered: Offered::default(),
             held_back: BTreeMap::new(),
-        })
+        }
     }
 
     /// Begins a write of ours. No network call happens inside it.

@@ -42,6 +42,7 @@ mod progress;
 mod refused_schema;
 mod relay;
 mod renamed_tables;
+mod replaced;
 mod resume;
 mod rewritten;
 mod rounds;
