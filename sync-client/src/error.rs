@@ -116,7 +116,7 @@ pub enum Error {
     /// Another process of ours, or another client of this one, has the file.
     #[error("{}", owned(by))]
     Owned {
-        /// Who: `process 4277`, or `this process`.
+        /// Who: `process 4277, sync-client` (its number and its program), or `this process`.
         by: String,
     },
     /// Tables that cannot be synced.

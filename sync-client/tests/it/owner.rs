@@ -37,6 +37,28 @@ fn a_second_process_is_told_who_syncs_the_file() {
     assert_eq!(status["position"], status["synced_through"]);
 }
 
+/// A program that starts `watch --stdin` cannot leave it behind: it ends with the pipe, however the program ends.
+#[test]
+fn a_watch_ends_when_its_standard_input_is_closed() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let app = file(&dir, "a.db", DDL);
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    let mut watch =
+        program(&dir, &["watch", "a.db", "--stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    // What it says is JSON, and it works as ever meanwhile.
+    let started: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(started["event"], "started");
+    app.execute("INSERT INTO customers (id, name) VALUES ('c', 'x')", []).unwrap();
+    assert!(lines.by_ref().any(|l| l.unwrap().contains(r#""event":"committed""#)));
+    let second = run(&dir, &["sync", "a.db"]).ends(1);
+    assert!(second.stderr.contains(&format!("process {}, sync-client", watch.id())), "{}", second.stderr);
+    drop(watch.stdin.take());
+    assert!(watch.wait().unwrap().success());
+    assert!(lines.all(|l| l.is_ok()), "it ended by itself");
+    run(&dir, &["sync", "a.db"]).ends(0);
+}
+
 /// A link to a file is that file: whoever comes by it meets the owner, and finds what lies beside the file.
 #[cfg(unix)]
 #[test]

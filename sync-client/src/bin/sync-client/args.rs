@@ -59,7 +59,7 @@ pub(crate) enum Command {
         held_back {table, message}; rekeyed {table, old_key, new_key}; waiting {message, ms or null}; \
         finished {report}; \
         failed {class: offline|auth|refused|local|protocol, message, retry_in_ms or null}.")]
-    Watch(Work),
+    Watch(Watch),
     /// What waits, since when, and why
     #[command(after_help = "With --json: {\"server\", \"attached\", \"source_id\", \"tables\", \"pending_rows\", \
         \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
@@ -239,6 +239,16 @@ pub(crate) struct Work {
     pub(crate) wait: Patience,
     #[command(flatten)]
     pub(crate) rules: Rules,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) work: Work,
+    /// For a program that starts this one: print JSON, and end when standard input is closed, as it is when that program
+    /// ends in whatever way
+    #[arg(long)]
+    pub(crate) stdin: bool,
 }
 
 #[derive(Debug, ClapArgs)]

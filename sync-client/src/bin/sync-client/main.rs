@@ -15,6 +15,7 @@ mod setup;
 mod text;
 mod token;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         Command::Detach(args) => setup::detach(&args, out),
         Command::Import(args) => run::import(&args, out),
         Command::Sync(args) => run::sync(&args, out),
-        Command::Watch(args) => run::watch(&args, out),
+        Command::Watch(args) => watch::watch(&args, out),
         Command::Rebuild(args) => run::rebuild(&args, out),
         Command::Verify(args) => verify::verify(&args, out),
         Command::Compare(args) => verify::compare(&args, out),
