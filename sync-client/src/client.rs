@@ -153,7 +153,10 @@ impl Client {
     /// The network's and the server's; also [`Error::RetryLater`] while another device seeds the scope.
     pub fn sync(&self) -> Result<SyncReport, Error> {
         let mut report = SyncReport::default();
-        let left = self.patiently(|e| e.sync(&mut report, None))?;
+        let mut left = self.patiently(|e| e.sync(&mut report, None))?;
+        if left == Left::Everything {
+            left = self.patiently(|e| e.sync(&mut report, None))?;
+        }
         self.tell_worker(|w| w.synced(left));
         Ok(report)
     }
@@ -431,9 +434,10 @@ fn through_migrations<T>(
     let _hearer = busy::tell(engine.observer.as_ref(), &engine.path);
     engine.follow()?;
     for _ in 0..MIGRATIONS {
-        engine.store.refresh(engine.env.now_ms())?;
-        match f(engine) {
+        match engine.store.refresh(engine.env.now_ms()).and_then(|()| f(engine)) {
             Err(Error::SchemaMoved) => {}
+            // What failed is a file that is gone.
+            Err(_) if engine.is_elsewhere() => engine.follow()?,
             other => return other,
         }
     }

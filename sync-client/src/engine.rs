@@ -160,7 +160,12 @@ impl Engine {
         retry: Option<&mut dyn FnMut(&Error) -> u64>,
     ) -> Result<Left, Error> {
         self.tell(&Event::Started);
-        let outcome = self.follow().and_then(|()| self.rounds(report));
+        let here = if self.place.is_some() { Ok(()) } else { self.follow() };
+        let outcome = here.and_then(|()| self.rounds(report));
+        // What failed is a file that is gone.
+        if outcome.is_err() && self.is_elsewhere() {
+            return Ok(Left::Everything);
+        }
         let outcome = self.remembered(outcome);
         match &outcome {
             Ok(_) => self.tell(&Event::Finished { report: report.clone() }),
@@ -473,6 +478,8 @@ pub(crate) enum Left {
     Nothing,
     /// What the app wrote while it ran.
     Newer,
+    /// All of it: another file came to the path meanwhile, of which nothing is known yet.
+    Everything,
 }
 
 /// How far a sync is.

@@ -74,6 +74,11 @@ impl Place {
 }
 
 impl Engine {
+    /// Whether the file that is open is not the one at the path any more.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| !place.is_there())
+    }
+
     /// Takes up the file that is at the path now, where it is another than the one that is open.
     pub(crate) fn follow(&mut self) -> Result<(), Error> {
         if self.place.as_ref().is_some_and(Place::is_there) {

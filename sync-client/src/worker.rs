@@ -221,12 +221,15 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         let Some(s) = shared.upgrade() else { return };
         let mut held = s.engine.take();
         let Some(engine) = held.as_mut() else { return };
-        if matches!(turn, Next::Move) {
+        if matches!(turn, Next::Move) || engine.is_elsewhere() {
             if let Err(e) = engine.let_go() {
                 tracing::warn!("a file that is not at its path any more stays open: {e}");
             }
             drop(held);
             drop(s);
+            if matches!(turn, Next::Sync) {
+                signal.tell(Input::Synced);
+            }
             if !signal.wait_for_rest(&mut commits) {
                 return;
             }
@@ -249,6 +252,10 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         signal.lock().watch = engine.can_watch;
         signal.changed.notify_all();
         match synced {
+            Ok(Ok(Left::Everything)) => {
+                signal.tell(Input::Synced);
+                signal.tell(Input::Asked);
+            }
             Ok(Ok(left)) => {
                 // It may be noticed already, so that no look at the logs finds it.
                 if left == Left::Newer {
