@@ -197,7 +197,7 @@ impl Builder {
             self.policies.remember(&store.conn)?;
         }
         let patience = self.patience;
-        Ok(Client::new(self.engine(store, place, &server)?, patience))
+        Ok(Client::new(self.engine(store, Some(place), &server)?, patience))
     }
 
     /// Detaches the file as [`Client::detach`] does, without opening it for syncing first: the way out where
@@ -212,7 +212,7 @@ impl Builder {
             return Err(Error::NotInitialized);
         }
         let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
-        self.engine(store, place, &server)?.detach(how)
+        self.engine(store, Some(place), &server)?.detach(how)
     }
 
     /// Opens what waits for a person, to decide about it: also while another process or a client of this one syncs the
@@ -222,8 +222,8 @@ impl Builder {
     /// [`Error::NotInitialized`] where the file is not a synced one; [`Error::Owned`] where another version of this
     /// program syncs it; SQLite's.
     pub fn inbox(mut self) -> Result<Inbox, Error> {
-        let (mut store, lock) = match self.take() {
-            Ok((store, lock)) => (store, Some(lock)),
+        let (mut store, place) = match self.take() {
+            Ok((store, place)) => (store, Some(place)),
             Err(owned @ Error::Owned { .. }) => {
                 let store = Store::open(&self.path)?;
                 self.env.opened(&store.conn);
@@ -240,7 +240,7 @@ impl Builder {
         }
         store.refresh(self.env.now_ms())?;
         let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
-        Ok(Inbox::new(self.engine(store, &server)?, lock))
+        Ok(Inbox::new(self.engine(store, place, &server)?))
     }
 
     /// The file, for this process only.
@@ -256,7 +256,7 @@ impl Builder {
         Ok((store, place))
     }
 
-    fn engine(self, store: Store, place: Place, server: &str) -> Result<Engine, Error> {
+    fn engine(self, store: Store, place: Option<Place>, server: &str) -> Result<Engine, Error> {
         let policies = self.policies.over_remembered(&store.conn)?;
         let transport = match self.transport {
             Some(t) => t,
@@ -270,14 +270,14 @@ impl Builder {
             policies,
             limits: Limits::default(),
             stage: None,
-            path: place.file().to_owned(),
+            path: place.as_ref().map_or(&*self.path, Place::file).to_owned(),
             asked: self.path,
             server: server.to_owned(),
             observer: self.observer,
             stopping,
             greeted: None,
             can_watch: false,
-            place: Some(place),
+            place,
         })
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct Engine {
     /// When capabilities were last read, in milliseconds since the epoch.
     pub(crate) greeted: Option<i64>,
     pub(crate) can_watch: bool,
-    /// `None` while no file is open: another one is at the path, or none. Last: the file is closed before it is free.
+    /// `None` while no file is open (another one is at the path, or none), and where somebody else has it. Last: the file is closed before it is free.
     pub(crate) place: Option<Place>,
 }
 

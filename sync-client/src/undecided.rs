@@ -3,19 +3,17 @@
 use crate::calling;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::lock::OwnerLock;
 
 /// The inbox of a file, to decide about its entries. [`crate::Client`] has the same verbs; this one needs neither the
 /// network nor to be the only one that has the file: each verb is one transaction. Made by [`crate::Builder::inbox`].
 pub struct Inbox {
+    /// Without a place where somebody else syncs the file.
     engine: Engine,
-    /// None while somebody else syncs the file.
-    _lock: Option<OwnerLock>,
 }
 
 impl Inbox {
-    pub(crate) const fn new(engine: Engine, lock: Option<OwnerLock>) -> Self {
-        Self { engine, _lock: lock }
+    pub(crate) const fn new(engine: Engine) -> Self {
+        Self { engine }
     }
 
     /// As [`crate::Client::retry`].

@@ -129,7 +129,8 @@ impl Command {
             | Self::Drop(Row { file, .. })
             | Self::Clear(Clear { file, .. })
             | Self::Detach(Detach { file, .. }) => file,
-            Self::Sync(work) | Self::Watch(work) | Self::Rebuild(work) => &work.file,
+            Self::Sync(work) | Self::Rebuild(work) => &work.file,
+            Self::Watch(watch) => &watch.work.file,
             Self::Verify(verify) => &verify.work.file,
             Self::Import(import) => &import.work.file,
             Self::Compare(compare) => &compare.first,
