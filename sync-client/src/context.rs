@@ -1,6 +1,7 @@
 //! What the engine of the client takes from outside: time, ids, and somebody to tell.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::report::Event;
 
@@ -95,7 +96,7 @@ pub struct System;
 
 impl Environment for System {
     fn now_ms(&self) -> i64 {
-        jiff::Timestamp::now().as_millisecond()
+        ms_of(SystemTime::now())
     }
 
     fn new_id(&self) -> String {
@@ -107,5 +108,33 @@ impl Environment for System {
     }
 }
 
+/// Milliseconds since the epoch, held within the years that a time can be written in (-9999 to 9999): a clock may stand
+/// anywhere, and what it says of a row is never worth more than the row.
+pub(crate) fn ms_of(at: SystemTime) -> i64 {
+    let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    let ms = at.duration_since(UNIX_EPOCH).map_or_else(|before| -ms(before.duration()), ms);
+    ms.clamp(jiff::Timestamp::MIN.as_millisecond(), jiff::Timestamp::MAX.as_millisecond())
+}
+
 /// Who is told of events.
 pub(crate) type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::rfc3339;
+
+    #[test]
+    fn a_clock_may_stand_anywhere() {
+        let year = |n: u64| Duration::from_secs(n * 31_556_952);
+        for (at, expected) in [
+            (UNIX_EPOCH + Duration::from_millis(1500), "1970-01-01T00:00:01.5Z"),
+            (UNIX_EPOCH - Duration::from_millis(1500), "1969-12-31T23:59:58.5Z"),
+            (UNIX_EPOCH + year(10_000), "9999-12-30T22:00:00.999Z"),
+            (UNIX_EPOCH + year(200_000_000_000), "9999-12-30T22:00:00.999Z"),
+            (UNIX_EPOCH - year(20_000), "-009999-01-02T01:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(ms_of(at)), expected);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! tables, and rows whose key is NULL.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use rusqlite::Connection;
 use sync_core::engine::change::Known;
@@ -12,6 +13,7 @@ use sync_core::sqlite::introspect::introspect;
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::{RowSql, read_values};
 
+use crate::context::ms_of;
 use crate::error::Error;
 use crate::inbox;
 use crate::report::{InboxPage, InboxRow};
@@ -184,7 +186,7 @@ fn keyless(conn: &Connection, after: usize, page: &mut Page) -> Result<(), Error
             let row = InboxRow {
                 id: 0,
                 kind: "rejected".into(),
-                at: rfc3339(jiff::Timestamp::now().as_millisecond()),
+                at: rfc3339(ms_of(SystemTime::now())),
                 table: table.name.clone(),
                 key: "{}".into(),
                 op: "INSERT".into(),

@@ -1,6 +1,7 @@
 //! What waits, since when, and why: read on a connection of its own, so that it never waits for a sync.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
@@ -16,6 +17,7 @@ use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::survey::survey;
 
 use crate::aside::COUNT_ASIDE;
+use crate::context::ms_of;
 use crate::error::Error;
 use crate::listing::{held_rows, inbox_rows, keyless_rows};
 use crate::report::{ErrorClass, LastError, Mark, PendingRow, Status};
@@ -214,7 +216,7 @@ pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
                 table: name.clone(),
                 key: inbox::key_json(table, &key),
                 op: op_of(live.as_deref(), Known::from_stored(v), None).into(),
-                since: rfc3339(jiff::Timestamp::now().as_millisecond()),
+                since: rfc3339(ms_of(SystemTime::now())),
                 why: "next push".into(),
             });
         }

@@ -21,7 +21,7 @@ impl SystemEnvironment {
 impl Environment for SystemEnvironment {
     fn now_ms(&self) -> i64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+        i64::try_from(now.as_millis()).unwrap_or(i64::MAX).min(jiff::Timestamp::MAX.as_millisecond())
     }
 
     fn new_id(&self) -> String {

@@ -161,9 +161,9 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// An instant as RFC 3339, UTC.
+/// An instant as RFC 3339, UTC; the last one that can be written where it is beyond.
 fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map(|t| t.to_string()).unwrap_or_default()
+    jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 impl Service {

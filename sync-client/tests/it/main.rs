@@ -53,5 +53,6 @@ mod support;
 mod triggers;
 mod verify;
 mod whole;
+mod wide;
 mod worker;
 mod world;

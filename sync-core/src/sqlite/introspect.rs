@@ -134,6 +134,9 @@ fn list(conn: &Connection) -> rusqlite::Result<Vec<Listed>> {
     rows.collect()
 }
 
+/// Columns of a table that can be synced: logs and statements of ours have a few more, of the 2,000 that SQLite takes.
+pub const MOST_COLUMNS: usize = 1990;
+
 type Read = Result<(Table, Vec<Note>), Refusal>;
 
 fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Read> {
@@ -171,6 +174,12 @@ fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Rea
         });
     }
     drop(rows);
+    if positions.len() > MOST_COLUMNS {
+        return refuse(
+            format!("it has {} columns, and SQLite leaves no room for what is noted beside them", positions.len()),
+            "move some of them into another table",
+        );
+    }
     key.sort_unstable();
     let key: Vec<usize> = key.into_iter().map(|(_, i)| i).collect();
     if key.is_empty() {

@@ -21,12 +21,16 @@ pub struct RowSql {
     pub select: String,
     /// Writes a new row.
     pub insert: String,
-    /// Writes every column of a row by its key.
-    pub update: String,
     /// Removes a row by its key.
     pub delete: String,
     /// Where the key's columns stand.
     key_positions: Vec<usize>,
+    /// Writes every column but the key's; of a table that is all key, these.
+    update: String,
+    /// Writes a row in which nothing changes, for those who watch it.
+    touch: String,
+    /// UNIQUE columns that the table itself refers to.
+    referred: Vec<usize>,
     table: String,
     names: Vec<String>,
 }
@@ -40,11 +44,23 @@ impl RowSql {
         let columns = names.join(", ");
         let key = quote_all(table.key.iter().map(|i| table.columns[*i].sql_name.as_str()));
         let by_key = table.key.iter().map(|i| format!("{} = ?", names[*i])).collect::<Vec<_>>().join(" AND ");
-        let set = names.iter().map(|n| format!("{n} = ?")).collect::<Vec<_>>().join(", ");
+        let all_key = names.len() == table.key.len();
+        let others = || (0..names.len()).filter(|i| all_key || !table.key.contains(i));
+        let set = others().map(|i| format!("{} = ?", names[i])).collect::<Vec<_>>().join(", ");
+        let tied = |i: &usize| {
+            table.foreign_keys.iter().any(|f| f.columns.contains(i))
+                || table.uniques.iter().any(|u| u.columns.contains(i))
+        };
+        let idle = others().find(|i| !tied(i)).or_else(|| others().next());
+        let touch = idle.map(|i| format!("{0} = {0}", names[i])).unwrap_or_default();
+        let own = table.foreign_keys.iter().filter(|f| f.parent == table.name).flat_map(|f| &f.parent_columns);
+        let referred = own.filter_map(|c| table.column(c)).filter(|i| !table.key.contains(i)).collect();
         Self {
             select: format!("SELECT {columns} FROM {name} WHERE {by_key}"),
             insert: format!("INSERT OR ABORT INTO {name} ({columns}) VALUES ({})", placeholders(names.len())),
             update: format!("UPDATE OR ABORT {name} SET {set} WHERE {by_key}"),
+            touch: format!("UPDATE OR ABORT {name} SET {touch} WHERE {by_key}"),
+            referred,
             delete: format!("DELETE FROM {name} WHERE {by_key}"),
             columns,
             key,
@@ -100,12 +116,23 @@ impl RowSql {
         conn.prepare_cached(&self.insert)?.execute(params_from_iter(row))
     }
 
-    /// Sets every column of the row with this key. Returns the number of rows written.
+    /// Sets every column of the row with this key, and the key's own only where it is to be another. Returns the number
+    /// of rows written.
     ///
     /// # Errors
     /// SQLite's, constraints included.
     pub fn update(&self, conn: &Connection, key: &[Value], row: &[Value]) -> rusqlite::Result<usize> {
-        conn.prepare_cached(&self.update)?.execute(params_from_iter(row.iter().chain(key)))
+        self.update_whole(conn, key, &row.iter().collect::<Vec<_>>())
+    }
+
+    fn update_whole(&self, conn: &Connection, key: &[Value], row: &[&Value]) -> rusqlite::Result<usize> {
+        let columns = row.iter().enumerate().map(|(i, v)| (i, *v));
+        if self.key_positions.iter().zip(key).any(|(i, k)| row[*i] != k) {
+            return self.set(conn, key, &columns.collect::<Vec<_>>());
+        }
+        let all_key = self.names.len() == self.key_positions.len();
+        let others = columns.filter(|(i, _)| all_key || !self.key_positions.contains(i)).map(|(_, v)| v);
+        conn.prepare_cached(&self.update)?.execute(params_from_iter(others.chain(key)))
     }
 
     /// Deletes the row with this key. Returns the number of rows deleted by this statement itself.
@@ -135,18 +162,41 @@ impl RowSql {
         conn.prepare_cached(&sql)?.execute(params_from_iter(row.iter().flatten()))
     }
 
-    /// Sets the present columns of the row with this key.
+    /// Sets the present columns of the row with this key, and the key's own only where they are to be others.
+    ///
+    /// SQLite (3.54) counts a reference as broken where an update repeats a column that another row of the table refers
+    /// to and leaves out the row's own reference: what does not change is not set.
     ///
     /// # Errors
     /// SQLite's, constraints included.
     pub fn update_partial(&self, conn: &Connection, key: &[Value], row: &Record) -> rusqlite::Result<usize> {
-        if row.iter().all(Option::is_some) {
-            return conn.prepare_cached(&self.update)?.execute(params_from_iter(row.iter().flatten().chain(key)));
+        if row.len() == self.names.len() && row.iter().all(Option::is_some) {
+            return self.update_whole(conn, key, &row.iter().flatten().collect::<Vec<_>>());
         }
-        let set: Vec<String> =
-            self.names.iter().zip(row).filter(|(_, v)| v.is_some()).map(|(n, _)| format!("{n} = ?")).collect();
-        let sql = format!("UPDATE OR ABORT {} SET {} WHERE {}", self.table, set.join(", "), self.by_key);
-        conn.prepare_cached(&sql)?.execute(params_from_iter(row.iter().flatten().chain(key)))
+        let same_key = |i: &usize, v: &Value| {
+            self.key_positions.iter().position(|p| p == i).is_some_and(|at| key.get(at) == Some(v))
+        };
+        let mut set: Vec<(usize, &Value)> = row
+            .iter()
+            .enumerate()
+            .filter_map(|(i, v)| Some((i, v.as_ref()?)))
+            .filter(|(i, v)| !same_key(i, v))
+            .collect();
+        if set.iter().any(|(i, _)| self.referred.contains(i))
+            && let Some(Ok(live)) = self.read(conn, key)?
+        {
+            set.retain(|(i, v)| !self.referred.contains(i) || live[*i] != **v);
+        }
+        if set.is_empty() {
+            return conn.prepare_cached(&self.touch)?.execute(params_from_iter(key));
+        }
+        self.set(conn, key, &set)
+    }
+
+    fn set(&self, conn: &Connection, key: &[Value], set: &[(usize, &Value)]) -> rusqlite::Result<usize> {
+        let columns: Vec<String> = set.iter().map(|(i, _)| format!("{} = ?", self.names[*i])).collect();
+        let sql = format!("UPDATE OR ABORT {} SET {} WHERE {}", self.table, columns.join(", "), self.by_key);
+        conn.prepare_cached(&sql)?.execute(params_from_iter(set.iter().map(|(_, v)| *v).chain(key)))
     }
 }
 
@@ -156,4 +206,115 @@ impl RowSql {
 /// When text is not valid UTF-8.
 pub fn read_values(row: &Row<'_>, first: usize, n: usize) -> Result<Vec<Value>, NotUtf8> {
     (first..first + n).map(|i| value(row.get_ref_unwrap(i), i - first)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::introspect::introspect;
+
+    /// A table that refers to itself by its key or by a UNIQUE column, and one that refers to it.
+    const TREE: &str = "
+        CREATE TABLE tree (id TEXT PRIMARY KEY NOT NULL, code TEXT UNIQUE, name TEXT, up TEXT REFERENCES tree(id),
+          up_code TEXT REFERENCES tree(code));
+        CREATE TABLE leaf (id TEXT PRIMARY KEY NOT NULL, up TEXT REFERENCES tree(id), up_code TEXT REFERENCES tree(code));
+        CREATE TABLE pair (a TEXT NOT NULL, b TEXT NOT NULL, PRIMARY KEY (a, b));";
+
+    fn file() -> (Connection, Table) {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(TREE).unwrap();
+        let table = introspect(&conn, None).unwrap().schema.table("tree").unwrap().clone();
+        (conn, table)
+    }
+
+    /// Columns that an update repeats, of a row that refers to itself or to none, and to which others refer or none.
+    #[test]
+    fn what_an_update_repeats_breaks_no_reference() {
+        for columns in 0..32u32 {
+            for (own, child, other) in [
+                (false, false, false),
+                (true, false, false),
+                (true, true, false),
+                (false, true, true),
+                (true, true, true),
+            ] {
+                let (conn, table) = file();
+                let sql = RowSql::new(&table);
+                conn.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+                let up = |v: &str| own.then(|| v.to_owned()).map_or(Value::Null, Value::Text);
+                let row: Vec<Value> = vec!["k".into(), "c".into(), "n".into(), up("k"), up("c")];
+                sql.insert(&conn, &row).unwrap();
+                if child {
+                    conn.execute_batch("INSERT INTO tree VALUES ('child', 'x', 'n', 'k', 'c')").unwrap();
+                }
+                if other {
+                    conn.execute_batch("INSERT INTO leaf VALUES ('leaf', 'k', 'c')").unwrap();
+                }
+                for deferred in [false, true] {
+                    conn.execute_batch("BEGIN").unwrap();
+                    conn.pragma_update(None, "defer_foreign_keys", deferred).unwrap();
+                    let part: Record =
+                        row.iter().enumerate().map(|(i, v)| (columns >> i & 1 == 1).then(|| v.clone())).collect();
+                    let written = sql.update_partial(&conn, &row[..1], &part);
+                    let committed = conn.execute_batch("COMMIT");
+                    assert!(
+                        written.is_ok() && committed.is_ok(),
+                        "{columns:05b} {own} {child} {other} {deferred}: {written:?} {committed:?}"
+                    );
+                    assert_eq!(written.unwrap(), 1, "{columns:05b}");
+                }
+                assert_eq!(sql.read(&conn, &row[..1]).unwrap(), Some(Ok(row)));
+            }
+        }
+    }
+
+    /// Whoever watches the key's columns hears of a key that changes only.
+    #[test]
+    fn a_key_is_set_only_where_it_changes() {
+        let (conn, table) = file();
+        let sql = RowSql::new(&table);
+        conn.execute_batch(
+            "CREATE TABLE heard (what TEXT);
+             CREATE TRIGGER keys AFTER UPDATE OF id ON tree BEGIN INSERT INTO heard VALUES ('key'); END;
+             CREATE TRIGGER any AFTER UPDATE ON tree BEGIN INSERT INTO heard VALUES ('row'); END;",
+        )
+        .unwrap();
+        let heard = || -> String {
+            let all = conn.query_row("SELECT coalesce(group_concat(what), '') FROM heard", [], |r| r.get(0)).unwrap();
+            conn.execute_batch("DELETE FROM heard").unwrap();
+            all
+        };
+        let row = |id: &str| -> Vec<Value> { vec![id.into(), "c".into(), "n".into(), Value::Null, Value::Null] };
+        let part = |columns: [usize; 2]| -> Record {
+            row("k").into_iter().enumerate().map(|(i, v)| columns.contains(&i).then_some(v)).collect()
+        };
+        sql.insert(&conn, &row("k")).unwrap();
+        let key = [Value::from("k")];
+        for written in [
+            sql.update(&conn, &key, &row("k")),
+            sql.update_partial(&conn, &key, &row("k").into_iter().map(Some).collect()),
+            sql.update_partial(&conn, &key, &part([0, 2])),
+            sql.update_partial(&conn, &key, &part([0, 0])),
+            sql.update_partial(&conn, &key, &vec![None; 5]),
+        ] {
+            assert_eq!(written.unwrap(), 1);
+        }
+        assert_eq!(heard(), "row,row,row,row,row");
+        assert_eq!(sql.update(&conn, &key, &row("other")).unwrap(), 1);
+        assert!(heard().contains("key"));
+        assert_eq!(sql.update(&conn, &key, &row("k")).unwrap(), 0, "it is another one now");
+    }
+
+    #[test]
+    fn a_table_that_is_all_key_is_written_too() {
+        let (conn, _) = file();
+        let table = introspect(&conn, None).unwrap().schema.table("pair").unwrap().clone();
+        let sql = RowSql::new(&table);
+        let row: Vec<Value> = vec!["a".into(), "b".into()];
+        sql.insert(&conn, &row).unwrap();
+        let whole: Record = row.iter().cloned().map(Some).collect();
+        for part in [whole, vec![None, None], vec![Some("a".into()), None]] {
+            assert_eq!(sql.update_partial(&conn, &row, &part).unwrap(), 1);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 use sync_core::schema::{Schema, Table};
-use sync_core::sqlite::introspect::{introspect, statements};
+use sync_core::sqlite::introspect::{MOST_COLUMNS, introspect, statements};
 use sync_core::sqlite::others;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::stubs::Stubs;
@@ -60,7 +60,7 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, 
     let mut problems = Vec::new();
     for r in &found.refused {
         if helpers.contains(&r.table.to_ascii_lowercase()) {
-            tracing::info!(table = %r.table, reason = %r.reason, "a helper table is not synced and is left out of scopes");
+            tracing::info!(table = %r.table, reason = %r.reason, "a table that cannot be synced is left out of scopes");
         } else {
             problems.push(format!("table {}: {}; {}", r.table, r.reason, r.fix));
         }
@@ -125,12 +125,14 @@ fn info(schema: &Schema, i: usize) -> TableInfo {
     }
 }
 
-/// Lowercase names of tables that an app keeps beside its data: virtual ones and those without a key.
+/// Lowercase names of tables that an app keeps beside its data: virtual ones, those without a key, and those that are
+/// too wide to be synced by anybody.
 fn helpers(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let sql = "SELECT l.name FROM pragma_table_list l WHERE l.schema = 'main' AND (l.type <> 'table' OR NOT EXISTS \
-               (SELECT 1 FROM pragma_table_xinfo(l.name) x WHERE x.pk > 0))";
+               (SELECT 1 FROM pragma_table_xinfo(l.name) x WHERE x.pk > 0) OR \
+               (SELECT count(*) FROM pragma_table_xinfo(l.name) x WHERE x.hidden = 0) > ?)";
     let mut s = conn.prepare(sql)?;
-    let rows = s.query_map([], |r| r.get::<_, String>(0).map(|n| n.to_ascii_lowercase()))?;
+    let rows = s.query_map([MOST_COLUMNS as i64], |r| r.get::<_, String>(0).map(|n| n.to_ascii_lowercase()))?;
     rows.collect()
 }
 

@@ -16,7 +16,7 @@ pub(crate) fn list(args: &args::Pages, kind: &str, out: Output) -> Result<Done, 
     file::must_exist(&args.file)?;
     let limit = args.limit.unwrap_or(usize::MAX);
     let page = sync_client::read_inbox_page(&args.file, kind, args.after.as_deref(), limit)?;
-    let now = Timestamp::now();
+    let now = crate::text::now();
     out.result(&page, || {
         if page.rows.is_empty() {
             return "Nothing here.".into();

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) fn status(path: &Path, out: Output) -> Result<Done, Failure> {
     file::must_exist(path)?;
     let status = sync_client::read_status(path)?;
-    out.result(&status, || sheet(path, &status, Timestamp::now()));
+    out.result(&status, || sheet(path, &status, crate::text::now()));
     Ok(Done::Clean)
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn pending(path: &Path, out: Output) -> Result<Done, Failure> {
     }
     file::must_exist(path)?;
     let waiting = sync_client::read_pending(path)?;
-    let now = Timestamp::now();
+    let now = crate::text::now();
     out.result(&Report { rows: &waiting }, || {
         if waiting.is_empty() {
             return "Nothing waits to be sent.".into();

@@ -1,6 +1,12 @@
 //! How numbers, times, keys and tables look to a person.
 
 use jiff::{Timestamp, Unit};
+use sync_client::context::{Environment as _, System};
+
+/// The time, as far as it can be written.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_millisecond(System.now_ms()).unwrap_or_default()
+}
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn thousands(number: u64) -> String {

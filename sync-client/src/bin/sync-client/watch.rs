@@ -6,7 +6,6 @@ use std::{
     thread,
 };
 
-use jiff::Timestamp;
 use sync_client::{
     Error,
     report::{Event, SyncReport},
@@ -116,7 +115,7 @@ impl Speaker {
             }
             _ => return None,
         };
-        Some(format!("{}  {text}", Timestamp::now().strftime("%H:%M:%S")))
+        Some(format!("{}  {text}", crate::text::now().strftime("%H:%M:%S")))
     }
 }
 

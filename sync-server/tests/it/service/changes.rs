@@ -273,3 +273,36 @@ fn a_target_comes_once() {
     a.chunk(&twice, 1, &[update("notes", 2, json!({"id": "n", "body": "b"}))]).unwrap();
     assert_eq!(code(a.commit(&twice)), "push_commit_invalid");
 }
+
+/// What a partial UPDATE repeats is no change of it: a row that refers to itself, and that others refer to, by its key
+/// or by a UNIQUE column.
+#[test]
+fn a_row_that_refers_to_itself_is_updated_in_part() {
+    let w = World::new(
+        "CREATE TABLE tree (id TEXT PRIMARY KEY NOT NULL, code TEXT UNIQUE, name TEXT, up TEXT REFERENCES tree(id),
+           up_code TEXT REFERENCES tree(code));
+         CREATE TABLE leaf (id TEXT PRIMARY KEY NOT NULL, up TEXT REFERENCES tree(id));",
+    );
+    let a = w.ready("a");
+    let rows = [
+        insert("tree", json!({"id": "k", "code": "c", "name": "n", "up": "k", "up_code": "c"})),
+        insert("tree", json!({"id": "child", "up": "k", "up_code": "c"})),
+        insert("leaf", json!({"id": "l", "up": "k"})),
+    ];
+    a.push(1, &rows).unwrap();
+    let parts = [
+        json!({"id": "k", "name": "m"}),
+        json!({"id": "k", "code": "c", "name": "o"}),
+        json!({"id": "k", "code": "c", "up": "k"}),
+        json!({"id": "k", "up_code": "c"}),
+        json!({"id": "k"}),
+        json!({"id": "k", "code": "c", "name": "n", "up": "k", "up_code": "c"}),
+    ];
+    for (n, part) in parts.into_iter().enumerate() {
+        let seq = n as i64 + 1;
+        let done = a.push(seq + 1, &[update("tree", seq, part.clone())]).unwrap_or_else(|e| panic!("{part}: {e:?}"));
+        assert_eq!(done.row_count, 1, "{part}");
+    }
+    let last = a.rows(7, None, None).unwrap()["rows"][0]["payload"].clone();
+    assert_eq!(last, json!({"id": "k", "code": "c", "name": "n", "up": "k", "up_code": "c"}));
+}
