@@ -18,7 +18,7 @@ use crate::error::{Error, cannot};
 use crate::place::Place;
 use crate::report::Event;
 use crate::store::{Meta, Selection, Store, look};
-use crate::transport::{Http, Transport};
+use crate::transport::{Http, Request, Response, Transport, TransportError};
 use crate::undecided::Inbox;
 
 /// Opens a [`Client`]. Made by [`Client::builder`].
@@ -34,6 +34,7 @@ pub struct Builder {
     transport: Option<Arc<dyn Transport>>,
     env: Arc<dyn Environment>,
     patience: Duration,
+    ca: Option<PathBuf>,
 }
 
 impl Builder {
@@ -50,6 +51,7 @@ impl Builder {
             transport: None,
             env: Arc::new(System),
             patience: Duration::ZERO,
+            ca: None,
         }
     }
 
@@ -57,6 +59,14 @@ impl Builder {
     #[must_use]
     pub fn server(mut self, base_url: &str) -> Self {
         self.server = Some(base_url.trim_end_matches('/').to_owned());
+        self
+    }
+
+    /// Trusts the certificate authorities in this PEM file, beside the system's, for an https URL. Remembered in the
+    /// file, by its path.
+    #[must_use]
+    pub fn ca(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca = Some(file.into());
         self
     }
 
@@ -193,6 +203,9 @@ impl Builder {
             }
             _ => remembered,
         };
+        if let Some(ca) = &self.ca {
+            Meta::Ca.keep(&store.conn, ca.display().to_string())?;
+        }
         if self.remember && !self.policies.is_empty() {
             self.policies.remember(&store.conn)?;
         }
@@ -211,8 +224,7 @@ impl Builder {
         if !store.installed()? || store.asleep()? {
             return Err(Error::NotInitialized);
         }
-        let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
-        self.engine(store, Some(place), &server)?.detach(how)
+        self.engine_without_network(store, Some(place))?.detach(how)
     }
 
     /// Opens what waits for a person, to decide about it: also while another process or a client of this one syncs the
@@ -239,8 +251,7 @@ impl Builder {
             return Err(Error::NotInitialized);
         }
         store.refresh(self.env.now_ms())?;
-        let server: String = Meta::Server.get(&store.conn)?.unwrap_or_default();
-        Ok(Inbox::new(self.engine(store, place, &server)?))
+        Ok(Inbox::new(self.engine_without_network(store, place)?))
     }
 
     /// The file, for this process only.
@@ -248,19 +259,29 @@ impl Builder {
         // Wherever the process goes, and whichever file a link leads to later.
         self.path = std::path::absolute(&self.path).map_err(cannot("find", &self.path))?;
         let place = Place::take(&self.path)?;
+        if let Some(ca) = &self.ca {
+            self.ca = Some(std::path::absolute(ca).map_err(cannot("find", ca))?);
+        }
         if let (Some(server), None) = (&self.server, &self.transport) {
-            Http::new(server)?;
+            Http::with_ca(server, self.ca.as_deref())?;
         }
         let store = Store::open(place.file())?;
         self.env.opened(&store.conn);
         Ok((store, place))
     }
 
+    /// For what asks no server: neither its URL nor its certificates stand in the way.
+    fn engine_without_network(mut self, store: Store, place: Option<Place>) -> Result<Engine, Error> {
+        self.transport = Some(Arc::new(Nowhere));
+        self.engine(store, place, "")
+    }
+
     fn engine(self, store: Store, place: Option<Place>, server: &str) -> Result<Engine, Error> {
         let policies = self.policies.over_remembered(&store.conn)?;
+        let ca = self.ca.or(Meta::Ca.get::<String>(&store.conn)?.map(PathBuf::from));
         let transport = match self.transport {
             Some(t) => t,
-            None => Arc::new(Http::new(server)?),
+            None => Arc::new(Http::with_ca(server, ca.as_deref())?),
         };
         let stopping = Arc::new(AtomicBool::new(false));
         Ok(Engine {
@@ -279,5 +300,14 @@ impl Builder {
             can_watch: false,
             place,
         })
+    }
+}
+
+/// No way to any server.
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(&self, _: &Request<'_>) -> Result<Response, TransportError> {
+        Err(TransportError::Offline("this asks no server".into()))
     }
 }

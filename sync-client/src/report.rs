@@ -140,6 +140,8 @@ pub struct Status {
     pub last_error: Option<LastError>,
     /// With [`Attached::RetryLater`]: how long to wait.
     pub retry_after_seconds: Option<u64>,
+    /// The file with certificate authorities that the file was told of ([`crate::Builder::ca`]).
+    pub ca: Option<String>,
     /// Whether the server was reached when it was last spoken to; none where it never was.
     pub online: Option<bool>,
 }

@@ -82,6 +82,7 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         last_success,
         last_error,
         retry_after_seconds: Meta::RetryAfter.get::<i64>(&conn)?.map(i64::unsigned_abs),
+        ca: Meta::Ca.get(&conn)?,
         online: Meta::Reached.get::<i64>(&conn)?.map(|reached| reached != 0),
     })
 }

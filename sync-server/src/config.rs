@@ -49,7 +49,7 @@ pub struct Serve {
     /// Take any bearer token as the user id. Only on loopback.
     #[arg(long)]
     pub dev: bool,
-    /// Holds the secret that tokens are signed with, in place of SYNC_SERVER_SECRET.
+    /// Holds the secret that tokens are signed with, in place of `SYNC_SERVER_SECRET`.
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     pub secret_file: Option<PathBuf>,
     /// The one schema name on the wire.
@@ -126,7 +126,7 @@ pub struct Token {
     /// Days that the token is valid.
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=36_500))]
     pub days: i64,
-    /// Holds the secret, in place of SYNC_SERVER_SECRET.
+    /// Holds the secret, in place of `SYNC_SERVER_SECRET`.
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 }

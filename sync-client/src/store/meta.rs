@@ -81,6 +81,8 @@ pub(crate) enum Meta {
     HeldBack,
     /// Tables that were held back and are not any more, as JSON: the next rebuild compares all of their rows.
     LetGo,
+    /// The file with certificate authorities of one's own.
+    Ca,
     /// The app's journal mode, where it was not WAL before the file was a synced one.
     JournalMode,
     /// Whether the server was reached when it was last spoken to.
@@ -106,6 +108,7 @@ impl Meta {
             Self::InitializationId => "initialization_id",
             Self::Rebuild => "rebuild",
             Self::Fork => "fork",
+            Self::Ca => "ca",
             Self::JournalMode => "journal_mode",
             Self::Reached => "reached",
             Self::OutboxColumns => "outbox_columns",

@@ -1,6 +1,6 @@
 //! HTTP by ureq: what a request carries, how long it may take, what its failures mean.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use ureq::{
     Agent, AsSendBody, Proxy,
@@ -9,6 +9,8 @@ use ureq::{
     unversioned::transport::{ConnectProxyConnector, Connector},
 };
 
+#[cfg(feature = "tls")]
+use super::trust;
 use super::{
     Method, Request, Response, Transport, TransportError,
     body::{self, Body},
@@ -45,11 +47,27 @@ impl Http {
     /// [`TransportError::Invalid`] when the URL is not http or https, or carries a query, a fragment
     /// or a password.
     pub fn new(base_url: &str) -> Result<Self, TransportError> {
+        Self::with_ca(base_url, None)
+    }
+
+    /// The same, trusting the certificate authorities in this PEM file beside the system's.
+    ///
+    /// # Errors
+    /// As [`Http::new`]; also where the file has no certificate, or cannot be read.
+    pub fn with_ca(base_url: &str, ca: Option<&Path>) -> Result<Self, TransportError> {
         let base = base_url.trim().trim_end_matches('/');
         let uri = checked(base).map_err(|why| TransportError::Invalid(format!("the server's URL {why}")))?;
         let gate = Arc::new(Gate::default());
         let loopback = uri.host().is_some_and(is_loopback);
-        let config = Agent::config_builder()
+        let config = Agent::config_builder();
+        #[cfg(feature = "tls")]
+        let config = match uri.scheme_str() {
+            Some("https") => config.tls_config(trust::config(ca)?),
+            _ => config,
+        };
+        #[cfg(not(feature = "tls"))]
+        let _ = ca;
+        let config = config
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -187,7 +205,18 @@ fn agent(config: Config, gate: &Arc<Gate>) -> Agent {
 /// What an error of ureq means. Its text never has what the request carried.
 fn meaning(error: &ureq::Error) -> TransportError {
     match error {
-        ureq::Error::Io(error) => TransportError::of(error),
+        #[cfg(feature = "tls")]
+        ureq::Error::Rustls(tls) => TransportError::Offline(trust::meaning(tls)),
+        ureq::Error::Io(error) => {
+            #[cfg(feature = "tls")]
+            if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                return TransportError::Offline(trust::meaning(tls));
+            }
+            TransportError::of(error)
+        }
+        ureq::Error::Protocol(_) => {
+            TransportError::Broken("what came is not HTTP; a server that speaks TLS has an https:// URL".into())
+        }
         ureq::Error::Timeout(_) => TransportError::Timeout,
         ureq::Error::HostNotFound => TransportError::Offline("the host is not known".into()),
         ureq::Error::ConnectionFailed => TransportError::Offline("no connection".into()),

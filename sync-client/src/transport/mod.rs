@@ -8,6 +8,8 @@ mod http;
 mod link;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod trust;
 
 use std::io::{self, Read};
 use std::time::Duration;

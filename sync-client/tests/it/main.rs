@@ -50,6 +50,7 @@ mod scratch;
 mod status;
 mod strange_schemas;
 mod support;
+mod tls;
 mod triggers;
 mod verify;
 mod whole;

@@ -65,7 +65,7 @@ pub(crate) enum Command {
         \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
         \"rejected_rows\", \"held_back\" as in sync, \"discarded_rows\", \"conflicts\", \"set_aside_rows\", \
         \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
-        \"retry_after_seconds\", \"online\": bool or null}; position is the place of the newest local commit, and every commit up to \
+        \"retry_after_seconds\", \"ca\": path or null, \"online\": bool or null}; position is the place of the newest local commit, and every commit up to \
         synced_through is settled")]
     Status(File),
     /// The rows that wait to be sent
@@ -170,6 +170,8 @@ pub(crate) struct Init {
     pub(crate) which: Which,
     #[command(flatten)]
     pub(crate) token: Token,
+    #[command(flatten)]
+    pub(crate) trust: Trust,
     /// Do not ask the server whether it is there and takes the token
     #[arg(long)]
     pub(crate) offline: bool,
@@ -204,6 +206,8 @@ pub(crate) struct Clone {
     #[command(flatten)]
     pub(crate) token: Token,
     #[command(flatten)]
+    pub(crate) trust: Trust,
+    #[command(flatten)]
     pub(crate) wait: Patience,
     #[command(flatten)]
     pub(crate) rules: Rules,
@@ -216,6 +220,14 @@ pub(crate) struct Schema {
     /// Only these tables
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) tables: Option<Vec<String>>,
+}
+
+/// Whom to trust beside the system's authorities.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Trust {
+    /// Certificate authorities of your own, in PEM, for an https URL; FILE remembers where they are
+    #[arg(long, value_name = "PEM")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// How long to wait for the server.

@@ -24,7 +24,7 @@ pub(crate) fn server(args: &args::Init, source: Option<&Source>, out: Output) ->
         out.note("The server was not asked, since there is no token yet: the first sync needs one.");
         return Ok(None);
     };
-    let http = Arc::new(Http::new(&args.server).map_err(Error::from)?);
+    let http = Arc::new(Http::with_ca(&args.server, args.trust.ca.as_deref()).map_err(Error::from)?);
     let id = uuid::Uuid::new_v4().to_string();
     match sync_client::ask_server(http, Arc::new(source.clone().answers()), &id) {
         Ok(()) => Ok(Some(true)),

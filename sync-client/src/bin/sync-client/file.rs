@@ -84,7 +84,7 @@ impl Opened {
         must_exist(file)?;
         let status = read_status(file)?;
         known_tables(rules, &status.tables)?;
-        let http = Arc::new(Http::new(&status.server).map_err(Error::from)?);
+        let http = Arc::new(Http::with_ca(&status.server, status.ca.as_deref().map(Path::new)).map_err(Error::from)?);
         let transport = Arc::<Http>::clone(&http);
         let client = builder(file, Some(token), rules)
             .transport(transport)

@@ -106,7 +106,7 @@ struct InitReport<'a> {
 pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     file::must_exist(&args.file)?;
     // A URL that cannot work is refused before the file remembers it.
-    Http::new(&args.server).map_err(Error::from)?;
+    Http::with_ca(&args.server, args.trust.ca.as_deref()).map_err(Error::from)?;
     let source = Source::find(args.token.given.as_deref(), &args.file);
     let before = sync_client::read_status(&args.file).ok();
     let old_token = Source::File(token::beside(&args.file)).read().ok();
@@ -114,6 +114,9 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     let mut builder = file::builder(&args.file, source, &args.rules).server(&args.server).remember_policies();
     if let Some(mode) = args.attach {
         builder = builder.attach(mode);
+    }
+    if let Some(ca) = &args.trust.ca {
+        builder = builder.ca(ca);
     }
     let found = if args.which.all {
         let found = Findings::of(&sync_client::inspect(&args.file, None)?);
@@ -217,7 +220,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     let token_file = if file.exists() {
         args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
     } else {
-        let http = Arc::new(Http::new(&args.url).map_err(Error::from)?);
+        let http = Arc::new(Http::with_ca(&args.url, args.trust.ca.as_deref()).map_err(Error::from)?);
         let id = uuid::Uuid::new_v4().to_string();
         let schema = sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
@@ -278,7 +281,10 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) 
         .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
         .and_then(|()| create_tables(&fresh, schema))
         .and_then(|left_out| {
-            let builder = file::builder(&fresh, Some(source.clone()), &args.rules).remember_policies();
+            let mut builder = file::builder(&fresh, Some(source.clone()), &args.rules).remember_policies();
+            if let Some(ca) = &args.trust.ca {
+                builder = builder.ca(ca);
+            }
             let client = builder.server(&args.url).all_tables().open()?;
             let tables = client.introspection().schema.tables().iter().map(|t| t.sql_name.clone());
             file::known_tables(&args.rules, &tables.collect::<Vec<_>>())?;
