@@ -63,6 +63,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) renamed: Vec<Before>,
     /// Rows that a snapshot lacks: the server deleted them, in versions that it does not name.
     pub(crate) missing: BTreeSet<(usize, Vec<u8>)>,
+    /// Whether anything is kept of a history before this one.
+    pub(crate) earlier: bool,
     /// Where the rows come from, and the last number that a local row got in a table.
     pub(crate) stage: Option<&'a Stage>,
     /// Whether the stage has a whole snapshot, which is being merged.
@@ -122,6 +124,7 @@ impl<'a> Applier<'a> {
             referred_to: BTreeSet::new(),
             renamed: Vec::new(),
             missing: BTreeSet::new(),
+            earlier: store.any_earlier()?,
             stage: None,
             rebuilding: false,
             let_go,
@@ -168,6 +171,7 @@ impl<'a> Applier<'a> {
         {
             return self.meet(r, known, &dirty);
         }
+        self.note_undone_delete(&r, known)?;
         self.write_or_defer(r, known)
     }
 

@@ -117,10 +117,14 @@ impl Engine {
     }
 
     /// The scope has no history, not even one that it lost (H3): every row is local work, and nothing is known
-    /// of any.
+    /// of any in this one. It has not begun yet: what was known of the one before is kept, and counts again where that
+    /// comes back.
     fn begin_anew(&self) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
+        if !mutant::on(Mutant::EarlierForgotten) {
+            self.store.set_history_aside()?;
+        }
         self.store.release_outbox()?;
         self.store.reopen_above(-1, self.env.now_ms())?;
         tx.execute_batch(

@@ -41,6 +41,7 @@ mod decide;
 mod departed;
 mod detach;
 mod download;
+mod earlier;
 mod effects;
 mod engine;
 mod error;

@@ -66,15 +66,15 @@ impl Engine {
         let told = Meta::Fork.get::<i64>(conn)?;
         Ok(match self.lineage_at(source, checkpoint, Meta::HistoryHash.get(conn)?)? {
             Lineage::Same => None,
-            Lineage::Other => Some(self.find_fork(source)?),
+            Lineage::Other => Some(self.find_fork(source, "_sync_history")?),
             Lineage::Unknown => told.or_else(|| (snapshot_bundle_seq < checkpoint).then_some(snapshot_bundle_seq)),
         })
     }
 
     /// H1, H2: the highest bundle whose history hash the server confirms, among those that this file
     /// remembers; 0 where there is none. One that cannot be compared is not taken as shared.
-    fn find_fork(&self, source: &str) -> Result<i64, Error> {
-        let mut s = self.store.conn.prepare("SELECT seq, hash FROM main._sync_history ORDER BY seq")?;
+    pub(crate) fn find_fork(&self, source: &str, of: &str) -> Result<i64, Error> {
+        let mut s = self.store.conn.prepare(&format!("SELECT seq, hash FROM main.{of} ORDER BY seq"))?;
         let known: Vec<(i64, Vec<u8>)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
         let (mut shared, mut low, mut high) = (0, 0, known.len());
         while low < high {

@@ -51,6 +51,8 @@ mutants! {
     UnknownStops,
     /// 15, stops: UNIQUE values that are swapped are applied in one pass.
     OnePass,
+    /// Loses: what was known of the rows is forgotten as soon as a server has none of them.
+    EarlierForgotten,
 }
 
 #[cfg(feature = "mutants")]

@@ -125,6 +125,11 @@ impl Engine {
             }
             target = head.stable_bundle_seq;
             let bundles = stage.bundles()?;
+            // Nothing of this history was known, but it may be the one of before: its rows are not strange then.
+            if checkpoint == 0 && !bundles.is_empty() && self.earlier_came_back(&source)?.is_some() {
+                self.stage = Some(stage);
+                return self.must_rebuild("the history that this file was of before is back");
+            }
             let outbox = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen);
             if !asked && outbox.is_some() && bundles.iter().any(|b| !is_own(b, outbox.as_ref())) {
                 asked = true;
@@ -261,6 +266,10 @@ impl Engine {
                         .execute((b.seq, d.0.as_slice()))?;
                     conn.prepare_cached("DELETE FROM main._sync_history WHERE seq <= ?")?
                         .execute([b.seq - KEPT_HASHES])?;
+                    // A history that has gone so far is here to stay.
+                    if b.seq % KEPT_HASHES == 0 {
+                        self.store.forget_earlier()?;
+                    }
                 }
             }
             None => {

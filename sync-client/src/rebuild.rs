@@ -27,6 +27,8 @@ use crate::store::{Grown, Meta, OutboxState, Store};
 struct Asked {
     /// The highest bundle that its history shares with this file's, where they are not the same.
     fork: Option<i64>,
+    /// This file's is the one that it was of before.
+    earlier: bool,
     /// The bundle of the outbox in it: see [`Engine::confirm_committed`].
     committed: Option<i64>,
     /// Its newest bundle: see [`Engine::bundle_of`].
@@ -87,9 +89,16 @@ impl Engine {
         let conn = &self.store.conn;
         let seq = session.snapshot_bundle_seq;
         let judged = Meta::Checkpoint.integer(conn)? > 0 || self.store.outbox()?.is_some();
-        let asked =
-            Asked { fork: self.fork(source, seq)?, committed: self.confirm_committed()?, bundle: self.bundle_of(seq)? };
-        let history = session.history_hash.clone().filter(|_| judged);
+        let fork = self.fork(source, seq)?;
+        let anew = fork == Some(0) || Meta::Checkpoint.integer(conn)? == 0;
+        let earlier = if anew { self.earlier_came_back(source)? } else { None };
+        let asked = Asked {
+            fork: earlier.map_or(fork, |e| e.fork),
+            earlier: earlier.is_some(),
+            committed: self.confirm_committed()?,
+            bundle: self.bundle_of(seq)?,
+        };
+        let history = session.history_hash.clone().filter(|_| judged || earlier.is_some());
         let stale = asked.committed.is_some_and(|committed| committed > seq)
             || history.is_some() && self.lineage_at(source, seq, history)? == Lineage::Other;
         Ok((!stale).then_some(asked))
@@ -101,7 +110,7 @@ impl Engine {
         session: &SnapshotSession,
         asked: &Asked,
     ) -> Result<crate::apply::Outcome, Error> {
-        let &Asked { fork, committed, .. } = asked;
+        let &Asked { fork, earlier, committed, .. } = asked;
         let seq = session.snapshot_bundle_seq;
         let tx = self.store.begin()?;
         // First: what happens below may ask for another one.
@@ -109,6 +118,11 @@ impl Engine {
             m.clear(&tx)?;
         }
         self.store.absorb(self.env.now_ms())?;
+        if earlier {
+            self.store.take_up_earlier(self.env.now_ms())?;
+        } else if fork == Some(0) && !mutant::on(Mutant::EarlierForgotten) {
+            self.store.set_history_aside()?;
+        }
         if let Some(fork) = fork {
             self.store.reopen_above(fork, self.env.now_ms())?;
         }
@@ -282,6 +296,7 @@ impl Applier<'_> {
                 return Ok(());
             }
             self.note_effect_in_snapshot(&r)?;
+            self.note_undone_delete(&r, known)?;
             return self.write_or_defer(r, known);
         };
         // With a rewritten history, what this file has above the fork is put on top of what both share. Where the
@@ -290,7 +305,7 @@ impl Applier<'_> {
             None => known.version() != r.version,
             Some(f) => r.version > f || known.version() <= f && known.version() != r.version,
         };
-        if met {
+        if met && !(fork == Some(0) && self.stands_on(&r)?) {
             let known = match known {
                 Known::Gone(v) if fork.is_some() => Known::Live(v),
                 other => other,

@@ -155,6 +155,7 @@ impl Store {
         for (position, m) in self.managed.iter().enumerate() {
             suspect_all(conn, m, self.table(position), now)?;
         }
+        self.forget_earlier()?;
         for m in [Meta::Checkpoint, Meta::LatestKnown, Meta::Attached] {
             m.set(conn, 0)?;
         }
@@ -205,6 +206,6 @@ impl Store {
 }
 
 /// Half a digest: enough to tell whether a row is what it was.
-fn hash(row: &[Value]) -> Vec<u8> {
+pub(super) fn hash(row: &[Value]) -> Vec<u8> {
     Digest::of(&record::encode(row)).0[..16].to_vec()
 }

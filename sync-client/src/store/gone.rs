@@ -54,7 +54,7 @@ impl Store {
             if tell {
                 tell_of(conn, id, &name, now)?;
             }
-            for table in ["_sync_dirty", "_sync_row"] {
+            for table in ["_sync_dirty", "_sync_row", "_sync_earlier"] {
                 conn.execute(&format!("DELETE FROM main.{table} WHERE t = ?"), [id])?;
             }
             conn.execute("DELETE FROM main._sync_table WHERE id = ?", [id])?;

@@ -101,8 +101,11 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     "CREATE INDEX IF NOT EXISTS main._sync_inbox_aside ON _sync_inbox (tbl, key) WHERE reason = 'set_aside';",
     // How a row left its table, and under which key it went on: a change of a key is not the delete of a row. Why a row is
     // set aside is said by a value, no longer by the end of a sentence. What we wrote as triggers, to tell whether anybody
-    // else did.
+    // else did. What was known of the history before this one.
     "
+CREATE TABLE IF NOT EXISTS main._sync_earlier (t INTEGER NOT NULL, k BLOB NOT NULL, v INTEGER NOT NULL, base BLOB, hash BLOB,
+  PRIMARY KEY (t, k)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main._sync_earlier_history (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL);
 ALTER TABLE main._sync_table ADD COLUMN triggers TEXT;
 UPDATE main._sync_inbox SET reason = 'set_aside_unique' WHERE kind = 'conflict' AND reason = 'set_aside'
   AND message LIKE '%a UNIQUE value is held by another row, by a rule that only this file has';

@@ -3,6 +3,7 @@
 mod asleep;
 pub(crate) mod busy;
 mod dirty;
+mod earlier;
 mod fold;
 mod gone;
 mod grown;

@@ -18,6 +18,8 @@ const TABLES: &[&str] = &[
     "_sync_out",
     "_sync_inbox",
     "_sync_history",
+    "_sync_earlier",
+    "_sync_earlier_history",
     "_sync_refusal",
     "_sync_part",
     "_sync_suspect",

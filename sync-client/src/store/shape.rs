@@ -257,7 +257,9 @@ impl Shape {
             let now: Record = from.iter().map(|i| i.and_then(|i| was.get(i).cloned().flatten())).collect();
             Ok(record::encode_partial(&now))
         };
-        for (of, column) in [("_sync_dirty", "base"), ("_sync_out", "base"), ("_sync_out", "row")] {
+        for (of, column) in
+            [("_sync_dirty", "base"), ("_sync_out", "base"), ("_sync_out", "row"), ("_sync_earlier", "base")]
+        {
             let mut s =
                 conn.prepare(&format!("SELECT k, {column} FROM main.{of} WHERE t = ? AND {column} IS NOT NULL"))?;
             let rows: Vec<(Vec<u8>, Vec<u8>)> =

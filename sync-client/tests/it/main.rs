@@ -55,5 +55,6 @@ mod triggers;
 mod verify;
 mod whole;
 mod wide;
+mod without_data;
 mod worker;
 mod world;
