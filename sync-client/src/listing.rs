@@ -9,7 +9,6 @@ use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::record;
 use sync_core::schema::Table;
-use sync_core::sqlite::introspect::introspect;
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::{RowSql, read_values};
 
@@ -19,7 +18,7 @@ use crate::inbox;
 use crate::report::{InboxPage, InboxRow};
 use crate::settle::op_of;
 use crate::status::{open_any, tables};
-use crate::store::{Meta, rfc3339};
+use crate::store::{Meta, rfc3339, tables_of};
 
 /// Reads the inbox entries of a kind: `rejected`, `discarded` or `conflict`; all of them.
 ///
@@ -120,7 +119,7 @@ impl Page {
 
 /// Refused rows that are still in their tables.
 fn held(conn: &Connection, after: (i64, &[u8]), page: &mut Page) -> Result<(), Error> {
-    let found = introspect(conn, None)?;
+    let found = tables_of(conn, None)?;
     let mut list = tables(conn)?;
     list.sort_unstable();
     for (t, name) in list.into_iter().filter(|(t, _)| *t >= after.0) {
@@ -165,7 +164,7 @@ fn held(conn: &Connection, after: (i64, &[u8]), page: &mut Page) -> Result<(), E
 /// here, and nothing else waits for them. At most 1,000 a table.
 fn keyless(conn: &Connection, after: usize, page: &mut Page) -> Result<(), Error> {
     let mut n = 0;
-    let found = introspect(conn, None)?;
+    let found = tables_of(conn, None)?;
     for (_, name) in keyless_tables(conn)? {
         let Some(table) = found.schema.table(&name) else { continue };
         let sql = RowSql::new(table);
@@ -235,7 +234,7 @@ pub(crate) fn keyless_rows(conn: &Connection) -> Result<u64, Error> {
     if seen.is_empty() {
         return Ok(0);
     }
-    let found = introspect(conn, None)?;
+    let found = tables_of(conn, None)?;
     for (_, name) in seen {
         let Some(table) = found.schema.table(&name) else { continue };
         let sql = format!(

@@ -51,6 +51,7 @@ impl Engine {
     /// Takes note of the server's tables. Where they, or its limits, are others than the last time, rows that were
     /// refused may pass now.
     pub(crate) fn learn_tables(&mut self, c: &Capabilities) -> Result<(), Error> {
+        self.store.adopt_keys(&c.registered_table_specs, self.env.now_ms())?;
         self.store.offered = Offered::of(c);
         self.store.held_back = self.store.offered.unlike(self.store.schema());
         let said = (c.schema_version, &c.registered_tables, &c.registered_table_specs, &c.bundle_limits);

@@ -10,7 +10,7 @@ use sync_core::key::Key;
 use sync_core::record;
 use sync_core::sqlite::capture::log_name;
 use sync_core::sqlite::connection::configure;
-use sync_core::sqlite::introspect::{Found, Note, introspect};
+use sync_core::sqlite::introspect::{Found, Note};
 use sync_core::sqlite::keys::unfit;
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::RowSql;
@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::listing::{held_rows, inbox_rows, keyless_rows};
 use crate::report::{ErrorClass, LastError, Mark, PendingRow, Status};
 use crate::settle::op_of;
-use crate::store::{Meta, SETTINGS, known, rfc3339};
+use crate::store::{Meta, SETTINGS, known, rfc3339, tables_of};
 use crate::{held_back, inbox};
 
 /// Reads the status of a synced file, also while another process syncs it. It waits for nobody, writes
@@ -158,7 +158,7 @@ fn logged_rows(conn: &Connection) -> Result<Count, Error> {
 /// As [`read_status`].
 pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
     let conn = open(path)?;
-    let found = introspect(&conn, None)?;
+    let found = tables_of(&conn, None)?;
     let logs = logs(&conn)?;
     let mut out = Vec::new();
     for (t, name) in tables(&conn)? {

@@ -105,6 +105,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Positions of the key's columns, in key order.
     pub key: Vec<usize>,
+    /// Whether the key is the PRIMARY KEY; else it is a UNIQUE constraint's of a table that has none.
+    pub primary_key: bool,
     /// To synced tables only: the set of synced tables is closed under foreign keys.
     pub foreign_keys: Vec<ForeignKey>,
     /// Checked by the client when a remote row meets a local one.
@@ -124,10 +126,11 @@ impl Table {
         self.columns.iter().position(|c| c.name == name)
     }
 
-    /// Whether the key is one column of INTEGER affinity, which devices may mint twice.
+    /// Whether the key is one column of INTEGER affinity, which devices may mint twice. A number that is only UNIQUE means
+    /// something to the app: it is not minted, and never given anew.
     #[must_use]
     pub fn integer_key(&self) -> bool {
-        matches!(self.key.as_slice(), [k] if self.columns[*k].affinity == Affinity::Integer)
+        self.primary_key && matches!(self.key.as_slice(), [k] if self.columns[*k].affinity == Affinity::Integer)
     }
 
     /// Positions of all columns in the order of their wire names, the canonical member order.
@@ -241,6 +244,7 @@ mod tests {
                 })
                 .collect(),
             uniques: vec![],
+            primary_key: true,
             without_rowid: false,
             strict: false,
             sql: String::new(),

@@ -33,7 +33,7 @@ pub use self::config::{OpenError, ServiceConfig};
 pub use self::describe::Status;
 use self::digest::Budgets;
 pub(crate) use self::gate::Gate;
-use self::ledger::Ledger;
+use self::ledger::{LEDGER, Ledger};
 use crate::limits::Limits;
 use crate::scope::fail::Outcome;
 use crate::scope::schema::{Loaded, load};
@@ -173,7 +173,8 @@ impl Service {
     /// Where the schema or the rules cannot be used, where the schema does more than add to the one
     /// that the data was written with, or where the directory cannot be used.
     pub fn open(config: ServiceConfig, environment: Arc<dyn Environment>) -> Result<Self, OpenError> {
-        let loaded = Arc::new(load(&config.schema_sql, config.rules_sql.as_deref())?);
+        let keys = Ledger::keys(&config.data_dir.join(LEDGER))?;
+        let loaded = Arc::new(load(&config.schema_sql, config.rules_sql.as_deref(), &keys)?);
         let dir = |name: &str| {
             let path = config.data_dir.join(name);
             std::fs::create_dir_all(&path).map(|()| path)
@@ -183,7 +184,7 @@ impl Service {
         if held.try_lock().is_err() {
             return Err(OpenError::InUse(config.data_dir));
         }
-        let ledger = Ledger::open(&config.data_dir.join("server.db"), &loaded)?;
+        let ledger = Ledger::open(&config.data_dir.join(LEDGER), &loaded)?;
         let limits = config.limits;
         let snapshots = Snapshots::load(snapshots, environment.now_ms() + limits.snapshot_session_ttl_ms)?;
         let inner = Inner {

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use rusqlite::Connection;
+use sync_core::protocol::capabilities::TableSpec;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
-use sync_core::sqlite::introspect::{Found, introspect};
+use sync_core::sqlite::introspect::{Found, Known, introspect_known};
 use sync_core::sqlite::locals::Locals;
 use sync_core::sqlite::rows::RowSql;
-use sync_core::sqlite::survey::{Known, Survey, survey};
+use sync_core::sqlite::survey::{Survey, survey};
 use sync_core::sqlite::triggers::Trigger;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
@@ -67,7 +68,23 @@ pub(crate) fn known(conn: &Connection) -> rusqlite::Result<Known> {
     if !conn.prepare(sql)?.exists([])? {
         return Ok(Known::new());
     }
-    conn.prepare("SELECT name FROM main._sync_table")?.query_map([], |r| r.get(0))?.collect()
+    // A file of an older version has no shapes.
+    let shapes = conn.prepare("SELECT 1 FROM pragma_table_info('_sync_table') WHERE name = 'shape'")?.exists([])?;
+    let shape = if shapes { "shape" } else { "NULL" };
+    let mut s = conn.prepare(&format!("SELECT name, {shape} FROM main._sync_table"))?;
+    let rows = s.query_map([], |r| Ok((r.get(0)?, r.get::<_, Option<String>>(1)?)))?;
+    let mut known: Known = rows
+        .map(|r| r.map(|(name, shape)| (name, shape.map(|s| Shape::stored_key(&s)).unwrap_or_default())))
+        .collect::<Result<_, _>>()?;
+    let wanted: Option<String> = Meta::Keys.get(conn).unwrap_or_default();
+    let wanted: Known = wanted.and_then(|w| serde_json::from_str(&w).ok()).unwrap_or_default();
+    known.extend(wanted.into_iter().filter(|(name, _)| known.contains_key(name)).collect::<Vec<_>>());
+    Ok(known)
+}
+
+/// The tables of a file, its rows known by what was chosen for them.
+pub(crate) fn tables_of(conn: &Connection, only: Option<&[String]>) -> rusqlite::Result<Found> {
+    introspect_known(conn, only, &known(conn)?)
 }
 
 impl Store {
@@ -116,6 +133,33 @@ impl Store {
             tracing::debug!("the file keeps its write-ahead log: {e}");
         }
         installed
+    }
+
+    /// Takes over what the server knows the rows of a table without PRIMARY KEY by, where that is another UNIQUE of this
+    /// file's table than was chosen here. Only before the file is attached: later its rows are known to others.
+    pub(crate) fn adopt_keys(&mut self, told: &[TableSpec], now: i64) -> Result<(), Error> {
+        let out = self.conn.prepare("SELECT 1 FROM main._sync_out")?.exists([])?;
+        if out || Stance::of(&self.conn)? != Stance::Fresh {
+            return Ok(());
+        }
+        let mut wanted = Known::new();
+        for spec in told.iter().filter(|s| !s.sync_key_columns.is_empty()) {
+            let Some(table) = self.schema().table(&spec.table).filter(|t| !t.primary_key) else { continue };
+            let there: BTreeSet<&str> = spec.sync_key_columns.iter().map(String::as_str).collect();
+            let columns =
+                |of: &[usize]| -> BTreeSet<&str> { of.iter().map(|i| table.columns[*i].name.as_str()).collect() };
+            if columns(&table.key) != there && table.uniques.iter().any(|u| columns(&u.columns) == there) {
+                wanted.insert(table.name.clone(), spec.sync_key_columns.clone());
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let stored = serde_json::to_string(&wanted).map_err(|e| Error::Damaged(e.to_string()))?;
+        if Meta::Keys.get::<String>(&self.conn)?.as_ref() == Some(&stored) {
+            return Ok(());
+        }
+        self.refresh_after(now, |conn| Meta::Keys.set(conn, stored))
     }
 
     /// Changes which tables are synced; [`Store::refresh`] does the rest.
@@ -218,7 +262,7 @@ impl Store {
             survey(&mut self.conn, selection.names(), &known)?;
         if leaving {
             // Whatever its triggers are, a table that is synced leaves as one, with those that can run.
-            found = introspect(&self.conn, selection.names())?;
+            found = introspect_known(&self.conn, selection.names(), &known)?;
             found.schema = without_other_keys(&self.conn, found.schema)?;
             copies = app_triggers::runnable(&self.conn, app_triggers::plan(&found.schema, &app).copy)?;
             locals = Locals::read(&self.conn, &found.schema)?;
@@ -386,6 +430,7 @@ fn capture(
     if another_key {
         // Nobody else knows these rows yet, and under the old key nobody will.
         conn.execute("DELETE FROM main._sync_dirty WHERE t = ?", [id])?;
+        conn.execute_batch(&format!("DELETE FROM main.{log}"))?;
         seen = Seen::Partly;
     }
     shape.keep(conn, id, table, stance)?;

@@ -87,6 +87,8 @@ pub(crate) enum Meta {
     JournalMode,
     /// Whether the server was reached when it was last spoken to.
     Reached,
+    /// What the rows of tables without PRIMARY KEY are known by, where the server says so, as JSON.
+    Keys,
     /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
     CheckpointBundle,
 }
@@ -141,6 +143,7 @@ impl Meta {
             Self::ServerTables => "server_tables",
             Self::HeldBack => "held_back",
             Self::LetGo => "let_go",
+            Self::Keys => "keys",
             Self::CheckpointBundle => "checkpoint_bundle",
         }
     }

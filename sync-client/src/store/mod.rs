@@ -33,7 +33,7 @@ use sync_core::sqlite::rows::RowSql;
 
 pub(crate) use dirty::{Dirty, WAITS_FOR};
 pub(crate) use grown::Grown;
-pub(crate) use install::{Selection, known, look};
+pub(crate) use install::{Selection, known, look, tables_of};
 pub(crate) use meta::Meta;
 pub(crate) use outbox::{Outbox, OutboxRow, OutboxState};
 

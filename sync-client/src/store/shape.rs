@@ -57,6 +57,12 @@ impl Shape {
         Self { columns: table.columns.iter().map(|c| c.sql_name.clone()).collect(), rest: Some(rest) }
     }
 
+    /// The key's columns, lowercase, of a stored shape.
+    pub(super) fn stored_key(rest: &str) -> Vec<String> {
+        let rest: Option<Rest> = serde_json::from_str(rest).ok();
+        rest.map(|r| r.key.iter().map(|k| k.to_ascii_lowercase()).collect()).unwrap_or_default()
+    }
+
     /// The stored number and shape of a table.
     pub(super) fn read(conn: &Connection, name: &str) -> Result<Option<(i64, Self)>, Error> {
         let found: Option<(i64, String, Option<String>)> = conn
@@ -133,6 +139,7 @@ impl Shape {
             key,
             foreign_keys: Vec::new(),
             uniques: Vec::new(),
+            primary_key: true,
             without_rowid: false,
             strict: false,
             sql: String::new(),

@@ -9,7 +9,6 @@ use sync_core::key::Key;
 use sync_core::record::Record;
 use sync_core::schema::{Schema, Table};
 use sync_core::sqlite::connection::configure;
-use sync_core::sqlite::introspect::introspect;
 use sync_core::sqlite::ordered::OrderedSql;
 
 use super::merge::{Side, difference, merge};
@@ -17,7 +16,7 @@ use super::pending::each_in_flight;
 use super::report::{CompareReport, Difference, NAMED, Remedy};
 use crate::error::Error;
 use crate::inbox::key_json;
-use crate::store::{Meta, SETTINGS};
+use crate::store::{Meta, SETTINGS, tables_of};
 
 /// One of the two files, read at one moment.
 struct File {
@@ -140,7 +139,7 @@ impl File {
             conn.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_sync_meta'")?.exists([])?;
         let synced = if is_synced { Some(Synced::read(&conn)?) } else { None };
         let only: Option<Vec<String>> = synced.as_ref().map(|s| s.tables.keys().cloned().collect());
-        let schema = introspect(&conn, only.as_deref())?.schema;
+        let schema = tables_of(&conn, only.as_deref())?.schema;
         Ok(Self { conn, schema, synced })
     }
 

@@ -128,7 +128,7 @@ fn schema_prints_ddl_that_makes_the_same_tables() {
     let dir = TempDir::new().unwrap();
     file(&dir, "app.db", &format!("{DDL} CREATE TABLE log (line TEXT);"));
     let ran = run(&dir, &["schema", "app.db"]).ends(0);
-    assert!(ran.stderr.contains("Table log cannot be synced: it has no PRIMARY KEY. Give it one"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Table log cannot be synced: it has no PRIMARY KEY, and nothing UNIQUE by which its rows could be known. Give it one"), "{}", ran.stderr);
     file(&dir, "server.db", &ran.stdout);
     let again = run(&dir, &["schema", "server.db"]).ends(0);
     assert_eq!(again.stdout, ran.stdout);

@@ -52,6 +52,7 @@ mod strange_schemas;
 mod support;
 mod tls;
 mod triggers;
+mod unique_keys;
 mod verify;
 mod whole;
 mod wide;

@@ -39,12 +39,24 @@ pub struct Found {
     pub notes: Vec<Note>,
 }
 
+/// By lowercase name of a table that is synced already: the lowercase names of its key's columns. What rows are known by
+/// is chosen once.
+pub type Known = BTreeMap<String, Vec<String>>;
+
+/// As [`introspect_known`], where nothing was chosen before.
+///
+/// # Errors
+/// SQLite's.
+pub fn introspect(conn: &Connection, only: Option<&[String]>) -> rusqlite::Result<Found> {
+    introspect_known(conn, only, &Known::new())
+}
+
 /// Looks at every table of the main database, or only at those named in `only` (without regard to
 /// ASCII case). A named table that does not exist is refused. The result is closed under foreign keys.
 ///
 /// # Errors
 /// SQLite's.
-pub fn introspect(conn: &Connection, only: Option<&[String]>) -> rusqlite::Result<Found> {
+pub fn introspect_known(conn: &Connection, only: Option<&[String]>, known: &Known) -> rusqlite::Result<Found> {
     let mut found = Found::default();
     let mut tables: BTreeMap<String, Table> = BTreeMap::new();
     let wanted = |name: &str| only.is_none_or(|o| o.iter().any(|w| w.eq_ignore_ascii_case(name)));
@@ -57,7 +69,7 @@ pub fn introspect(conn: &Connection, only: Option<&[String]>) -> rusqlite::Resul
         seen.insert(lower.clone());
         match kind.as_str() {
             "shadow" | "view" if only.is_none() => {}
-            "table" => match read_table(conn, &name, form)? {
+            "table" => match read_table(conn, &name, form, known.get(&lower))? {
                 Ok((table, notes)) => {
                     found.notes.extend(notes);
                     tables.insert(lower, table);
@@ -139,7 +151,7 @@ pub const MOST_COLUMNS: usize = 1990;
 
 type Read = Result<(Table, Vec<Note>), Refusal>;
 
-fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Read> {
+fn read_table(conn: &Connection, name: &str, form: Form, chosen: Option<&Vec<String>>) -> rusqlite::Result<Read> {
     let refuse = |reason: String, fix: &str| Ok(Err(Refusal { table: name.to_owned(), reason, fix: fix.to_owned() }));
     let mut columns = Vec::new();
     let mut key: Vec<(i64, usize)> = Vec::new();
@@ -182,9 +194,6 @@ fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Rea
     }
     key.sort_unstable();
     let key: Vec<usize> = key.into_iter().map(|(_, i)| i).collect();
-    if key.is_empty() {
-        return refuse("it has no PRIMARY KEY".into(), "give it one, for example id TEXT PRIMARY KEY NOT NULL");
-    }
     for i in &key {
         let c = &columns[*i];
         if c.affinity == Affinity::Real {
@@ -203,6 +212,7 @@ fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Rea
         name: name.to_ascii_lowercase(),
         sql_name: name.to_owned(),
         columns,
+        primary_key: !key.is_empty(),
         key,
         foreign_keys: Vec::new(),
         uniques: Vec::new(),
@@ -213,6 +223,24 @@ fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Rea
     let mut notes = Vec::new();
     if let Some(refusal) = read_indexes(conn, &mut table, &mut notes)? {
         return Ok(Err(refusal));
+    }
+    if !table.primary_key {
+        let Some(at) = identifies(&table, chosen) else {
+            return refuse(
+                "it has no PRIMARY KEY, and nothing UNIQUE by which its rows could be known".into(),
+                "give it one, for example id TEXT PRIMARY KEY NOT NULL",
+            );
+        };
+        let unique = table.uniques.remove(at);
+        table.key = unique.columns;
+        if let Some(chosen) = chosen {
+            table.key.sort_by_key(|i| chosen.iter().position(|c| *c == table.columns[*i].name));
+        }
+        let names: Vec<&str> = table.key.iter().map(|i| table.columns[*i].sql_name.as_str()).collect();
+        notes.push(Note {
+            table: name.to_owned(),
+            text: format!("it has no PRIMARY KEY; its rows are known by their UNIQUE ({})", names.join(", ")),
+        });
     }
     if let Some(refusal) = read_foreign_keys(conn, &mut table)? {
         return Ok(Err(refusal));
@@ -226,6 +254,30 @@ fn read_table(conn: &Connection, name: &str, form: Form) -> rusqlite::Result<Rea
         });
     }
     Ok(Ok((table, notes)))
+}
+
+/// Which UNIQUE of a table says which row is which: the one that was chosen before; else one over NOT NULL columns before
+/// others, the one with the fewest columns, and of these the first by the order of the columns.
+fn identifies(table: &Table, chosen: Option<&Vec<String>>) -> Option<usize> {
+    let collated = sql::collated_columns(&table.sql);
+    let plain = |i: &usize| {
+        let c = &table.columns[*i];
+        let other = collated.iter().any(|o| o.column == c.name && !o.collation.eq_ignore_ascii_case("BINARY"));
+        !other && c.affinity != Affinity::Real && (c.affinity != Affinity::Blob || c.blob)
+    };
+    let of = |u: &Unique| -> BTreeSet<&str> { u.columns.iter().map(|i| table.columns[*i].name.as_str()).collect() };
+    let fit =
+        table.uniques.iter().enumerate().filter(|(_, u)| {
+            u.columns.iter().all(plain) && u.collations.iter().all(|c| c.eq_ignore_ascii_case("BINARY"))
+        });
+    let rank = |u: &Unique| {
+        let before = chosen.is_some_and(|c| of(u) == c.iter().map(String::as_str).collect());
+        let nullable = u.columns.iter().any(|i| !table.columns[*i].not_null);
+        let mut columns = u.columns.clone();
+        columns.sort_unstable();
+        (!before, nullable, columns.len(), columns, u.columns.clone())
+    };
+    fit.min_by_key(|(_, u)| rank(u)).map(|(at, _)| at)
 }
 
 fn read_indexes(conn: &Connection, table: &mut Table, notes: &mut Vec<Note>) -> rusqlite::Result<Option<Refusal>> {

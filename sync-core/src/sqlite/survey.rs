@@ -1,10 +1,10 @@
 //! What of a file can be synced, the app's triggers taken into account: the same answer for whoever asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use super::introspect::{Found, Note, Refusal, introspect};
+use super::introspect::{Found, Known, Note, Refusal, introspect_known};
 use super::ledgers::tool;
 use super::locals::Locals;
 use super::triggers::{Misfit, Trigger, Why, cannot_run, plan, read, runnable};
@@ -23,11 +23,8 @@ pub struct Survey {
     pub locals: Locals,
 }
 
-/// The tables that are synced already, by lowercase name: they stay so, where others of their kind would be left out.
-pub type Known = BTreeSet<String>;
-
 /// Looks at every table, or only at those named in `only`, and at every trigger. Tables of migration tools are left out
-/// where nobody named them. A trigger that has to run for remote
+/// where nobody named them, but for those in `known`. A trigger that has to run for remote
 /// rows and cannot, or that would do half its work, takes its own table out and no other, but what refers to it.
 ///
 /// The connection's own copies of triggers are gone afterwards.
@@ -35,9 +32,9 @@ pub type Known = BTreeSet<String>;
 /// # Errors
 /// SQLite's.
 pub fn survey(conn: &mut Connection, only: Option<&[String]>, known: &Known) -> rusqlite::Result<Survey> {
-    let mut found = introspect(conn, only)?;
+    let mut found = introspect_known(conn, only, known)?;
     if only.is_none() {
-        let unknown = found.schema.tables().iter().filter(|t| !known.contains(&t.name));
+        let unknown = found.schema.tables().iter().filter(|t| !known.contains_key(&t.name));
         let ledgers = unknown.filter_map(|t| ledger(conn, &t.sql_name).transpose()).collect::<Result<_, _>>()?;
         found = found.without(ledgers);
     }
@@ -149,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::sqlite::connection::{Settings, configure};
-    use crate::sqlite::introspect::statements;
+    use crate::sqlite::introspect::{introspect, statements};
     use crate::sqlite::triggers::install_copies;
 
     fn of(sql: &str) -> (Connection, Survey) {

@@ -33,6 +33,7 @@ fn table() -> Table {
         key: vec![0],
         foreign_keys: vec![],
         uniques: vec![],
+        primary_key: true,
         without_rowid: false,
         strict: false,
         sql: String::new(),

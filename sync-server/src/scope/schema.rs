@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 use sync_core::schema::{Schema, Table};
-use sync_core::sqlite::introspect::{MOST_COLUMNS, introspect, statements};
+use sync_core::sqlite::introspect::{Known, MOST_COLUMNS, introspect_known, statements};
 use sync_core::sqlite::others;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::stubs::Stubs;
@@ -47,15 +47,15 @@ pub(crate) struct Loaded {
     pub(crate) rules: Vec<Trigger>,
 }
 
-/// Loads the app's DDL and the server's rules.
-pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, OpenError> {
+/// Loads the app's DDL and the server's rules. `keys` is what the rows of its tables are known by already.
+pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>, keys: &Known) -> Result<Loaded, OpenError> {
     let (schema_sql, app_objects) = others::split(schema_sql);
     let app = Connection::open_in_memory()?;
     let stubs = Stubs::install(&app, [schema_sql])?;
     app.execute_batch(&dump::without_internal(schema_sql))
         .map_err(|e| OpenError::Schema(format!("schema.sql is not valid: {e}")))?;
     stubs.remove(&app)?;
-    let found = introspect(&app, None)?;
+    let found = introspect_known(&app, None, keys)?;
     let helpers = helpers(&app)?;
     let mut problems = Vec::new();
     for r in &found.refused {
@@ -81,7 +81,7 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>) -> Result<Loaded, 
     let mut scope = make(&statements).map_err(|e| {
         OpenError::Schema(format!("the synced tables of schema.sql cannot be made without the others: {e}"))
     })?;
-    let schema = introspect(&scope, None)?.schema;
+    let schema = introspect_known(&scope, None, keys)?.schema;
     let objects = ddl::objects(&scope)?;
     let rules = match rules_sql {
         None => Vec::new(),

@@ -4,17 +4,20 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 use sync_core::engine::window::History;
 use sync_core::schema::Affinity;
 use sync_core::sqlite::connection::{self, Settings};
-use sync_core::sqlite::introspect::introspect;
+use sync_core::sqlite::introspect::{Known, introspect};
 use sync_core::sqlite::rows::RowSql;
 use sync_core::value::Value;
 
 use super::OpenError;
 use crate::scope::schema::{Loaded, make};
 use crate::scope::{ddl, lock};
+
+/// The file's name in the data directory.
+pub(crate) const LEDGER: &str = "server.db";
 
 /// The open file.
 #[derive(Debug)]
@@ -35,6 +38,25 @@ pub(crate) struct Totals {
 }
 
 impl Ledger {
+    /// What the rows of tables without PRIMARY KEY are known by: it was chosen when a table was first seen, and another
+    /// order of its columns in the schema file must not choose again. Changes nothing.
+    pub(crate) fn keys(path: &Path) -> rusqlite::Result<Known> {
+        let mut known = Known::new();
+        if !path.exists() {
+            return Ok(known);
+        }
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        if !conn.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'key_column'")?.exists([])? {
+            return Ok(known);
+        }
+        let mut s = conn.prepare("SELECT tbl, name FROM key_column ORDER BY tbl, n")?;
+        let mut rows = s.query([])?;
+        while let Some(r) = rows.next()? {
+            known.entry(r.get(0)?).or_default().push(r.get(1)?);
+        }
+        Ok(known)
+    }
+
     /// Opens the file and accepts the schema where it only adds to the recorded one.
     pub(crate) fn open(path: &Path, loaded: &Loaded) -> Result<Self, OpenError> {
         let settings = Settings {
@@ -49,6 +71,8 @@ impl Ledger {
         let tx = conn.transaction()?;
         tx.execute_batch(
             "CREATE TABLE IF NOT EXISTS schema (n INTEGER PRIMARY KEY, sql TEXT NOT NULL);
+             CREATE TABLE IF NOT EXISTS key_column (
+                 tbl TEXT NOT NULL, n INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (tbl, n)) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS scope (
                  name TEXT PRIMARY KEY, latest INTEGER, floor INTEGER, bundles INTEGER, bytes INTEGER) WITHOUT ROWID;",
         )?;
@@ -65,6 +89,14 @@ impl Ledger {
             tx.execute("DELETE FROM schema", [])?;
             for sql in &loaded.statements {
                 tx.execute("INSERT INTO schema (sql) VALUES (?)", [sql])?;
+            }
+        }
+        for table in loaded.schema.tables().iter().filter(|t| !t.primary_key) {
+            for (n, column) in table.key.iter().enumerate() {
+                tx.execute(
+                    "INSERT OR IGNORE INTO key_column (tbl, n, name) VALUES (?, ?, ?)",
+                    params![table.name, n as i64, table.columns[*column].name],
+                )?;
             }
         }
         tx.commit()?;

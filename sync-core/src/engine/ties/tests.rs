@@ -36,6 +36,7 @@ fn schema() -> Schema {
         } else {
             vec![]
         },
+        primary_key: true,
         without_rowid: false,
         strict: false,
         sql: String::new(),

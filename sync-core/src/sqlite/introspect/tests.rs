@@ -67,7 +67,7 @@ fn a_schema_with_full_text_search() {
 #[test]
 fn a_schema_of_refusals() {
     let f = found(
-        "CREATE TABLE log (at TEXT UNIQUE, line TEXT);
+        "CREATE TABLE log (at TEXT, line TEXT); CREATE UNIQUE INDEX log_at ON log(at COLLATE NOCASE);
          CREATE TABLE nocase (id TEXT PRIMARY KEY COLLATE NOCASE);
          CREATE TABLE weights (w REAL PRIMARY KEY);
          CREATE TABLE any_key (k PRIMARY KEY);
@@ -91,6 +91,34 @@ fn a_schema_of_refusals() {
         assert!(reason(&f, table).contains(why), "{table}: {}", reason(&f, table));
     }
     assert!(f.refused.iter().all(|r| !r.fix.is_empty()));
+}
+
+/// What identifies the rows of a table without PRIMARY KEY, of however many UNIQUE constraints.
+#[test]
+fn rows_are_known_by_a_unique_constraint() {
+    let key = |columns: &str, chosen: &[&str]| {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&format!("CREATE TABLE t ({columns}); CREATE UNIQUE INDEX at_last ON t(z);")).unwrap();
+        let chosen: Known = [("t".to_owned(), chosen.iter().map(|c| (*c).to_owned()).collect())].into();
+        let found = introspect_known(&conn, None, &chosen).unwrap();
+        let Some(t) = found.schema.table("t").cloned() else { return found.refused[0].reason.clone() };
+        assert!(!t.primary_key && !t.integer_key());
+        assert!(t.uniques.iter().all(|u| u.columns != t.key), "it is no other constraint beside");
+        t.key.iter().map(|i| t.columns[*i].name.as_str()).collect::<Vec<_>>().join(",")
+    };
+    let two = "a TEXT NOT NULL, b INT NOT NULL, z TEXT, UNIQUE (b, a)";
+    assert_eq!(key(two, &[]), "b,a", "NOT NULL before the fewest columns");
+    assert_eq!(key(two, &["z"]), "z", "chosen once");
+    assert_eq!(key(two, &["a", "b"]), "a,b", "in the order in which it was chosen");
+    assert_eq!(key(two, &["gone"]), "b,a");
+    let many = "z TEXT NOT NULL, a TEXT NOT NULL, b TEXT NOT NULL, UNIQUE (a, b), UNIQUE (b)";
+    assert_eq!(key(many, &[]), "z", "of those with the fewest columns the first");
+    assert_eq!(key("z TEXT, a INT UNIQUE, b TEXT", &[]), "z", "nullable ones, too");
+    assert_eq!(key("z REAL, a INT UNIQUE, b TEXT", &[]), "a", "no REAL");
+    assert_eq!(key("z TEXT COLLATE NOCASE, a INT, b TEXT", &[]).split(',').next(), Some("it has no PRIMARY KEY"));
+    assert_eq!(key("z, a BLOB UNIQUE, b TEXT", &[]), "a", "no column without a type");
+    let generated = "z AS (a || 'x'), a TEXT, b TEXT COLLATE NOCASE, UNIQUE (b COLLATE BINARY), UNIQUE (a, b)";
+    assert!(key(generated, &[]).contains("nothing UNIQUE by which"));
 }
 
 #[test]
