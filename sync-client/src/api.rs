@@ -17,6 +17,8 @@ use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
 use crate::budget::Budget;
 use crate::calling;
 use crate::error::Error;
+use crate::intermediary::{self, Unread};
+use crate::mutant::{self, Mutant};
 use crate::transport::{Method, Request, Response, Transport, TransportError};
 
 /// Asked for a bearer token.
@@ -39,6 +41,8 @@ pub(crate) struct Api {
     ours: std::sync::atomic::AtomicBool,
     /// What the call in progress may use.
     budget: Mutex<Option<Arc<Budget>>>,
+    /// Whether a reply of the server itself came ever.
+    known: std::sync::atomic::AtomicBool,
 }
 
 /// An error reply, with the status and the wait that came with it.
@@ -47,6 +51,19 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<u64>,
     pub(crate) reply: ErrorReply,
+    /// Where the reply is not the server's: what is known of who answers.
+    pub(crate) between: Option<Between>,
+}
+
+/// Something between this device and the server that answers in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Between {
+    /// The first words of what it said.
+    words: String,
+    /// It is a page for people, as no program that looks at tokens has.
+    page: bool,
+    /// The server itself was heard before: the URL is its.
+    known: bool,
 }
 
 /// What a call can answer beside its reply.
@@ -64,6 +81,63 @@ impl CallError {
         match self {
             Self::Reply(r) => r.reply.code(),
             Self::Other(_) => None,
+        }
+    }
+
+    /// The status of a reply that is not the server's: what the server may have said is lost on the way.
+    pub(crate) fn wordless(&self) -> Option<u16> {
+        match self {
+            _ if mutant::on(Mutant::TrustsProxies) => None,
+            Self::Reply(r) => r.between.as_ref().map(|_| r.status),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Whether the rows that were sent may be to blame for it, where a reply names none: neither a token, nor a wait
+    /// that is asked for, nor a server that cannot be reached.
+    pub(crate) fn blames_rows(&self) -> bool {
+        match self {
+            Self::Reply(r) if r.between.is_some() && mutant::on(Mutant::TrustsProxies) => false,
+            Self::Reply(r) => match r.reply.code() {
+                Some(c) => matches!(
+                    c,
+                    Code::InternalError
+                        | Code::PushChunkInvalid
+                        | Code::PushChunkFailed
+                        | Code::PushCommitInvalid
+                        | Code::PushRejected
+                        | Code::PushSessionCommitFailed
+                ),
+                None => !matches!(r.status, 401 | 407 | 429 | 503 | 504) && r.retry_after.is_none(),
+            },
+            Self::Other(_) => false,
+        }
+    }
+
+    /// Whether a push of one row, or of rows that cannot be parted, that failed so shows that it is refused: no outage
+    /// answers like this. (A pull came before a conflict without words is taken for one.)
+    pub(crate) fn proves_refusal(&self) -> bool {
+        match self {
+            // Names of rows that were not sent prove nothing.
+            Self::Reply(r) if !r.reply.rejections.is_empty() => false,
+            Self::Reply(r) => {
+                r.status == 422
+                    || r.status == 409 && r.between.is_some()
+                    || r.reply.code() == Some(Code::PushChunkInvalid)
+            }
+            Self::Other(_) => false,
+        }
+    }
+
+    /// What the server, or what answers in its place, said.
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Self::Reply(r) => match &r.between {
+                Some(b) => between(r.status, &b.words),
+                None if r.reply.message.is_empty() => r.reply.error.clone(),
+                None => r.reply.message.clone(),
+            },
+            Self::Other(e) => e.to_string(),
         }
     }
 }
@@ -87,13 +161,18 @@ impl From<CallError> for Error {
             CallError::Reply(r) => r,
         };
         let message = if r.reply.message.is_empty() { format!("HTTP status {}", r.status) } else { r.reply.message };
-        match (r.status, r.reply.error.as_str()) {
-            (401 | 403, "" | "authentication_failed") => Self::Auth(message),
-            (429 | 500..=599, _) => Self::Offline { message, retry_after: r.retry_after, lost: false },
-            (_, "scope_initializing") => Self::RetryLater { seconds: r.retry_after.unwrap_or(SEEDING_S) },
-            (_, code) => match Code::parse(code).map(Code::retry) {
+        match (r.status, r.reply.error.as_str(), r.between) {
+            // A server that is mounted in another one may refuse tokens in words of its own.
+            (401, _, Some(b)) if !b.page => Self::Auth(if b.words.is_empty() { message } else { b.words }),
+            (401, _, None) | (403, "authentication_failed", _) => Self::Auth(message),
+            (status, _, Some(Between { words, known, .. })) => {
+                Self::Intermediary { status, words, known, retry_after: r.retry_after }
+            }
+            (500, code, _) => Self::Failing { code: code.to_owned(), message, retry_after: r.retry_after },
+            (429 | 501..=599, ..) => Self::Offline { message, retry_after: r.retry_after, lost: false },
+            (_, "scope_initializing", _) => Self::RetryLater { seconds: r.retry_after.unwrap_or(SEEDING_S) },
+            (_, code, _) => match Code::parse(code).map(Code::retry) {
                 Some(Retry::Later) => Self::Offline { message, retry_after: r.retry_after, lost: false },
-                _ if code.is_empty() => Self::Refused { code: format!("status {}", r.status), message },
                 _ => Self::Refused { code: code.to_owned(), message },
             },
         }
@@ -102,7 +181,14 @@ impl From<CallError> for Error {
 
 impl Api {
     pub(crate) fn new(transport: Arc<dyn Transport>, token: TokenSource) -> Self {
-        Self { transport, token, cached: Mutex::new(None), ours: false.into(), budget: Mutex::new(None) }
+        Self {
+            transport,
+            token,
+            cached: Mutex::new(None),
+            ours: false.into(),
+            budget: Mutex::new(None),
+            known: false.into(),
+        }
     }
 
     /// Sets what the calls may use together, as long as the answer lives.
@@ -126,6 +212,11 @@ impl Api {
 
     pub(crate) fn is_ours(&self) -> bool {
         self.ours.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// The server was heard before, or now: what answers otherwise from here on is something between.
+    pub(crate) fn set_known(&self) {
+        self.known.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Sends a request; asks for another token once after a 401.
@@ -167,14 +258,39 @@ impl Api {
                 budget.count(body.map_or(0, <[u8]>::len));
                 response.body = budget.counted(response.body);
             }
+            let known = self.known.load(std::sync::atomic::Ordering::Relaxed);
             if response.status == 401 && !renew {
-                said = refusal(response).map(|r| r.reply.message).unwrap_or_default();
+                let refusal = refusal(response, known)?;
+                // A page for people says nothing of the token.
+                if refusal.between.as_ref().is_some_and(|b| b.page) {
+                    return Err(CallError::Reply(Box::new(refusal)));
+                }
+                said = refusal.reply.message;
                 continue;
             }
             if (200..300).contains(&response.status) {
-                return Ok(response);
+                if stream {
+                    return Ok(response);
+                }
+                let Response { status, retry_after, body } = response;
+                return match intermediary::look(body) {
+                    Ok(body) => {
+                        self.set_known();
+                        Ok(Response { status, retry_after, body })
+                    }
+                    Err(words) => Err(CallError::Reply(Box::new(Refusal {
+                        status,
+                        retry_after,
+                        reply: ErrorReply::default(),
+                        between: Some(Between { words, page: true, known }),
+                    }))),
+                };
             }
-            return Err(CallError::Reply(Box::new(refusal(response)?)));
+            let refusal = refusal(response, known)?;
+            if refusal.between.is_none() {
+                self.set_known();
+            }
+            return Err(CallError::Reply(Box::new(refusal)));
         }
         Err(CallError::Other(Error::Auth("no token was accepted".into())))
     }
@@ -333,13 +449,23 @@ fn unreadable(what: &str, e: &sync_core::json::JsonError) -> Error {
     }
 }
 
-fn refusal(mut response: Response) -> Result<Refusal, Error> {
+fn refusal(mut response: Response, known: bool) -> Result<Refusal, Error> {
     let bytes = read_bounded(&mut response)?;
-    let reply = match sync_core::json::from_slice(&bytes) {
-        Err(e) if e.is_cut() && !bytes.is_empty() => return Err(unreadable("an error reply", &e)),
-        other => other.unwrap_or_default(),
+    let (reply, between) = match intermediary::read_error(&bytes) {
+        Ok(reply) => (reply, None),
+        Err(Unread::Cut(e)) => return Err(unreadable("an error reply", &e)),
+        Err(Unread::Foreign { words, page }) => (ErrorReply::default(), Some(Between { words, page, known })),
     };
-    Ok(Refusal { status: response.status, retry_after: response.retry_after, reply })
+    Ok(Refusal { status: response.status, retry_after: response.retry_after, reply, between })
+}
+
+/// Of a reply that is not the server's.
+pub(crate) fn between(status: u16, words: &str) -> String {
+    if words.is_empty() {
+        format!("something between this device and the server answers with status {status} and no word")
+    } else {
+        format!("something between this device and the server answers with status {status}: \"{words}\"")
+    }
 }
 
 /// A body that broke half-way.

@@ -199,6 +199,8 @@ impl Builder {
         let server = match &self.server {
             Some(s) if *s != remembered => {
                 Meta::Server.set(&store.conn, s)?;
+                // Whoever answers there was not heard yet.
+                Meta::ServerTables.clear(&store.conn)?;
                 s.clone()
             }
             _ => remembered,
@@ -284,9 +286,13 @@ impl Builder {
             None => Arc::new(Http::with_ca(server, ca.as_deref())?),
         };
         let stopping = Arc::new(AtomicBool::new(false));
+        let api = Arc::new(Api::new(transport, self.token));
+        if Meta::ServerTables.get::<String>(&store.conn)?.is_some() {
+            api.set_known();
+        }
         Ok(Engine {
             store,
-            api: Arc::new(Api::new(transport, self.token)),
+            api,
             env: self.env,
             policies,
             limits: Limits::default(),
@@ -298,6 +304,7 @@ impl Builder {
             stopping,
             greeted: None,
             can_watch: false,
+            pulled: false,
             place,
         })
     }

@@ -138,7 +138,11 @@ impl Client {
         self.patiently(|e| {
             let outcome = e.again(|e| {
                 e.connected(&mut pull)?;
-                e.settle_doubt(&mut push, &mut pull)?;
+                match e.settle_doubt(&mut push, &mut pull) {
+                    // What waits for it says so itself.
+                    Err(error) if error.lets_pull() => {}
+                    settled => settled?,
+                }
                 e.pull_part(&mut pull)?;
                 Ok(pull.clone())
             });

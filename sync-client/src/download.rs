@@ -64,8 +64,10 @@ impl Engine {
                 self.api.delete_snapshot(source, &download.session.snapshot_id);
                 return Ok(Some(download.session));
             };
-            let gone = |c: Code| e.is_code(c);
-            if resumed && (gone(Code::SnapshotSessionNotFound) || gone(Code::SnapshotSessionExpired)) {
+            let gone = e.is_code(Code::SnapshotSessionNotFound)
+                || e.is_code(Code::SnapshotSessionExpired)
+                || e.is_wordless(&[404, 410]);
+            if resumed && gone {
                 resumed = false;
                 match self.begin_snapshot(stage, source)? {
                     Some(d) => download = d,
@@ -73,9 +75,10 @@ impl Engine {
                 }
                 continue;
             }
-            match e {
-                Error::Offline { .. } | Error::Stopped => stage.snapshot = Some(download),
-                _ => self.api.delete_snapshot(source, &download.session.snapshot_id),
+            if !gone && (e.is_no_answer() || matches!(e, Error::Stopped)) {
+                stage.snapshot = Some(download);
+            } else {
+                self.api.delete_snapshot(source, &download.session.snapshot_id);
             }
             return Err(e);
         }
@@ -86,7 +89,8 @@ impl Engine {
         stage.clear()?;
         let session = match self.api.create_snapshot(source) {
             Ok(s) => s,
-            Err(e) if e.code() == Some(Code::ScopeUninitialized) => return Ok(None),
+            // Without words it may be that, too: connecting tells.
+            Err(e) if e.code() == Some(Code::ScopeUninitialized) || e.wordless() == Some(409) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let total = Some(session.row_count.unsigned_abs());
@@ -149,7 +153,7 @@ impl Engine {
             }
         };
         let fetched = self.bundle_pages(stage, b, &source, &mut fetch);
-        if matches!(fetched, Err(Error::Offline { .. } | Error::Stopped)) {
+        if fetched.as_ref().is_err_and(|e| e.is_no_answer() || matches!(e, Error::Stopped)) {
             stage.bundle = Some(fetch);
             return fetched;
         }

@@ -16,6 +16,7 @@ use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::place::Place;
 use crate::pull::Pulled;
 use crate::push::Pushed;
@@ -42,6 +43,8 @@ pub(crate) struct Engine {
     /// When capabilities were last read, in milliseconds since the epoch.
     pub(crate) greeted: Option<i64>,
     pub(crate) can_watch: bool,
+    /// Whether the last sync pulled all that there was, also where its push failed.
+    pub(crate) pulled: bool,
     /// `None` while no file is open (another one is at the path, or none), and where somebody else has it. Last: the file is closed before it is free.
     pub(crate) place: Option<Place>,
 }
@@ -82,7 +85,11 @@ impl Engine {
     /// Keeps the scratch database for what comes next. It has no journal: after an error that may be its own (a full
     /// disk) it may be damaged, and goes, with what it has of downloads that were cut.
     pub(crate) fn keep_stage<T>(&mut self, stage: Stage, outcome: &Result<T, Error>) {
-        if matches!(outcome, Ok(_) | Err(Error::Offline { .. } | Error::Stopped | Error::RetryLater { .. })) {
+        if outcome
+            .as_ref()
+            .err()
+            .is_none_or(|e| e.is_no_answer() || matches!(e, Error::Stopped | Error::RetryLater { .. }))
+        {
             self.stage = Some(stage);
         }
     }
@@ -152,12 +159,12 @@ impl Engine {
         }
     }
 
-    /// Pushes and pulls until nothing is left to do. `retry` says, from an error, in how many
-    /// milliseconds the caller tries again by itself.
+    /// Pushes and pulls until nothing is left to do. `retry` says, from an error and whether the pull went well, in how
+    /// many milliseconds the caller tries again by itself.
     pub(crate) fn sync(
         &mut self,
         report: &mut SyncReport,
-        retry: Option<&mut dyn FnMut(&Error) -> u64>,
+        retry: Option<&mut dyn FnMut(&Error, bool) -> u64>,
     ) -> Result<Left, Error> {
         self.tell(&Event::Started);
         let here = if self.place.is_some() { Ok(()) } else { self.follow() };
@@ -171,7 +178,7 @@ impl Engine {
             Ok(_) => self.tell(&Event::Finished { report: report.clone() }),
             Err(e) => {
                 self.note_while_offline(e);
-                let retry_in_ms = retry.map(|f| f(e));
+                let retry_in_ms = retry.map(|f| f(e, self.pulled));
                 self.tell(&Event::Failed { class: e.class(), message: e.to_string(), retry_in_ms });
             }
         }
@@ -252,10 +259,25 @@ impl Engine {
         Ok(Standing { counts, search })
     }
 
+    /// Whatever became of the push, other devices' rows are pulled; how it ended is told then.
     fn round(&mut self, report: &mut SyncReport) -> Result<(), Error> {
+        self.pulled = false;
         self.connected(&mut report.pull)?;
-        self.push_part(&mut report.push, &mut report.pull)?;
-        self.pull_part(&mut report.pull)
+        let pushed = self.push_part(&mut report.push, &mut report.pull);
+        if let Err(e) = &pushed
+            && (!e.lets_pull() || mutant::on(Mutant::PushHoldsPull))
+        {
+            return pushed;
+        }
+        match (self.pull_part(&mut report.pull), pushed) {
+            (Ok(()), pushed) => {
+                self.pulled = true;
+                pushed
+            }
+            (Err(e), Ok(())) => Err(e),
+            // What stands in the way of both is said once; what is wrong with this file, or stops this, comes first.
+            (Err(e), Err(pushed)) => Err(if e.lets_pull() { pushed } else { e }),
+        }
     }
 
     /// Attached, greeted, and with a schema that capture knows.
@@ -339,12 +361,16 @@ impl Engine {
     pub(crate) fn pull_part(&mut self, report: &mut PullReport) -> Result<(), Error> {
         for _ in 0..MAX_PULLS {
             self.check_stopped()?;
-            self.thaw()?;
-            let pulled = if Meta::Rebuild.get::<String>(&self.store.conn)?.is_some() {
-                self.rebuild_once(report)?
-            } else {
-                self.pull_to_stable(report)?
-            };
+            let rebuilds = Meta::Rebuild.get::<String>(&self.store.conn)?.is_some();
+            // One that is half uploaded stays while nothing comes that touches it.
+            if rebuilds || Meta::PushSession.get::<String>(&self.store.conn)?.is_none() {
+                self.thaw()?;
+            }
+            // In vain is no snapshot downloaded: it cannot be applied before that is known.
+            if rebuilds && self.in_doubt()? {
+                self.confirm_committed()?;
+            }
+            let pulled = if rebuilds { self.rebuild_once(report)? } else { self.pull_to_stable(report)? };
             match pulled {
                 Pulled::Stable if Meta::Rebuild.get::<String>(&self.store.conn)?.is_none() => {
                     if Meta::PullFirst.integer(&self.store.conn)? != 0 {
@@ -357,6 +383,11 @@ impl Engine {
             }
         }
         Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
+    }
+
+    /// Whether a commit was sent whose outcome is not known.
+    pub(crate) fn in_doubt(&self) -> Result<bool, Error> {
+        Ok(self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Sent))
     }
 
     /// A push that the server confirmed, and that its history did not show to its end. Where the server lacks it, it
@@ -377,7 +408,7 @@ impl Engine {
 
     /// An outbox of which nothing was sent goes back among the intents before remote rows are applied:
     /// they are settled there.
-    fn thaw(&self) -> Result<(), Error> {
+    pub(crate) fn thaw(&self) -> Result<(), Error> {
         if self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Frozen) {
             let tx = self.store.begin()?;
             self.store.release_outbox()?;
@@ -402,15 +433,13 @@ impl Engine {
 
     /// Takes an outbox whose fate is in doubt as far as it goes, before anything is pulled.
     pub(crate) fn settle_doubt(&mut self, push: &mut PushReport, pull: &mut PullReport) -> Result<(), Error> {
-        match self.store.outbox()? {
-            Some(o) if o.state == OutboxState::Sent => self.push_part(push, pull),
-            _ => Ok(()),
-        }
+        if self.in_doubt()? { self.push_part(push, pull) } else { Ok(()) }
     }
 
     /// What the app wrote is noticed, and its log folded, also while there is no network (S16).
     fn note_while_offline(&self, e: &Error) {
-        if !matches!(e, Error::Offline { .. } | Error::RetryLater { .. } | Error::Auth(_) | Error::NoToken(_)) {
+        let no_network = matches!(e, Error::RetryLater { .. } | Error::Auth(_) | Error::NoToken(_));
+        if !no_network && !e.is_no_answer() {
             return;
         }
         let noticed = self.store.begin().and_then(|tx| {
@@ -447,8 +476,12 @@ impl Engine {
         let reached = match outcome {
             Ok(_) | Err(Error::RetryLater { .. }) => Some(1),
             Err(e) => match e.class() {
-                ErrorClass::Offline => matches!(e, Error::Offline { .. }).then_some(0),
-                ErrorClass::Auth | ErrorClass::Refused | ErrorClass::Protocol => Some(1),
+                ErrorClass::Offline => e.is_no_answer().then_some(0),
+                ErrorClass::Auth | ErrorClass::Refused | ErrorClass::Protocol | ErrorClass::Failing => Some(1),
+                // What is on the way hides the server, unless it lets a pull through; before it was heard, it may be it.
+                ErrorClass::Intermediary => {
+                    Some(i64::from(self.pulled || matches!(e, Error::Intermediary { known: false, .. })))
+                }
                 ErrorClass::Local => None,
             },
         };

@@ -34,6 +34,28 @@ pub enum Error {
     /// Whoever yields tokens has none for now: try again later. Nothing was sent.
     #[error("no token could be had: {0}")]
     NoToken(String),
+    /// The server was reached, and fails. It may be this file's rows, it may be the server.
+    #[error("the server fails ({code}): {message}")]
+    Failing {
+        /// The protocol's code.
+        code: String,
+        /// The server's words.
+        message: String,
+        /// What the server asked for, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The reply is not the server's: a proxy, a filter or a login page on the way answers in its place.
+    #[error("{}", crate::api::between(*status, words))]
+    Intermediary {
+        /// HTTP status.
+        status: u16,
+        /// The first words of the reply.
+        words: String,
+        /// The server itself was heard before: it is not the URL.
+        known: bool,
+        /// What was asked for, in seconds.
+        retry_after: Option<u64>,
+    },
     /// The server refuses the request for good.
     #[error("the server refuses this ({code}): {message}")]
     Refused {
@@ -196,6 +218,10 @@ impl Error {
         match self {
             Self::Offline { .. } | Self::NoToken(_) | Self::Stopped | Self::RetryLater { .. } => ErrorClass::Offline,
             _ if self.begins_anew() => ErrorClass::Offline,
+            // A proxy that does not reach the server.
+            Self::Intermediary { status: 429 | 502..=504, .. } => ErrorClass::Offline,
+            Self::Intermediary { .. } => ErrorClass::Intermediary,
+            Self::Failing { .. } => ErrorClass::Failing,
             Self::Auth(_) => ErrorClass::Auth,
             Self::Refused { .. } | Self::WrongScope | Self::OtherAccount { .. } => ErrorClass::Refused,
             Self::Protocol(_) | Self::OldReply { .. } | Self::NoProgress => ErrorClass::Protocol,
@@ -216,6 +242,28 @@ impl Error {
     /// be taken again from its beginning.
     pub(crate) fn begins_anew(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if Code::parse(code).is_some_and(|c| c.retry() == Retry::Recover))
+    }
+
+    /// Whether there is no answer of the server, or only that it fails: the same again later may have one.
+    pub(crate) const fn is_no_answer(&self) -> bool {
+        matches!(self, Self::Offline { .. } | Self::Failing { .. } | Self::Intermediary { .. })
+    }
+
+    /// Whether a pull is worth a try after a push that ended so: everything but what is wrong with this file or
+    /// account, or a wait that was asked for.
+    pub(crate) fn lets_pull(&self) -> bool {
+        match self {
+            Self::Offline { retry_after, .. }
+            | Self::Failing { retry_after, .. }
+            | Self::Intermediary { retry_after, .. } => retry_after.is_none(),
+            Self::Refused { .. } | Self::Protocol(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the reply is not the server's and has this status: what the server said is lost on the way.
+    pub(crate) fn is_wordless(&self, statuses: &[u16]) -> bool {
+        matches!(self, Self::Intermediary { status, .. } if statuses.contains(status))
     }
 
     /// Whether the server refused with this code.

@@ -67,10 +67,31 @@ impl Engine {
 
 impl Engine {
     /// A row that no chunk can carry waits, and the rest goes on.
-    pub(crate) fn hold_too_large(&self, (t, k): &(i64, Vec<u8>)) -> Result<Pushed, Error> {
+    pub(crate) fn hold_too_large(&self, t: i64, k: &[u8], message: &str) -> Result<Pushed, Error> {
         let tx = self.store.begin()?;
-        self.store.hold(*t, k, "too_large", "this row is larger than what the server takes")?;
+        self.store.hold(t, k, "too_large", message)?;
         tx.commit()?;
+        Ok(Pushed::Rejected(1))
+    }
+
+    /// The one row of the outbox is refused, and it is certain that nothing of it committed. It waits, with what the
+    /// server said; what needs it waits too, from the next freeze on.
+    pub(crate) fn hold_refused(&self, t: i64, k: &[u8], sentence: &str) -> Result<Pushed, Error> {
+        let tx = self.store.begin()?;
+        self.store.release_outbox()?;
+        self.store.hold(t, k, "refused", sentence)?;
+        self.store.settle_waiting()?;
+        self.store.note_refusal(t, k)?;
+        tx.commit()?;
+        if let Some(position) = self.store.position(t) {
+            let table = self.store.table(position);
+            self.tell(&Event::Inbox {
+                kind: "rejected".into(),
+                table: table.name.clone(),
+                key: crate::inbox::key_json(table, &Key::from_stored(k.to_vec()).unpack()?),
+                message: sentence.to_owned(),
+            });
+        }
         Ok(Pushed::Rejected(1))
     }
 }

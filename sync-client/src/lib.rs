@@ -53,6 +53,7 @@ mod held;
 mod held_back;
 mod import;
 mod inbox;
+mod intermediary;
 mod keep;
 mod learn;
 mod leaving;

@@ -41,6 +41,8 @@ impl Engine {
             (Some(Code::CheckpointAhead | Code::HistoryDiverged), _) => Ok(Lineage::Other),
             (Some(Code::HistoryPruned), CallError::Reply(r)) if r.reply.history_shared => Ok(Lineage::Same),
             (Some(Code::HistoryPruned), _) => Ok(Lineage::Unknown),
+            // What it says is lost on the way.
+            _ if error.wordless() == Some(409) => Ok(Lineage::Unknown),
             _ => Err(error.into()),
         }
     }

@@ -1,4 +1,4 @@
-//! Faults on purpose: the fifteen of the best-known client of this protocol that lose data or stop a file for
+//! Faults on purpose: first the fifteen of the best-known client of this protocol that lose data or stop a file for
 //! good, each one line at the place where it would live here. The simulator has to find every one of them, or it
 //! proves nothing. Without the feature `mutants`, which no program has, `on` is `false` and all of this is gone.
 
@@ -53,6 +53,10 @@ mutants! {
     OnePass,
     /// Loses: what was known of the rows is forgotten as soon as a server has none of them.
     EarlierForgotten,
+    /// Stops: what a push fails with keeps this device from pulling, too.
+    PushHoldsPull,
+    /// Stops: a reply that is not the server's ends the sync, and the same is sent again for ever.
+    TrustsProxies,
 }
 
 #[cfg(feature = "mutants")]

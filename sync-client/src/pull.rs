@@ -35,11 +35,33 @@ pub(crate) enum Pulled {
     Reconnect,
 }
 
+/// What is known of the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Whether it is history.
+    Known,
+    /// Not that; or nothing of it was committed, and it is to stay as it is.
+    Open,
+}
+
+/// How far staged bundles were applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    /// All of them.
+    Whole,
+    /// A rebuild has to do it.
+    NeedsRebuild,
+    /// Up to one that has to wait until the fate of the outbox is known.
+    Waits,
+}
+
 impl Engine {
     /// Pulls until the window that was frozen by the first page is applied.
     pub(crate) fn pull_to_stable(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let mut target = 0;
         let mut asked = false;
+        // Why it could not be asked whether the outbox is history.
+        let mut doubt = None;
         loop {
             let conn = &self.store.conn;
             let checkpoint = Meta::Checkpoint.integer(conn)?;
@@ -74,6 +96,12 @@ impl Engine {
                     Some(Code::ScopeInitializing) if Meta::InitializationId.get::<String>(conn)?.is_some() => {
                         return Ok(Pulled::Stable);
                     }
+                    None if e.wordless() == Some(409) && Meta::InitializationId.get::<String>(conn)?.is_some() => {
+                        return Ok(Pulled::Stable);
+                    }
+                    // What stands against it is lost on the way. A snapshot says so where it is the history, and its
+                    // refusal makes this connect again.
+                    None if e.wordless() == Some(409) => return self.must_rebuild("the server refuses the checkpoint"),
                     _ => return Err(e.into()),
                 },
             };
@@ -131,11 +159,14 @@ impl Engine {
                 return self.must_rebuild("the history that this file was of before is back");
             }
             let outbox = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen);
-            if !asked && outbox.is_some() && bundles.iter().any(|b| !is_own(b, outbox.as_ref())) {
+            let in_doubt = self.in_doubt()?;
+            let of_others = bundles.iter().any(|b| !is_own(b, outbox.as_ref()));
+            if !asked && outbox.is_some() && (of_others || in_doubt && !bundles.is_empty()) {
                 asked = true;
                 // Rows of others must not be written over frozen ones that this history does not have.
                 match self.confirm_committed() {
-                    Ok(Some(seq)) if seq > 0 => {}
+                    Ok(Some(seq)) if seq > 0 => doubt = None,
+                    Err(e) if e.lets_pull() => doubt = Some(e),
                     other => {
                         self.stage = Some(stage);
                         match other? {
@@ -146,15 +177,29 @@ impl Engine {
                     }
                 }
             }
-            let done = self.apply_bundles(&mut stage, &bundles, report);
+            let frozen = self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Frozen);
+            let done = if frozen || doubt.is_some() {
+                self.apply_untouched(&mut stage, &bundles, report)
+            } else {
+                self.apply_bundles(&mut stage, &bundles, report)
+            };
             self.keep_stage(stage, &done);
             // A bundle whose rows are not what its head says: a snapshot may do what it cannot.
             if let Err(Error::Protocol(why)) = &done {
                 tracing::warn!("a bundle was refused: {why}");
                 return self.must_rebuild(why);
             }
-            if !done? {
-                return self.must_rebuild(NOT_WHOLE);
+            match done? {
+                Applied::Whole => {}
+                Applied::NeedsRebuild => return self.must_rebuild(NOT_WHOLE),
+                Applied::Waits => match doubt {
+                    Some(e) => return Err(e),
+                    // Nothing of it was committed: its rows are settled with what comes.
+                    None => {
+                        self.thaw()?;
+                        continue;
+                    }
+                },
             }
             let now_at = Meta::Checkpoint.integer(&self.store.conn)?;
             report.checkpoint = now_at;
@@ -176,13 +221,13 @@ impl Engine {
         Ok(Pulled::Rebuild)
     }
 
-    /// Applies staged bundles in order, several small ones in one transaction. False where a rebuild has to do it.
+    /// Applies staged bundles in order, several small ones in one transaction.
     fn apply_bundles(
         &self,
         stage: &mut Stage,
         bundles: &[StagedBundle],
         report: &mut PullReport,
-    ) -> Result<bool, Error> {
+    ) -> Result<Applied, Error> {
         let mut at = 0;
         while at < bundles.len() {
             if at > 0 {
@@ -211,22 +256,74 @@ impl Engine {
                 end += 1;
             }
             self.env.fault(FaultPoint::Staged);
-            if !self.apply_together(stage, &bundles[at..end], outbox.as_ref(), report)? {
-                return Ok(false);
+            match self.apply_together(stage, &bundles[at..end], (outbox.as_ref(), Fate::Known), report)? {
+                Applied::Whole => at = end,
+                other => return Ok(other),
             }
-            at = end;
         }
-        Ok(true)
+        Ok(Applied::Whole)
+    }
+
+    /// The same while the outbox is half uploaded, or nobody knows whether it is history: up to the first bundle that
+    /// touches a row of it.
+    fn apply_untouched(
+        &self,
+        stage: &mut Stage,
+        bundles: &[StagedBundle],
+        report: &mut PullReport,
+    ) -> Result<Applied, Error> {
+        for b in bundles {
+            self.check_stopped()?;
+            let outbox = self.store.outbox()?;
+            if is_own(b, outbox.as_ref()) {
+                // The very rows that were frozen: that is the proof.
+                if !self.confirm_by_hash(b, outbox.as_ref())? {
+                    return self.waits(b);
+                }
+                report.bundles += 1;
+                continue;
+            }
+            if b.omitted {
+                self.fetch_rows(stage, b)?;
+            }
+            let applied = match outbox {
+                Some(_) if self.touches_outbox(stage, b)? => Applied::Waits,
+                _ => self.apply_together(stage, std::slice::from_ref(b), (outbox.as_ref(), Fate::Open), report)?,
+            };
+            match applied {
+                Applied::Whole => {}
+                Applied::Waits => return self.waits(b),
+                Applied::NeedsRebuild => return Ok(Applied::NeedsRebuild),
+            }
+        }
+        Ok(Applied::Whole)
+    }
+
+    /// This bundle waits for the fate of the outbox; `status` says so.
+    fn waits(&self, b: &StagedBundle) -> Result<Applied, Error> {
+        Meta::WaitingBundle.keep(&self.store.conn, b.seq)?;
+        Ok(Applied::Waits)
+    }
+
+    fn touches_outbox(&self, stage: &Stage, b: &StagedBundle) -> Result<bool, Error> {
+        let mut frozen = self.store.conn.prepare_cached("SELECT 1 FROM main._sync_out WHERE t = ? AND k = ?")?;
+        let mut touches = false;
+        stage.each_row(b.rows_at(), |row| {
+            touches = touches || frozen.exists((self.store.managed[row.position].id, &row.k))?;
+            Ok(())
+        })?;
+        Ok(touches)
     }
 
     fn apply_together(
         &self,
         stage: &Stage,
         bundles: &[StagedBundle],
-        outbox: Option<&Outbox>,
+        (outbox, fate): (Option<&Outbox>, Fate),
         report: &mut PullReport,
-    ) -> Result<bool, Error> {
+    ) -> Result<Applied, Error> {
         let tx = self.store.begin()?;
+        let disturbed = Meta::OutboxDisturbed.integer(&tx)?;
         if !mutant::on(Mutant::StaleCheck) {
             self.store.absorb(self.env.now_ms())?;
         }
@@ -241,7 +338,11 @@ impl Engine {
             applier.end_bundle()?;
             self.confirm(b, own)?;
         }
-        let Finished::Whole(whole) = applier.finish(tx)? else { return Ok(false) };
+        let Finished::Whole(whole) = applier.finish(tx)? else { return Ok(Applied::NeedsRebuild) };
+        // A row of the outbox would have to leave for it, and may be history by now.
+        if outbox.is_some() && fate == Fate::Open && Meta::OutboxDisturbed.integer(&self.store.conn)? != disturbed {
+            return Ok(Applied::Waits);
+        }
         self.env.fault(FaultPoint::Applying);
         let outcome = whole.commit()?;
         report.bundles += bundles.len() as u64;
@@ -251,7 +352,7 @@ impl Engine {
         let checkpoint = bundles.last().map_or(0, |b| b.seq);
         self.tell(&Event::Applied { rows: report.applied_rows, checkpoint });
         outcome.events.iter().for_each(|e| self.tell(e));
-        Ok(true)
+        Ok(Applied::Whole)
     }
 
     /// Moves the checkpoint over a bundle, in the transaction that applied it.

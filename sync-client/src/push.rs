@@ -67,6 +67,7 @@ impl Engine {
             tx.commit()?;
             return Ok(Pushed::Thawed);
         }
+        let mut last = None;
         // A session that was half uploaded goes on where it stands; once it is gone, another is made.
         let mut begun: Option<String> = if sendable { Meta::PushSession.get(&self.store.conn)? } else { None };
         for _ in 0..SESSIONS {
@@ -84,10 +85,19 @@ impl Engine {
             match self.upload(&outbox, &push_id, resumed)? {
                 Uploaded::Whole => return self.commit(outbox, &push_id),
                 Uploaded::Ended(end) => return Ok(end),
-                Uploaded::Gone => Meta::PushSession.clear(&self.store.conn)?,
+                Uploaded::Gone(e) => {
+                    Meta::PushSession.clear(&self.store.conn)?;
+                    last = Some((push_id, e));
+                }
             }
         }
-        Err(Error::Offline { message: "the server keeps losing the upload".into(), retry_after: None, lost: false })
+        match last {
+            Some((push_id, e)) if e.wordless().is_some() => self.unnamed(&outbox, &push_id, e),
+            _ => {
+                let message = "the server keeps losing the upload".into();
+                Err(Error::Offline { message, retry_after: None, lost: false })
+            }
+        }
     }
 
     /// A push met rows that changed on the server, and was cut before it could pull them: nothing is sent
@@ -104,7 +114,32 @@ impl Engine {
 
     /// The session for the outbox, or what stands in its way. Every code of the failure table has its line.
     fn create(&self, outbox: &Outbox) -> Result<Created, Error> {
-        self.create_after(outbox, self.lineage()?, outbox.rows)
+        match self.create_after(outbox, self.lineage()?, outbox.rows) {
+            Err(e) if e.is_wordless(&[409, 410]) => self.wordless_create(outbox).map(Created::Ended),
+            other => other,
+        }
+    }
+
+    /// The session is refused, and the server's reason is lost on the way. A pull tells what changed; where it did, and
+    /// nothing had, somebody else writes under this source.
+    fn wordless_create(&self, outbox: &Outbox) -> Result<Pushed, Error> {
+        if self.pulls_first()? {
+            return Ok(Pushed::Conflicts(Vec::new()));
+        }
+        let in_doubt = outbox.state == OutboxState::Sent;
+        self.fresh_source()?;
+        if in_doubt {
+            Meta::Rebuild.set(&self.store.conn, "the fate of an own push could not be asked")?;
+        }
+        Ok(Pushed::FreshSource)
+    }
+
+    /// Whether a pull may tell what a reply without words did not: true once for a place in the history.
+    fn pulls_first(&self) -> Result<bool, Error> {
+        let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?;
+        let asked = Meta::WordlessAt.get(&self.store.conn)? == Some(checkpoint);
+        Meta::WordlessAt.keep(&self.store.conn, checkpoint)?;
+        Ok(!asked)
     }
 
     /// The bundle that this file's rows stand on, and the hash of the history up to it.
@@ -140,6 +175,11 @@ impl Engine {
                 Err(e) => e,
             };
             let sent = outbox.state != OutboxState::Frozen;
+            if matches!(error.wordless(), Some(400 | 409 | 410)) && request.initialization_id.is_some() {
+                request.initialization_id = None;
+                Meta::InitializationId.clear(&self.store.conn)?;
+                continue;
+            }
             return match error.code() {
                 // P10: the lease is gone, or the scope was initialized meanwhile: once without it.
                 Some(Code::PushSessionInvalid | Code::InitializationStale | Code::InitializationExpired)
@@ -235,14 +275,25 @@ impl Engine {
                     self.rewritten(0)?;
                     Ok(Pushed::Rebuild)
                 }
-                // It took the upload and failed at the commit, without a word on which row.
-                Some(
-                    Code::PushRejected | Code::PushCommitInvalid | Code::PushSessionCommitFailed | Code::InternalError,
-                ) => self.unnamed(&outbox, push_id, CallError::Reply(r)),
-                None if matches!(r.status, 400 | 422 | 500) => self.unnamed(&outbox, push_id, CallError::Reply(r)),
+                // What changed is told by a pull too.
+                None if r.between.is_some() && r.status == 409 && self.pulls_first()? => {
+                    Meta::PullFirst.keep(&self.store.conn, 1)?;
+                    Ok(self.release_proven(&outbox, Some(push_id))?.unwrap_or(Pushed::Conflicts(Vec::new())))
+                }
                 // A session that is gone proves nothing: the next round creates again under the same tuple.
-                _ => Err(CallError::Reply(r).into()),
+                None if matches!(r.status, 404 | 410) => Err(CallError::Reply(r).into()),
+                // It took the upload and failed at the commit, without a word on which row.
+                _ => {
+                    let e = CallError::Reply(r);
+                    if e.blames_rows() { self.unnamed(&outbox, push_id, e) } else { Err(e.into()) }
+                }
             },
+            // Each time? Then it may be what it commits.
+            Err(CallError::Other(e @ Error::Offline { lost: true, .. })) => {
+                let lost = Meta::LostCommits.integer(&self.store.conn)? + 1;
+                Meta::LostCommits.set(&self.store.conn, lost)?;
+                if lost < LOST_COMMITS { Err(e) } else { self.unnamed(&outbox, push_id, e.into()) }
+            }
             Err(CallError::Other(e)) => Err(e),
         }
     }
@@ -347,6 +398,8 @@ enum Created {
 
 /// Sessions that one push makes, where they go away under it.
 const SESSIONS: u32 = 3;
+/// Commits of one outbox whose replies are lost before its rows are looked at.
+const LOST_COMMITS: i64 = 3;
 
 fn missing(what: &str) -> Error {
     Error::Protocol(format!("the reply lacks the {what}"))

@@ -87,6 +87,10 @@ pub enum ErrorClass {
     Local,
     /// The server breaks the protocol.
     Protocol,
+    /// The server was reached, and fails.
+    Failing,
+    /// Something between this device and the server answers in its place.
+    Intermediary,
 }
 
 /// A place in the order of this file's local commits, for asking later whether one is settled:
@@ -113,6 +117,9 @@ pub struct Status {
     pub outbox_rows: u64,
     /// `none`, `frozen`, `sent` or `committed`.
     pub outbox: String,
+    /// The bundle that touches a row of the one in flight, and waits with what follows it until it is known whether
+    /// that was committed; where it could not be asked.
+    pub waiting_bundle: Option<i64>,
     /// When the oldest pending change was noticed; RFC 3339. Of more than 10,000, one of the oldest.
     pub oldest_pending: Option<String>,
     /// The place of the newest local commit ([`crate::Client::mark`]).

@@ -55,23 +55,26 @@ impl Store {
         }
         let mut refused = Vec::new();
         for group in search.committed(search.taken()) {
-            let sql = "SELECT s.t, s.k FROM main._sync_suspect s JOIN main._sync_dirty d ON d.t = s.t AND d.k = s.k \
+            let sql = "SELECT s.t, s.k, s.message FROM main._sync_suspect s JOIN main._sync_dirty d ON d.t = s.t AND d.k = s.k \
                        WHERE s.g = ? AND s.kept AND d.held IS NULL";
             let mut s = self.conn.prepare_cached(sql)?;
-            let rows: Vec<(i64, Vec<u8>)> =
-                s.query_map([group], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+            let rows: Vec<(i64, Vec<u8>, Option<String>)> =
+                s.query_map([group], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect::<Result<_, _>>()?;
             let together = rows.len();
-            for (t, k) in rows {
-                let message = if together > 1 {
+            for (t, k, said) in rows {
+                let mut message = if together > 1 {
                     format!(
-                        "the server refuses this row, or one of the {} that go with it; it does not say why",
+                        "the server refuses this row, or one of the {} that go with it, and does not say which",
                         together - 1
                     )
                 } else {
-                    "the server refuses this row and does not say why: alone it failed again and again, others were \
+                    "the server refuses this row and does not name it: alone it failed again and again, others were \
                      committed before and after"
                         .to_owned()
                 };
+                if let Some(said) = said {
+                    message.push_str(&format!("; the last time: {said}"));
+                }
                 self.hold(t, &k, "refused", &message)?;
                 self.note_refusal(t, &k)?;
                 refused.extend(self.position(t).map(|p| (p, k)));
@@ -82,10 +85,16 @@ impl Store {
         Ok(refused)
     }
 
-    /// A bundle failed and no row was named; its rows are intents again. True where another is worth sending now.
-    fn search_failed(&self) -> Result<bool, Error> {
+    /// A bundle failed and no row was named, with this sentence; its rows are intents again. True where another is worth
+    /// sending now.
+    fn search_failed(&self, sentence: &str) -> Result<Narrowed, Error> {
         let mut search = self.search()?;
         let take = if search.is_idle() { Take::Rest } else { search.taken() };
+        let mut alone = match take {
+            Take::Rest => false,
+            Take::Range(low, middle) => middle - low == 1,
+            Take::Kept(_) => true,
+        };
         let Failed { keep, go_on } = if take == Take::Rest {
             let (groups, witnesses) = self.groups_of("temp._sync_failed", |n| search.wanted_witnesses(n))?;
             let first = search.next_group();
@@ -98,34 +107,68 @@ impl Store {
                         .execute((t, k, first + n as i64))?;
                 }
             }
+            alone = groups.len() == 1;
             search.rest_failed(groups.len() as i64, witnesses)
         } else {
             search.failed(take)
         };
         for group in keep {
-            self.conn.prepare_cached("UPDATE main._sync_suspect SET kept = 1 WHERE g = ?")?.execute([group])?;
+            self.conn
+                .prepare_cached("UPDATE main._sync_suspect SET kept = 1, message = ? WHERE g = ?")?
+                .execute((alone.then_some(sentence), group))?;
         }
         self.set_search(&search)?;
-        Ok(go_on)
+        Ok(Narrowed { alone, go_on })
+    }
+
+    /// The rows of the failed bundle, which cannot be parted, are refused: they wait, with what the server said. What
+    /// needs them waits too, from the next freeze on.
+    fn hold_failed(&self, sentence: &str) -> Result<Vec<(usize, Vec<u8>)>, Error> {
+        let mut s = self.conn.prepare_cached("SELECT t, k FROM temp._sync_failed")?;
+        let rows: Vec<(i64, Vec<u8>)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        for (t, k) in &rows {
+            self.hold(*t, k, "refused", sentence)?;
+        }
+        self.settle_waiting()?;
+        for (t, k) in &rows {
+            self.note_refusal(*t, k)?;
+        }
+        Ok(rows.into_iter().filter_map(|(t, k)| self.position(t).map(|p| (p, k))).collect())
     }
 }
 
+/// What a failure without a name came to.
+struct Narrowed {
+    /// What failed cannot be parted.
+    alone: bool,
+    /// Another bundle is worth sending now.
+    go_on: bool,
+}
+
 impl Engine {
-    /// The server failed to take this bundle and named no row. It may be an outage, it may be a row.
+    /// The server failed to take this bundle and named no row. It may be an outage, it may be a row; where the bundle is
+    /// one row, the reply may leave no doubt.
     pub(crate) fn unnamed(&self, outbox: &Outbox, push_id: &str, error: CallError) -> Result<Pushed, Error> {
         if let Some(end) = self.prove_uncommitted(outbox, Some(push_id))? {
             return Ok(end);
         }
+        let sentence = error.sentence();
         let tx = self.store.begin()?;
         tx.execute_batch(
             "CREATE TEMP TABLE IF NOT EXISTS _sync_failed (t, k, PRIMARY KEY (t, k)); DELETE FROM temp._sync_failed; \
              INSERT INTO temp._sync_failed SELECT t, k FROM main._sync_out",
         )?;
         self.store.release_outbox()?;
-        let go_on = self.store.search_failed()?;
+        let Narrowed { alone, go_on } = self.store.search_failed(&sentence)?;
+        let refused = if alone && error.proves_refusal() { self.store.hold_failed(&sentence)? } else { Vec::new() };
         tx.execute_batch("DELETE FROM temp._sync_failed")?;
         tx.commit()?;
-        if go_on { Ok(Pushed::Narrowed) } else { Err(error.into()) }
+        self.tell_refused(&refused)?;
+        match refused.len() as u64 {
+            0 if go_on => Ok(Pushed::Narrowed),
+            0 => Err(error.into()),
+            rows => Ok(Pushed::Rejected(rows)),
+        }
     }
 
     /// Tells of rows that a search found.

@@ -69,6 +69,7 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         pending_more: dirty.more || logged.more,
         outbox_rows: frozen.unsigned_abs(),
         outbox,
+        waiting_bundle: Meta::WaitingBundle.get(&conn)?,
         oldest_pending: oldest.map(rfc3339),
         position: position(&conn)?,
         synced_through: Mark(Meta::SyncedThrough.integer(&conn)?.unsigned_abs()),
@@ -178,8 +179,9 @@ pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
             });
         }
         let mut s = conn.prepare(
-            "SELECT d.k, d.since, d.base, r.v, d.held, d.message FROM main._sync_dirty d \
-             LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k WHERE d.t = ? LIMIT 10000",
+            "SELECT d.k, d.since, d.base, r.v, d.held, coalesce(d.message, s.message) FROM main._sync_dirty d \
+             LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
+             LEFT JOIN main._sync_suspect s ON s.t = d.t AND s.k = d.k WHERE d.t = ? LIMIT 10000",
         )?;
         let mut rows = s.query([t])?;
         while let Some(r) = rows.next()? {
@@ -193,8 +195,11 @@ pub fn read_pending(path: &Path) -> Result<Vec<PendingRow>, Error> {
                 key: inbox::key_json(table, &key),
                 op: op_of(live.as_deref(), Known::from_stored(r.get(3)?), base.as_ref()).into(),
                 since: rfc3339(r.get(1)?),
-                why: held
-                    .map_or_else(|| "next push".into(), |h| format!("refused ({h}): {}", message.unwrap_or_default())),
+                why: match (held, message) {
+                    (Some(h), message) => format!("refused ({h}): {}", message.unwrap_or_default()),
+                    (None, Some(said)) => format!("next push; alone it failed: {said}"),
+                    (None, None) => "next push".into(),
+                },
             });
         }
         if !logs.iter().any(|(id, _)| *id == t) {
@@ -284,6 +289,8 @@ fn class_of(stored: &str) -> Option<ErrorClass> {
         "refused" => ErrorClass::Refused,
         "local" => ErrorClass::Local,
         "protocol" => ErrorClass::Protocol,
+        "failing" => ErrorClass::Failing,
+        "intermediary" => ErrorClass::Intermediary,
         _ => return None,
     })
 }

@@ -24,8 +24,8 @@ pub(crate) enum Uploaded {
     Whole,
     /// It cannot go on like this.
     Ended(Pushed),
-    /// The session is not there any more; nothing is known of its fate.
-    Gone,
+    /// The session is not there any more; nothing is known of its fate. What was said.
+    Gone(CallError),
 }
 
 impl Engine {
@@ -68,16 +68,24 @@ impl Engine {
             let code = error.code();
             match error {
                 // Over a limit that this client did not know: fewer rows at once, down to the one that is too large.
-                _ if code == Some(Code::PayloadTooLarge) => {
-                    if n == 1 {
-                        return self.set_apart(outbox, push_id, |e| e.hold_too_large(&chunk.last));
-                    }
+                // One that is refused is found in the same way, where the reply does not name it.
+                e if n > 1 && (too_large(&e) || code == Some(Code::PushChunkInvalid) && !self.names(&e)?) => {
                     fits = n / 2;
                     chunk.rewind(ordinal);
                 }
+                e if too_large(&e) => {
+                    let message = match e.wordless() {
+                        Some(_) => {
+                            format!("this row is too large for what is on the way to the server: {}", e.sentence())
+                        }
+                        None => "this row is larger than what the server takes".into(),
+                    };
+                    return self
+                        .set_apart(outbox, push_id, |e| e.hold_too_large(chunk.last.0, &chunk.last.1, &message));
+                }
                 CallError::Reply(r) if code == Some(Code::PushChunkOutOfOrder) && tries < TRIES => {
                     let stands = r.reply.next_expected_row_ordinal.filter(|n| (0..=outbox.rows).contains(n));
-                    let Some(stands) = stands else { return Ok(Uploaded::Gone) };
+                    let Some(stands) = stands else { return Ok(Uploaded::Gone(CallError::Reply(r))) };
                     (ordinal, tries, fits) = (stands, tries + 1, most);
                     chunk.rewind(ordinal);
                 }
@@ -89,25 +97,46 @@ impl Engine {
                     return self.set_apart(outbox, push_id, |e| e.hold_rejected(&r.reply));
                 }
                 e if code == Some(Code::PushChunkInvalid) => {
-                    return self.unnamed(outbox, push_id, e).map(Uploaded::Ended);
+                    if let Some(end) = self.prove_uncommitted(outbox, Some(push_id))? {
+                        return Ok(Uploaded::Ended(end));
+                    }
+                    return self.hold_refused(chunk.last.0, &chunk.last.1, &e.sentence()).map(Uploaded::Ended);
                 }
                 // The lease lapsed, or the bundle was committed by a server that died before it could say so:
                 // only the tuple tells.
-                _ if matches!(code, Some(Code::InitializationExpired | Code::InitializationStale)) => {
+                e if matches!(code, Some(Code::InitializationExpired | Code::InitializationStale)) => {
                     Meta::InitializationId.clear(&self.store.conn)?;
-                    return Ok(Uploaded::Gone);
+                    return Ok(Uploaded::Gone(e));
                 }
-                _ if matches!(
+                e if matches!(
                     code,
                     Some(Code::PushSessionNotFound | Code::PushSessionExpired | Code::PushChunkOutOfOrder)
                 ) || (resumed && code == Some(Code::PushSessionForbidden)) =>
                 {
-                    return Ok(Uploaded::Gone);
+                    return Ok(Uploaded::Gone(e));
+                }
+                // The same where what is on the way has lost the server's words.
+                e if matches!(e.wordless(), Some(404 | 409 | 410)) => {
+                    if e.wordless() == Some(410) {
+                        Meta::InitializationId.clear(&self.store.conn)?;
+                    }
+                    return Ok(Uploaded::Gone(e));
+                }
+                e if e.blames_rows() || matches!(e, CallError::Other(Error::Offline { lost: true, .. })) => {
+                    return self.unnamed(outbox, push_id, e).map(Uploaded::Ended);
                 }
                 e => return Err(e.into()),
             }
         }
         Ok(Uploaded::Whole)
+    }
+
+    /// Whether an error reply names a row that was sent.
+    fn names(&self, e: &CallError) -> Result<bool, Error> {
+        match e {
+            CallError::Reply(r) => self.names_one_of_ours(&r.reply),
+            CallError::Other(_) => Ok(false),
+        }
     }
 
     /// Takes the outbox back, once it is proven that nothing of it committed, and holds rows of it.
@@ -123,8 +152,8 @@ impl Engine {
         }
     }
 
-    /// Makes the next chunk, of at most `limit` rows and about [`CHUNK_BYTES`]; less where the call may
-    /// only use less. Returns its rows.
+    /// Makes the next chunk, of at most `limit` rows and, unless one row is more, [`CHUNK_BYTES`]; less where the call
+    /// may only use less. Returns its rows.
     fn fill(&self, chunk: &mut Chunk, ordinal: i64, limit: i64) -> Result<i64, Error> {
         let bytes = self.api.budget().and_then(|b| b.bytes_left()).map_or(CHUNK_BYTES, |left| {
             usize::try_from(left).unwrap_or(CHUNK_BYTES).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES)
@@ -134,23 +163,29 @@ impl Engine {
         push_integer(&mut chunk.body, ordinal);
         chunk.body.push_str(",\"rows\":[");
         let mut n = 0;
-        while n < limit && (n == 0 || chunk.body.len() < bytes) {
+        while n < limit {
             if chunk.waiting.is_empty() {
                 chunk.waiting.extend(self.store.outbox_rows(chunk.read, READ_ROWS)?);
                 chunk.read += chunk.waiting.len() as i64;
             }
             let Some(row) = chunk.waiting.pop_front() else { break };
+            let before = chunk.body.len();
             if n > 0 {
                 chunk.body.push(',');
             }
             self.push_row(&mut chunk.body, &chunk.schema, &row)?;
+            if n > 0 && chunk.body.len() + END.len() > bytes {
+                chunk.body.truncate(before);
+                chunk.waiting.push_front(row);
+                break;
+            }
             n += 1;
             chunk.last = (row.t, row.k);
         }
         if n == 0 {
             return Err(Error::Damaged("the outbox lacks rows".into()));
         }
-        chunk.body.push_str("]}");
+        chunk.body.push_str(END);
         Ok(n)
     }
 
@@ -182,6 +217,11 @@ impl Engine {
     }
 }
 
+/// Whether a chunk is over a limit, the server's or one on the way.
+fn too_large(e: &CallError) -> bool {
+    e.code() == Some(Code::PayloadTooLarge) || e.wordless() == Some(413)
+}
+
 /// The chunk that is being made.
 struct Chunk {
     schema: String,
@@ -202,7 +242,9 @@ impl Chunk {
     }
 }
 
-/// A chunk ends at this many bytes, so that a weak link loses little.
+/// What ends a chunk.
+const END: &str = "]}";
+/// A chunk has at most this many bytes, so that a weak link loses little, and a proxy as it comes takes it.
 const CHUNK_BYTES: usize = 1024 * 1024;
 /// The same where a call has hardly any bytes left.
 const LEAST_CHUNK_BYTES: usize = 16 * 1024;

@@ -199,12 +199,17 @@ enum Next {
 }
 
 /// What kind of failure an error is, and what the server asked for.
-fn kind_of(e: &Error) -> (Failure, Option<u64>) {
+fn kind_of(e: &Error, pulled: bool) -> (Failure, Option<u64>) {
     match e {
-        Error::Offline { retry_after, .. } => (Failure::Passing, *retry_after),
+        _ if pulled => (Failure::PushOnly, None),
+        Error::Offline { retry_after, .. }
+        | Error::Failing { retry_after, .. }
+        | Error::Intermediary { retry_after, .. } => (Failure::Passing, *retry_after),
         Error::RetryLater { seconds } => (Failure::Seeding, Some(*seconds)),
         _ => match e.class() {
-            ErrorClass::Offline | ErrorClass::Local => (Failure::Passing, None),
+            ErrorClass::Offline | ErrorClass::Failing | ErrorClass::Intermediary | ErrorClass::Local => {
+                (Failure::Passing, None)
+            }
             ErrorClass::Auth | ErrorClass::Refused | ErrorClass::Protocol => (Failure::Lasting, None),
         },
     }
@@ -240,9 +245,9 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
         s.heard.store(0, Ordering::Relaxed);
         let _hearer = busy::tell(engine.observer.as_ref(), &engine.path);
         let mut told = false;
-        let mut retry = |e: &Error| {
+        let mut retry = |e: &Error, pulled: bool| {
             told = true;
-            let (why, retry_after_s) = kind_of(e);
+            let (why, retry_after_s) = kind_of(e, pulled);
             signal.failed(why, retry_after_s, random)
         };
         // A function of the app that panics must not end the syncing for good.
@@ -265,7 +270,7 @@ fn syncing(shared: &Weak<Shared>, signal: &Signal) {
             }
             // Else the schedule would wait for this sync for ever.
             Ok(Err(e)) if !told => {
-                let (why, retry_after_s) = kind_of(&e);
+                let (why, retry_after_s) = kind_of(&e, engine.pulled);
                 signal.failed(why, retry_after_s, random);
             }
             Ok(Err(_)) => {}
@@ -341,6 +346,10 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
         if signal.lock().stop {
             break;
         }
+        // What is on the way may answer with a page of its own.
+        if !heard && !is_event_line(&line) {
+            break;
+        }
         heard = true;
         if let Some(event) = events.line(&line) {
             signal.tell(Input::News);
@@ -348,6 +357,11 @@ fn listen(shared: &Weak<Shared>, signal: &Signal) -> Listened {
         }
     }
     Listened::Ended { heard, random }
+}
+
+/// Whether a stream of events can have such a line.
+fn is_event_line(line: &str) -> bool {
+    ["", "event", "data", "id", "retry"].contains(&line.trim_end().split(':').next().unwrap_or_default())
 }
 
 /// Remembers how far the server is. In the file too, where no pull will do that soon.
@@ -381,6 +395,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_page_is_no_stream_of_events() {
+        for (line, expected) in [
+            (": heartbeat", true),
+            ("event: bundle", true),
+            ("data: {}", true),
+            ("id", true),
+            ("retry: 5", true),
+            ("", true),
+            ("<!doctype html>", false),
+            ("Please log in: here", false),
+        ] {
+            assert_eq!(is_event_line(line), expected, "{line}");
+        }
+    }
+
+    #[test]
     fn only_what_the_server_refuses_is_lasting() {
         let offline = |retry_after| Error::Offline { message: String::new(), retry_after, lost: false };
         let refused = |code: &str| Error::Refused { code: code.into(), message: String::new() };
@@ -389,13 +419,22 @@ mod tests {
             (offline(Some(7)), (Failure::Passing, Some(7))),
             (Error::NoToken("no network".into()), (Failure::Passing, None)),
             (Error::Auth("unknown user".into()), (Failure::Lasting, None)),
+            (
+                Error::Failing { code: String::new(), message: String::new(), retry_after: Some(7) },
+                (Failure::Passing, Some(7)),
+            ),
+            (
+                Error::Intermediary { status: 403, words: String::new(), known: true, retry_after: None },
+                (Failure::Passing, None),
+            ),
             (Error::RetryLater { seconds: 9 }, (Failure::Seeding, Some(9))),
             (refused("status 404"), (Failure::Lasting, None)),
             (refused("push_session_not_found"), (Failure::Passing, None)),
             (Error::Protocol(String::new()), (Failure::Lasting, None)),
             (Error::SchemaMoved, (Failure::Passing, None)),
         ] {
-            assert_eq!(kind_of(&e), expected, "{e:?}");
+            assert_eq!(kind_of(&e, false), expected, "{e:?}");
+            assert_eq!(kind_of(&e, true), (Failure::PushOnly, None), "{e:?}");
         }
     }
 }

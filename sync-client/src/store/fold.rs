@@ -261,7 +261,7 @@ mod tests {
              ALTER TABLE _sync_inbox DROP COLUMN merged_row; ALTER TABLE _sync_table DROP COLUMN shape;
              ALTER TABLE _sync_table DROP COLUMN triggers; DROP INDEX _sync_dirty_followed;
              ALTER TABLE _sync_dirty DROP COLUMN departure; ALTER TABLE _sync_dirty DROP COLUMN heir;
-             ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir;
+             ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir; ALTER TABLE _sync_suspect DROP COLUMN message;
              UPDATE _sync_meta SET value = 1 WHERE name = 'format';
              UPDATE t SET a = 'new'",
         )

@@ -89,6 +89,12 @@ pub(crate) enum Meta {
     Reached,
     /// What the rows of tables without PRIMARY KEY are known by, where the server says so, as JSON.
     Keys,
+    /// The checkpoint of the last push that was refused without a word on why.
+    WordlessAt,
+    /// Commits of the outbox whose replies were lost.
+    LostCommits,
+    /// The bundle that waits for the fate of the outbox, whose rows it touches.
+    WaitingBundle,
     /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
     CheckpointBundle,
 }
@@ -144,6 +150,9 @@ impl Meta {
             Self::HeldBack => "held_back",
             Self::LetGo => "let_go",
             Self::Keys => "keys",
+            Self::WordlessAt => "wordless_at",
+            Self::LostCommits => "lost_commits",
+            Self::WaitingBundle => "waiting_bundle",
             Self::CheckpointBundle => "checkpoint_bundle",
         }
     }

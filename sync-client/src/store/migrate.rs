@@ -101,7 +101,8 @@ CREATE TABLE IF NOT EXISTS main._sync_suspect (t INTEGER NOT NULL, k BLOB NOT NU
     "CREATE INDEX IF NOT EXISTS main._sync_inbox_aside ON _sync_inbox (tbl, key) WHERE reason = 'set_aside';",
     // How a row left its table, and under which key it went on: a change of a key is not the delete of a row. Why a row is
     // set aside is said by a value, no longer by the end of a sentence. What we wrote as triggers, to tell whether anybody
-    // else did. What was known of the history before this one.
+    // else did. What was known of the history before this one. What
+    // the server said when a suspect failed alone.
     "
 CREATE TABLE IF NOT EXISTS main._sync_earlier (t INTEGER NOT NULL, k BLOB NOT NULL, v INTEGER NOT NULL, base BLOB, hash BLOB,
   PRIMARY KEY (t, k)) WITHOUT ROWID;
@@ -119,5 +120,6 @@ ALTER TABLE main._sync_dirty ADD COLUMN heir BLOB;
 ALTER TABLE main._sync_out ADD COLUMN departure INTEGER;
 ALTER TABLE main._sync_out ADD COLUMN heir BLOB;
 CREATE INDEX IF NOT EXISTS main._sync_dirty_followed ON _sync_dirty (t, k) WHERE departure > 1;
+ALTER TABLE main._sync_suspect ADD COLUMN message TEXT;
 ",
 ];

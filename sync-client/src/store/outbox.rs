@@ -164,6 +164,8 @@ impl Store {
         Meta::PushSession.clear(&self.conn)?;
         Meta::OutboxDisturbed.clear(&self.conn)?;
         Meta::OutboxThrough.clear(&self.conn)?;
+        Meta::LostCommits.clear(&self.conn)?;
+        Meta::WaitingBundle.clear(&self.conn)?;
         self.forget_gone(true, None)
     }
 

@@ -231,8 +231,8 @@ fn what_is_no_sync_server_is_said_so() {
     for (status, code, words) in [
         ("301 Moved Permanently\r\nLocation: http://127.0.0.1:9/", 4, "redirects"),
         ("404 Not Found", 4, "Is this the URL of a sync server?"),
-        ("200 OK", 1, "Is this the URL of a sync server?"),
-        ("502 Bad Gateway", 3, "fails for now (HTTP status 502). Changes wait"),
+        ("200 OK", 4, "Is this the URL of a sync server?"),
+        ("502 Bad Gateway", 3, "answers with status 502: \"hello\". Changes wait"),
     ] {
         let url = answering(status, "<html>hello</html>");
         let init = ["init", "a.db", "--server", &url, "--all", "--token", "hush"];

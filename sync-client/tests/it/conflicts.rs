@@ -53,7 +53,7 @@ fn an_inbox_without_merged_rows_is_read_and_completed() {
     a.sql(
         "ALTER TABLE _sync_inbox DROP COLUMN merged_row; ALTER TABLE _sync_table DROP COLUMN shape; ALTER TABLE _sync_table DROP COLUMN triggers;
              DROP INDEX _sync_dirty_followed; ALTER TABLE _sync_dirty DROP COLUMN departure; ALTER TABLE _sync_dirty DROP COLUMN heir;
-             ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir; UPDATE _sync_meta SET value = 3 WHERE name = 'format';
+             ALTER TABLE _sync_out DROP COLUMN departure; ALTER TABLE _sync_out DROP COLUMN heir; ALTER TABLE _sync_suspect DROP COLUMN message; UPDATE _sync_meta SET value = 3 WHERE name = 'format';
          INSERT INTO _sync_inbox (kind, at, tbl, key, op, reason, message) VALUES ('conflict', 0, 'people', '{}', 'UPDATE', 'x', 'y')",
     );
     // Why a row is set aside was said by the end of a sentence.

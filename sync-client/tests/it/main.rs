@@ -1,6 +1,7 @@
 //! The client's integration tests, in one binary.
 
 mod attach;
+mod between;
 mod bounded;
 mod busy;
 mod cases;

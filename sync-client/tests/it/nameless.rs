@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use sync_client::Client;
+use sync_client::report::ErrorClass;
 use sync_client::transport::{Response, Transport as _};
 use sync_server::limits::Limits;
 
@@ -158,4 +160,116 @@ fn a_row_that_was_not_sent_is_no_name() {
     a.open();
     a.sync();
     assert_eq!(a.client().status().unwrap().pending_rows, 0);
+}
+
+/// One row alone, and nothing to compare it with: it waits and is named, and everything else goes on.
+#[test]
+fn a_lone_refused_row_holds_no_pull_back() {
+    let w = ages();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sync();
+    b.sync();
+    let relay = wordless(w.url());
+    let client = w.through(&mut a, &relay);
+    a.sql("INSERT INTO people (id, age) VALUES ('bad', 200)");
+    for n in 0..3 {
+        b.sql(&format!("INSERT INTO people (id) VALUES ('of b {n}')"));
+        b.sync();
+        let e = client.sync().unwrap_err();
+        assert_ne!(e.class(), ErrorClass::Offline, "{e}");
+        assert_eq!(a.count("SELECT count(*) FROM people WHERE id LIKE 'of b%'"), n + 1);
+    }
+    let pending = client.pending().unwrap();
+    assert!(pending.len() == 1 && pending[0].why.contains("alone it failed"), "{pending:?}");
+    a.sql("DELETE FROM people WHERE id = 'bad'");
+    client.sync().unwrap();
+    assert!(client.pending().unwrap().is_empty());
+}
+
+/// Has the server in front of it refuse a chunk or a commit in words that name no row.
+fn refusing(w: &World, a: &mut Device, status: u16, body: &'static str) -> Client {
+    through(w, a, move |http, r| {
+        let text = String::from_utf8_lossy(r.body.unwrap_or_default()).into_owned();
+        if r.path.ends_with("/chunks") && text.contains("bad") {
+            return Ok(Response { status, retry_after: None, body: Box::new(body.as_bytes()) });
+        }
+        http.send(r)
+    })
+}
+
+/// Some answers are no outage's: a chunk of one row that is called invalid shows which one it is.
+#[test]
+fn what_is_said_of_one_row_is_proof_and_is_kept() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    for bad in [&["bad"][..], &["a bad", "c bad", "z bad"]] {
+        fill(&a, 20, &[]);
+        for id in bad {
+            a.sql(&format!("INSERT INTO people (id) VALUES ('{id}')"));
+        }
+        let body = r#"{"error":"push_chunk_invalid","message":"bad is no word"}"#;
+        let client = refusing(&w, &mut a, 400, body);
+        client.sync().unwrap();
+        let mut rejected = client.rejected().unwrap();
+        rejected.sort_by(|a, b| a.key.cmp(&b.key));
+        let keys: Vec<String> = bad.iter().map(|id| format!(r#"{{"id":"{id}"}}"#)).collect();
+        assert_eq!(rejected.iter().map(|r| r.key.clone()).collect::<Vec<_>>(), keys);
+        assert!(rejected.iter().all(|r| r.message == "bad is no word"), "{rejected:?}");
+        assert_eq!(client.status().unwrap().pending_rows, 0);
+        drop(client);
+        a.open();
+        a.client().retry("people", bad[0]).unwrap();
+        a.sql("DELETE FROM people; DELETE FROM notes");
+        a.sync();
+    }
+    converge(&[&a, &b]);
+}
+
+/// The same where the commit says it: of one row there is nothing to search for.
+#[test]
+fn a_refused_commit_of_one_row_is_proof() {
+    let w = ages();
+    let mut a = w.device("a");
+    a.sync();
+    a.sql("INSERT INTO people (id, age) VALUES ('bad', 200)");
+    let client = through(&w, &mut a, |http, r| {
+        let reply = http.send(r)?;
+        let body = r#"{"error":"push_rejected","message":"too old"}"#;
+        Ok(match reply.status {
+            422 => Response { status: 422, retry_after: None, body: Box::new(body.as_bytes()) },
+            _ => reply,
+        })
+    });
+    client.sync().unwrap();
+    let rejected = client.rejected().unwrap();
+    assert!(rejected.len() == 1 && rejected[0].message == "too old", "{rejected:?}");
+}
+
+/// A server that tells no columns, and that lacks one: every row fails, and the pulls go on. Some row is named with
+/// what the server said.
+#[test]
+fn where_every_row_fails_one_is_named_all_the_same() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sync();
+    fill(&a, 30, &[]);
+    let client = through(&w, &mut a, |http, r| {
+        if r.path.ends_with("/commit") {
+            let body = r#"{"error":"push_session_commit_failed","message":"no column nickname"}"#;
+            return Ok(Response { status: 500, retry_after: None, body: Box::new(body.as_bytes()) });
+        }
+        http.send(r)
+    });
+    b.sql("INSERT INTO people (id) VALUES ('of b')");
+    b.sync();
+    for _ in 0..3 {
+        assert_eq!(client.sync().unwrap_err().class(), ErrorClass::Failing);
+    }
+    assert_eq!(a.count("SELECT count(*) FROM people WHERE id = 'of b'"), 1);
+    let named = client.pending().unwrap().into_iter().filter(|p| p.why.contains("no column nickname")).count();
+    assert!(named > 0 && client.rejected().unwrap().is_empty(), "{named}");
+    drop(client);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM people"), 31);
 }

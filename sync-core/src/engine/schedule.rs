@@ -7,7 +7,8 @@
 //! | somebody asks | at once | at once, but not before `Retry-After` and not twice a second |
 //! | nothing | now and then | when the wait is over |
 //!
-//! While another device seeds the scope, news and whoever asks end the wait.
+//! While another device seeds the scope, news and whoever asks end the wait. Where only the push failed, news end it
+//! too, not twice a second: what others committed is pulled.
 //!
 //! Waits after a failure are exponential with full jitter, and never shorter than `Retry-After`. A
 //! success forgets the failures. No sequence of inputs makes it busy: see [`Schedule::pace_ms`].
@@ -45,6 +46,8 @@ pub enum Input {
 pub enum Failure {
     /// No reply, or the server fails for now, or the file is busy: it may pass by itself.
     Passing,
+    /// The same, but of the push alone: what others committed was pulled, and what they commit is pulled meanwhile.
+    PushOnly,
     /// The server refuses: only a change of something helps, and trying is nearly in vain.
     Lasting,
     /// Another device fills the scope for the first time. Nobody's fault, so nothing grows; the news that
@@ -94,6 +97,8 @@ pub struct Schedule {
     pub pace_failing_ms: u64,
     phase: Phase,
     failures: u32,
+    /// The failures are of pushes alone.
+    pulls: bool,
     /// When the last sync began.
     began: Option<u64>,
     /// What the server asked for: nothing is sent before.
@@ -110,6 +115,7 @@ impl Default for Schedule {
             pace_failing_ms: 500,
             phase: Phase::Well(0),
             failures: 0,
+            pulls: false,
             began: None,
             floor: 0,
         }
@@ -154,6 +160,7 @@ impl Schedule {
                 Phase::Well(due.min(self.paced(now, self.pace_ms)))
             }
             (Phase::Failed(due), Input::Asked) => Phase::Failed(due.min(self.asked(now))),
+            (Phase::Failed(due), Input::News) if self.pulls => Phase::Failed(due.min(self.asked(now))),
             (Phase::Failed(due), Input::Committed | Input::News) => Phase::Failed(due),
             (Phase::Seeding(due), Input::Asked | Input::News) => Phase::Seeding(due.min(self.asked(now))),
             (Phase::Seeding(due), Input::Committed) => Phase::Seeding(due),
@@ -194,11 +201,12 @@ impl Schedule {
     /// Whether the server's stream is worth opening: not while it cannot be reached anyway.
     #[must_use]
     pub const fn may_watch(&self) -> bool {
-        self.failures == 0
+        self.failures == 0 || self.pulls
     }
 
     fn forget(&mut self) {
         self.failures = 0;
+        self.pulls = false;
         self.floor = 0;
     }
 
@@ -220,7 +228,8 @@ impl Schedule {
                 let wait = retry_after_ms.min(MOST_SEEDING_MS) + share(self.backoff.first_ms, random);
                 return now.saturating_add(wait).max(self.paced(now, self.pace_failing_ms));
             }
-            Failure::Passing | Failure::Lasting => {
+            Failure::Passing | Failure::PushOnly | Failure::Lasting => {
+                self.pulls = why == Failure::PushOnly;
                 self.failures = self.failures.saturating_add(1);
                 let most_ms = if why == Failure::Lasting { self.most_lasting_ms } else { self.backoff.most_ms };
                 let backoff = Backoff { most_ms, ..self.backoff };

@@ -23,7 +23,7 @@ Exit codes:
   1  something else went wrong
   2  the command line is wrong, or no token was given
   3  the server cannot be reached
-  4  the server refuses (the token, or the request)
+  4  the server, or something on the way to it, refuses (the token, or the request)
   5  something waits for a person: see `sync-client rejected FILE` and `sync-client status FILE`, what verify
      and compare name, or what a first sync asks";
 

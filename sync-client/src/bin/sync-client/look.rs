@@ -70,6 +70,10 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
         let why = "that this file does not take for now";
         say("set aside", format!("{} of the server {why}: sync-client conflicts {file}", rows(status.set_aside_rows)));
     }
+    if let Some(seq) = status.waiting_bundle {
+        let what = "touches a row on the way, and waits until it is known whether that was committed";
+        say("waits", format!("bundle {} {what}", thousands(seq.unsigned_abs())));
+    }
     say("checkpoint", checkpoint(status));
     say("last success", status.last_success.as_ref().map_or_else(|| "never".into(), |at| when(at, now)));
     if let Some(error) = &status.last_error {

@@ -95,14 +95,19 @@ impl From<Error> for Failure {
             (_, ErrorClass::Refused) => (REFUSED, "refused"),
             (_, ErrorClass::Protocol) => (OTHER, "protocol"),
             (_, ErrorClass::Local) => (OTHER, "local"),
+            (_, ErrorClass::Failing) => (OTHER, "failing"),
+            (_, ErrorClass::Intermediary) => (REFUSED, "intermediary"),
         };
         let advice = match (&error, error.class()) {
             (Error::Stopped, _) => "Nothing is lost; the next sync goes on from here.",
             (_, ErrorClass::Auth) => "Give another with --token, or replace the one in SYNC_TOKEN or the token file.",
-            (Error::Refused { code, .. }, _) if code.starts_with("status 3") => {
+            (Error::Intermediary { status: 300..=399, known: false, .. }, _) => {
                 "It redirects, which is not followed, so that the token goes nowhere else: `init` with the final URL."
             }
-            (Error::Refused { code, .. }, _) if code.starts_with("status ") => NO_SYNC_SERVER,
+            (Error::Intermediary { known: false, .. }, ErrorClass::Intermediary) => NO_SYNC_SERVER,
+            (_, ErrorClass::Failing | ErrorClass::Intermediary) => {
+                "Changes wait in the file, and the next sync tries again: `pending` names the rows."
+            }
             (Error::Protocol(_), _) => NO_SYNC_SERVER,
             (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => {
                 "`init` again with `--attach merge` or `--attach take-remote` says which."
@@ -116,9 +121,6 @@ impl From<Error> for Failure {
         let message = match error {
             Error::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
                 "another program kept the file locked for longer than this waits. Nothing is lost; try again".into()
-            }
-            Error::Offline { message, .. } if message.starts_with("HTTP status") => {
-                format!("the server fails for now ({message})")
             }
             error => error.to_string(),
         };

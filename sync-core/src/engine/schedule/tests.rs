@@ -90,6 +90,20 @@ fn table() {
             ],
         ),
         (
+            "only the push fails: news are pulled, not twice a second, and commits wait",
+            &[
+                (0, TIME, Sync),
+                (1, failure(Failure::PushOnly, None, u64::MAX), Wait(500)),
+                (500, TIME, Sync),
+                (501, failure(Failure::PushOnly, None, u64::MAX), Wait(1500)),
+                (502, COMMITTED, Wait(1500)),
+                (503, NEWS, Wait(1000)),
+                (1000, TIME, Sync),
+                (1001, failed(None), Wait(3000)),
+                (1002, NEWS, Wait(3000)),
+            ],
+        ),
+        (
             "asked during a sync that fails: once more at once",
             &[(0, TIME, Sync), (700, ASKED, never), (900, failed(None), Sync), (901, failed(None), Wait(1900))],
         ),
