@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
-use sync_client::{Client, Error, Repair};
+use sync_client::{Client, Error, ErrorClass, Repair};
 
 use crate::app::tokens;
 use crate::check::tokens_of_entry;
 use crate::device::{Device, frames, lock, seen};
 use crate::model::Val;
-use crate::plan::{Joins, Leave, Verb};
+use crate::plan::{Joins, Leave, Verb, Way};
 use crate::world::{Violation, World};
 
 /// Pending work in a file of its own.
@@ -135,7 +135,10 @@ impl World {
         let repair = if from_file { Repair::FromFile } else { Repair::FromServer };
         match client.verify(repair) {
             // Another device seeds the account: it is as if nothing had happened.
-            Err(Error::RetryLater { .. }) => {
+            Err(e)
+                if matches!(e, Error::RetryLater { .. })
+                    || e.class() == ErrorClass::Failing && self.way() != Way::Clear =>
+            {
                 let app = lock(&d.app);
                 let Some(conn) = app.as_ref() else { return };
                 conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).expect("a setting");

@@ -62,6 +62,7 @@ impl World {
     /// The first invariant that does not hold.
     pub(crate) fn settle(&self) -> Result<(), Violation> {
         self.tell(|| "settle".into());
+        self.clear_the_way();
         lock(&self.run).late.clear();
         let mut calm = 0;
         for round in 0.. {

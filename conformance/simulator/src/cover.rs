@@ -135,4 +135,5 @@ const DECIDED: &[(&str, &[&str])] = &[
     ("import", &["taken up", "refused"]),
     ("damage", &["mended", "pushed"]),
     ("within", &["more", "done"]),
+    ("way", &["no names", "no words", "filter", "narrow"]),
 ];

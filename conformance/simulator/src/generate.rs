@@ -4,7 +4,7 @@
 use crate::app::{Kind, Sql};
 use crate::dice::Dice;
 use crate::plan::{
-    AppStep, DeviceSetup, Fault, Joins, Leave, Migration, Plan, Planned, Setup, Step, Verb, VerbStep, Wins,
+    AppStep, DeviceSetup, Fault, Joins, Leave, Migration, Plan, Planned, Setup, Step, Verb, VerbStep, Way, Wins,
 };
 
 /// The character of a seed.
@@ -67,6 +67,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         bundle_rows: d.pick(&[0, 0, 0, 6]),
         rules: false,
         numbers_again: false,
+        way: Way::Clear,
     };
     let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood, busy)).collect();
     if mood == Mood::Crowd {
@@ -85,6 +86,13 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
     }
     setup.rules = d.chance(1, 3);
     setup.numbers_again = d.chance(1, 2);
+    if d.chance(1, 3) {
+        let filter = Way::Filter(d.pick(&[0, 400, 403, 404, 406, 502]));
+        let way = d.pick(&[Way::NoNames, Way::NoWords, filter, Way::Narrow]);
+        // Where only errors say that a history is another one, nothing else can be known.
+        let rewritten = matches!(mood, Mood::Histories | Mood::Everything | Mood::Crowd);
+        setup.way = if way == Way::NoWords && rewritten { Way::Narrow } else { way };
+    }
     Plan { seed, setup, steps }
 }
 

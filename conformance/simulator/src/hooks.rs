@@ -292,8 +292,12 @@ impl Transport for Link {
                 world.handle(&request);
                 world.handle(&request).ok_or_else(|| broken("the server died"))?
             }
-            _ => world.handle(&request).ok_or_else(|| broken("the server died"))?,
+            _ => match world.stopped(endpoint, &request) {
+                Some(answer) => answer?,
+                None => world.handle(&request).ok_or_else(|| broken("the server died"))?,
+            },
         };
+        let reply = world.altered(endpoint, reply);
         let more = world.hook(self.device, Point::Received(endpoint));
         debug_assert!(more.is_none(), "faults of the network hit requests");
         let body: Box<dyn Read + Send> = match fault {

@@ -23,6 +23,7 @@ mod rules;
 pub mod run;
 mod server;
 mod verbs;
+mod way;
 mod wire;
 mod world;
 

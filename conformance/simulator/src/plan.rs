@@ -33,6 +33,26 @@ pub struct Setup {
     /// Whether SQLite gives the number of a deleted row to a new one (a key without AUTOINCREMENT).
     #[serde(default)]
     pub numbers_again: bool,
+    /// What stands between the devices and the server until faults stop.
+    #[serde(default)]
+    pub way: Way,
+}
+
+/// What stands between the devices and the server for a whole run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Nothing.
+    #[default]
+    Clear,
+    /// The server refuses rows without naming them, with a 500.
+    NoNames,
+    /// A proxy has a page of its own for every error reply.
+    NoWords,
+    /// A filter answers some texts with this status, or with a reset where it is 0.
+    Filter(u16),
+    /// A proxy takes no large requests.
+    Narrow,
 }
 
 /// One device.

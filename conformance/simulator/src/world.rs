@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use sync_server::limits::Limits;
@@ -14,7 +14,7 @@ use crate::device::{Device, lock};
 use crate::dice::Dice;
 use crate::ledger::Ledger;
 use crate::model::{Mark, UserModel};
-use crate::plan::{Plan, Planned, Step};
+use crate::plan::{Plan, Planned, Step, Way};
 use crate::server::{Owned, Server};
 
 /// An invariant that does not hold.
@@ -64,6 +64,9 @@ pub(crate) struct World {
     pub(crate) schema: String,
     pub(crate) models: Mutex<BTreeMap<String, UserModel>>,
     rules: bool,
+    pub(crate) way: Way,
+    /// It does not stand there any more.
+    pub(crate) clear: AtomicBool,
     pub(crate) all: Mutex<Vec<Arc<Device>>>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) run: Mutex<Running>,
@@ -107,6 +110,8 @@ impl World {
             ids: Mutex::new(Dice::new(plan.seed)),
             models: Mutex::default(),
             rules: plan.setup.rules,
+            way: plan.setup.way,
+            clear: AtomicBool::new(false),
             all: Mutex::default(),
             ledger: Mutex::default(),
             run: Mutex::default(),

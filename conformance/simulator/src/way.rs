@@ -1,0 +1,76 @@
+//! What stands between the devices and the server for a whole run: a server that names no row, and proxies that answer
+//! in the server's place. It goes where faults stop, unless every row passes it.
+
+use std::sync::atomic::Ordering;
+
+use sync_client::transport::TransportError;
+
+use crate::device::lock;
+use crate::model::UserModel;
+use crate::plan::{Verb, Way};
+use crate::server::{Endpoint, Owned, Reply};
+use crate::world::{Violation, World};
+
+impl World {
+    /// What is on the way now.
+    pub(crate) fn way(&self) -> Way {
+        if self.clear.load(Ordering::Relaxed) { Way::Clear } else { self.way }
+    }
+
+    /// Faults stop. What only changes words may stay: nothing is held up by that.
+    pub(crate) fn clear_the_way(&self) {
+        self.clear.store(self.way != Way::NoWords, Ordering::Relaxed);
+    }
+
+    /// The answer to a request that does not reach the server.
+    pub(crate) fn stopped(&self, endpoint: Endpoint, r: &Owned) -> Option<Result<Reply, TransportError>> {
+        if endpoint != Endpoint::Chunk {
+            return None;
+        }
+        let body = r.body.as_deref().unwrap_or_default();
+        let (name, status) = match self.way() {
+            // About one in ten of the apps' texts.
+            Way::Filter(status) if String::from_utf8_lossy(body).contains("7>") => ("filter", status),
+            Way::Narrow if body.len() > MOST_BYTES => ("narrow", 413),
+            _ => return None,
+        };
+        self.covered("way", name);
+        if status == 0 {
+            return Some(Err(TransportError::Broken("the connection was reset".into())));
+        }
+        Some(Ok(page(status)))
+    }
+
+    /// What becomes of the server's reply.
+    pub(crate) fn altered(&self, endpoint: Endpoint, reply: Reply) -> Reply {
+        match self.way() {
+            Way::NoNames if reply.status == 422 || reply.status == 400 && endpoint == Endpoint::Chunk => {
+                self.covered("way", "no names");
+                let body = br#"{"error":"internal_error","message":"it failed"}"#.to_vec();
+                Reply { status: 500, retry_after: None, body }
+            }
+            Way::NoWords if reply.status >= 400 => {
+                self.covered("way", "no words");
+                page(reply.status)
+            }
+            _ => reply,
+        }
+    }
+
+    /// A push that fails keeps no device from what others committed.
+    pub(crate) fn pulled_all_the_same(&self, device: usize, verb: Verb, checkpoint: i64, waits: bool) {
+        let user = lock(&self.device(device).user).clone();
+        let latest = lock(&self.models).get(&user).map_or(0, UserModel::latest);
+        if verb == Verb::Sync && !waits && checkpoint != latest {
+            let text = format!("device {device} is at {checkpoint} of {latest}");
+            self.fail(Violation::new("no push holds a pull back", text));
+        }
+    }
+}
+
+fn page(status: u16) -> Reply {
+    Reply { status, retry_after: None, body: b"<html>a proxy's own words</html>".to_vec() }
+}
+
+/// What a narrow proxy takes at once: a few rows.
+const MOST_BYTES: usize = 900;
