@@ -87,6 +87,7 @@ impl<'l> Device<'l> {
                 crate::calls::examine(self, method, path, body, &reply)?;
                 return Ok(reply);
             }
+            self.lab.put_off();
             let after = reply.header("retry-after").and_then(|s| s.parse().ok()).unwrap_or(1);
             let wait = Duration::from_secs(after).max(Duration::from_millis(200));
             if wait > self.lab.left() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::calls::Committed;
@@ -73,6 +74,8 @@ pub struct Lab<'s> {
     pub subject: &'s Subject,
     /// With a load: what is left of it, and what is measured.
     pub(crate) meter: Option<&'s Meter>,
+    /// What goes out now is to meet: the profile's bound would keep it apart.
+    at_once: AtomicBool,
     deadline: Instant,
     purpose: String,
     exchanges: Mutex<Vec<Exchange>>,
@@ -87,6 +90,7 @@ impl<'s> Lab<'s> {
         Self {
             subject,
             meter: None,
+            at_once: AtomicBool::new(false),
             deadline: Instant::now() + time,
             purpose: purpose.replace('.', "-"),
             exchanges: Mutex::default(),
@@ -99,6 +103,20 @@ impl<'s> Lab<'s> {
     /// last few requests are kept.
     pub(crate) fn metered(subject: &'s Subject, meter: &'s Meter) -> Self {
         Self { meter: Some(meter), ..Self::new(subject, "load", Duration::ZERO) }
+    }
+
+    /// Runs the jobs at the same time and gives their results in order. Their requests go out without the profile's
+    /// bound, until the backend says that it has one: what is kept apart never meets.
+    pub(crate) fn together<T: Send>(&self, jobs: Vec<Job<'_, T>>) -> Vec<T> {
+        self.at_once.store(true, Ordering::Relaxed);
+        let done = together(jobs);
+        self.at_once.store(false, Ordering::Relaxed);
+        done
+    }
+
+    /// The backend puts requests off for their number.
+    pub(crate) fn put_off(&self) {
+        self.at_once.store(false, Ordering::Relaxed);
     }
 
     /// Remembers what a commit said, so that later replies can be held against it.
@@ -115,7 +133,7 @@ impl<'s> Lab<'s> {
     /// Waits until a request may be sent; how long it may take then.
     pub(crate) fn turn(&self) -> Checked<Duration> {
         let begun = Instant::now();
-        let mine = self.subject.turn(self.end());
+        let mine = self.at_once.load(Ordering::Relaxed) || self.subject.turn(self.end());
         let Some(meter) = self.meter else {
             let left = self.left();
             if !mine || left.is_zero() {
@@ -221,8 +239,7 @@ pub(crate) fn job<'a, T>(f: impl FnOnce() -> T + Send + 'a) -> Job<'a, T> {
     Box::new(f)
 }
 
-/// Runs the jobs at the same time and gives their results in order.
-pub(crate) fn together<T: Send>(jobs: Vec<Job<'_, T>>) -> Vec<T> {
+fn together<T: Send>(jobs: Vec<Job<'_, T>>) -> Vec<T> {
     let start = std::sync::Barrier::new(jobs.len());
     std::thread::scope(|scope| {
         let handles: Vec<_> = jobs

@@ -38,10 +38,12 @@ pub(crate) struct Pace {
     /// Requests per second; 0 for no bound.
     rate: u32,
     next: Mutex<Instant>,
+    turns: AtomicUsize,
 }
 
 impl Pace {
     pub(crate) fn turn(&self, end: Instant) -> bool {
+        self.turns.fetch_add(1, Ordering::Relaxed);
         if self.rate == 0 {
             return true;
         }
@@ -92,7 +94,8 @@ impl Subject {
             .timeout_connect(Some(Duration::from_secs(10)))
             .build()
             .new_agent();
-        let pace = Pace { rate: profile.requests_per_second, next: Mutex::new(Instant::now()) };
+        let pace =
+            Pace { rate: profile.requests_per_second, next: Mutex::new(Instant::now()), turns: AtomicUsize::new(0) };
         let mut subject = Self {
             base: base.trim().trim_end_matches('/').to_owned(),
             profile,
@@ -215,6 +218,12 @@ impl Subject {
     #[cfg(feature = "replica")]
     pub(crate) fn pace(&self) -> Arc<Pace> {
         Arc::clone(&self.pace)
+    }
+
+    /// Requests that waited for their turn so far; what has to meet does not.
+    #[must_use]
+    pub fn turns(&self) -> usize {
+        self.pace.turns.load(Ordering::Relaxed)
     }
 
     /// A limit of the capabilities; absent and 0 are no limit.

@@ -7,7 +7,7 @@ mod rejections;
 use crate::calls::{check_members, shown_rows};
 use crate::check::Check;
 use crate::json::Json;
-use crate::lab::{Checked, Device, Lab, Reply, job, together, want};
+use crate::lab::{Checked, Device, Lab, Reply, job, want};
 use crate::profile::{Column, Kind, OnDelete, Table};
 use crate::rows::Change;
 
@@ -68,6 +68,41 @@ fn plain() -> Vec<Check> {
                 Ok(())
             },
         ),
+        Check::should(
+            "push.commit.upper_case_member",
+            "a payload member in upper case is refused, or is the column that it names",
+            &["spec.4.unknown_column"],
+            "a client that writes names otherwise erases what others wrote",
+            |lab| {
+                let (d, t) = (lab.ready()?, lab.plain()?);
+                let label = t.label().map_or("", |c| c.name.as_str());
+                let v = d.push(1, &[t.insert(1, "kept")])?.seq;
+                let push = d.create(2, 1)?;
+                let row = t.update(1, v, "new").without(label).with(&label.to_ascii_uppercase(), "new");
+                let reply = d.upload(&push, 0, &[row])?;
+                let refused = reply.status != 200 || d.commit_reply(&push)?.status != 200;
+                let live = d.live(&t.insert(1, ""))?.and_then(|r| r.payload);
+                let found = live.as_ref().and_then(|p| p.get(label)).and_then(Json::text);
+                let expected = if refused { "kept" } else { "new" };
+                want!(found == Some(expected), "a member in upper case erases no column", "{found:?}, not {expected}");
+                d.audit()
+            },
+        ),
+        Check::should(
+            "push.commit.delete_null",
+            "null stands for the payload that a DELETE has not",
+            &["spec.4.delete"],
+            "clients whose encoders write null can delete nothing",
+            |lab| {
+                let (d, t) = (lab.ready()?, lab.plain()?);
+                let v = d.push(1, &[t.insert(1, "a"), t.insert(2, "b")])?.seq;
+                let push = d.create(2, 1)?;
+                d.upload(&push, 0, &[Change { payload: Some(Json::Null), ..t.remove(1, v) }])?.ok()?;
+                d.commit(&push)?;
+                want!(d.state()?.len() == 1, "the row is deleted", "it is there");
+                d.audit()
+            },
+        ),
         Check::must(
             "push.commit.twice",
             "a session is committed once",
@@ -91,7 +126,7 @@ fn plain() -> Vec<Check> {
                 let push = d.stage(1, &[t.insert(1, "a"), t.insert(2, "b")])?;
                 let jobs = (0..3).map(|_| job(|| d.commit_reply(&push))).collect();
                 let mut committed = 0;
-                for reply in together(jobs) {
+                for reply in lab.together(jobs) {
                     let reply = reply?;
                     if reply.status == 200 {
                         committed += 1;
@@ -116,7 +151,7 @@ fn plain() -> Vec<Check> {
                 };
                 let jobs = devices.iter().enumerate().map(|(n, d)| job(move || push(n as i64, d))).collect();
                 let mut seqs = Vec::new();
-                for s in together(jobs) {
+                for s in lab.together(jobs) {
                     seqs.extend(s?);
                 }
                 seqs.sort_unstable();
@@ -133,7 +168,7 @@ fn plain() -> Vec<Check> {
                 let v = d.push(1, &[t.insert(1, "a")])?.seq;
                 let b = d.source("device-b");
                 let (one, two) = (d.stage(2, &[t.update(1, v, "from a")])?, b.stage(1, &[t.update(1, v, "from b")])?);
-                let replies = together(vec![job(|| d.commit_reply(&one)), job(|| b.commit_reply(&two))]);
+                let replies = lab.together(vec![job(|| d.commit_reply(&one)), job(|| b.commit_reply(&two))]);
                 let mut won = 0;
                 for reply in replies {
                     let reply = reply?;

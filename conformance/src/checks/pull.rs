@@ -4,7 +4,7 @@ mod refused;
 
 use crate::calls::{Bundle, Committed, shown_rows};
 use crate::check::Check;
-use crate::lab::{Checked, Device, Lab, job, together, want};
+use crate::lab::{Checked, Device, Lab, job, want};
 
 pub(super) fn checks() -> Vec<Check> {
     let mut all = windows();
@@ -186,7 +186,7 @@ fn windows() -> Vec<Check> {
                     }
                     Ok(())
                 };
-                for r in together(vec![job(writer), job(reader)]) {
+                for r in lab.together(vec![job(writer), job(reader)]) {
                     r?;
                 }
                 d.audit()

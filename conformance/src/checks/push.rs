@@ -7,7 +7,7 @@ mod sessions;
 
 use crate::calls::committed_already;
 use crate::check::Check;
-use crate::lab::{Checked, Device, Reply, job, together, want};
+use crate::lab::{Checked, Device, Reply, job, want};
 
 const UNKNOWN: &str = "6df0d8dd-a84b-43b6-bbca-8de70432922a";
 const MALFORMED: &str = "no-such-thing";
@@ -189,7 +189,7 @@ fn create() -> Vec<Check> {
                 let (d, t) = (lab.ready()?, lab.plain()?);
                 let jobs = (0..4).map(|_| job(|| d.create(1, 1))).collect();
                 let mut ids = Vec::new();
-                for id in together(jobs) {
+                for id in lab.together(jobs) {
                     ids.push(id?);
                 }
                 let mut alive = 0;

@@ -116,6 +116,18 @@ pub(super) fn checks() -> Vec<Check> {
             d.rows_reply(c.seq + 1, "")?.refused(404, &["committed_bundle_not_found"])?;
             d.rows_reply(i64::MAX, "")?.refused(404, &["committed_bundle_not_found"]).map(drop)
         }),
+        Check::should(
+            "rows.unknown_user",
+            "of a user of whom nobody has heard there are no rows, which is no fault",
+            &["seed.rows.reply"],
+            "a device that looks for its bundle takes a lost account for an outage, and waits for ever",
+            |lab| {
+                let reply = lab.user()?.rows_reply(1, "")?;
+                let expected = "rows of an unknown user are refused as not found, or as not initialized";
+                want!(matches!(reply.status, 404 | 409), expected, "{}", reply.came());
+                reply.refused(reply.status, &["committed_bundle_not_found", "scope_uninitialized"]).map(drop)
+            },
+        ),
         Check::must("rows.isolated", "another user's bundle is not served", &["spec.1.isolation"], |lab| {
             let (d, c) = bundle(lab, 1)?;
             let other = lab.ready()?;

@@ -8,7 +8,7 @@ pub(crate) use self::replacement::{names_replacement, replace};
 use crate::calls::{read_session, shown_rows};
 use crate::check::Check;
 use crate::json::Json;
-use crate::lab::{Checked, Device, Lab, Reply, job, together, want};
+use crate::lab::{Checked, Device, Lab, Reply, job, want};
 
 const UNKNOWN: &str = "6df0d8dd-a84b-43b6-bbca-8de70432922a";
 const INVALID: &[&str] = &["snapshot_session_invalid"];
@@ -113,7 +113,7 @@ fn content() -> Vec<Check> {
                     }
                     Ok(())
                 };
-                for r in together(vec![job(writer), job(reader)]) {
+                for r in lab.together(vec![job(writer), job(reader)]) {
                     r?;
                 }
                 d.audit()

@@ -13,7 +13,45 @@ pub(super) fn checks() -> Vec<Check> {
     all.extend(numbers());
     all.extend(bytes());
     all.extend(keys::keys());
+    all.push(everywhere());
     all
+}
+
+/// Whatever a server makes of a value: it is one value. A row with bytes and one without, since one may be read
+/// otherwise than the other.
+fn everywhere() -> Check {
+    Check::should(
+        "value.everywhere",
+        "a row has the same values in committed rows, pull and snapshot, whatever these are",
+        &["spec.4.integer_exact", "seed.snapshot.frozen"],
+        "a device that joins has other values than one that was there, and neither can tell",
+        |lab| {
+            let (t, c) = lab.column("an integer column", |_, c| c.kind == Kind::Integer && c.refuses.is_none())?;
+            let blob = t.columns.iter().find(|c| c.kind == Kind::Blob);
+            let large = Json::Number("9007199254740993".to_owned());
+            let d = lab.ready()?;
+            let mut rows = vec![t.insert(1, "a").with(&c.name, large.clone())];
+            if let Some(b) = blob {
+                rows[0] = rows[0].clone().with(&b.name, Json::Null);
+                rows.push(t.insert(2, "b").with(&c.name, large).with(&b.name, "AAEC"));
+            }
+            let committed = d.push(1, &rows)?;
+            let (rows, pulled) = (d.rows(&committed)?, d.pull("")?);
+            let Some(bundle) = pulled.bundles.first() else {
+                return crate::lab::fail("a pull has the bundle", "an empty page");
+            };
+            for live in d.state()? {
+                for (what, others) in [("committed rows", &rows), ("a pull", &bundle.rows)] {
+                    let other = others.iter().find(|r| r.key.same(&live.key)).and_then(|r| r.payload.as_ref());
+                    let same = other.zip(live.payload.as_ref()).is_some_and(|(a, b)| a.same(b));
+                    let expected = "a row has the same values in a snapshot as in committed rows and pull";
+                    let shown = other.map_or_else(|| "nothing".to_owned(), Json::to_string);
+                    want!(same, expected, "{}; in {what}: {shown}", live.shown());
+                }
+            }
+            Ok(())
+        },
+    )
 }
 
 fn text() -> Vec<Check> {

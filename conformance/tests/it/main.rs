@@ -1,6 +1,7 @@
 //! The suite is judged itself: by our server, which keeps the protocol, and by proxies that break it.
 
 mod catalogue;
+mod fair;
 mod load;
 mod mutations;
 mod proxy;

@@ -226,7 +226,7 @@ pub(super) fn replacement() -> Vec<Check> {
                 let one = || replace_reply(&d, d.source_id(), "device-x", "source_retired");
                 let two = || replace_reply(&d, d.source_id(), "device-y", "source_retired");
                 let mut won = 0;
-                for reply in together(vec![job(one), job(two)]) {
+                for reply in lab.together(vec![job(one), job(two)]) {
                     let reply = reply?;
                     if reply.status == 200 {
                         won += 1;

@@ -5,6 +5,25 @@ use super::*;
 
 pub(super) fn commit() -> Vec<Variant> {
     vec![
+        request("commit-upper-case-erases", "push.commit.upper_case_member", |q, _, _| {
+            each_row(q, |row| {
+                if let Some(p) = row["payload"].as_object_mut() {
+                    let upper: Vec<String> = p.keys().filter(|n| n.chars().any(char::is_uppercase)).cloned().collect();
+                    for name in upper {
+                        p.remove(&name);
+                        p.insert(name.to_lowercase(), json!(""));
+                    }
+                }
+            });
+            None
+        }),
+        request("commit-delete-with-null-refused", "push.commit.delete_null", |q, _, _| {
+            let null = |row: &Value| row["op"] == "DELETE" && row.get("payload").is_some_and(Value::is_null);
+            let refused = q.is("POST", CHUNK)
+                && serde_json::from_slice::<Value>(&q.body)
+                    .is_ok_and(|v| v["rows"].as_array().is_some_and(|rows| rows.iter().any(null)));
+            refused.then(|| error(400, "push_chunk_invalid"))
+        }),
         reply("commit-sequence-off-by-one", "push.commit", |q, r, _| {
             if q.is("POST", COMMIT) {
                 add(r, "/bundle_seq", 1);

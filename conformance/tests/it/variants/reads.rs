@@ -42,6 +42,14 @@ pub(super) fn rows() -> Vec<Variant> {
                 *r = Reply::json(200, &json!({"rows": [], "has_more": false}));
             }
         }),
+        reply("rows-fault-for-an-unknown-user", "rows.unknown_user", |q, r, m| {
+            let user = q.header("authorization");
+            if q.is("POST", "/sync/connect") {
+                m.put(user, "known");
+            } else if q.is("GET", ROWS) && r.status == 404 && m.get(user).is_none() {
+                *r = error(500, "committed_bundle_rows_failed");
+            }
+        }),
         reply("rows-version-off-by-one", "rows", |q, r, _| {
             if q.is("GET", ROWS) {
                 add(r, "/rows/0/row_version", 1);
@@ -76,6 +84,15 @@ pub(super) fn pull() -> Vec<Variant> {
                 q.set_header("authorization", &token);
             }
             None
+        }),
+        reply("pull-other-values-than-a-snapshot", "value.everywhere", |q, r, _| {
+            if q.is("GET", "/sync/pull") || q.is("GET", ROWS) {
+                each_payload(r, |v| {
+                    if let Some(i) = v.as_i64().filter(|i| i.unsigned_abs() > 1 << 53) {
+                        *v = json!(i - 1);
+                    }
+                });
+            }
         }),
         reply("pull-always-more", "pull", |q, r, _| {
             if q.is("GET", "/sync/pull") {
