@@ -281,8 +281,10 @@ pub enum Event {
         /// Table, as on the wire.
         table: String,
         /// Key objects of rows that are new or have other values.
+        #[serde(serialize_with = "objects")]
         keys: Vec<String>,
         /// Key objects of rows that are gone.
+        #[serde(serialize_with = "objects")]
         deleted: Vec<String>,
         /// The source that wrote the bundle; empty for a snapshot and a repair.
         source_id: String,
@@ -294,6 +296,7 @@ pub enum Event {
         /// Table, as on the wire.
         table: String,
         /// Key object.
+        #[serde(serialize_with = "object")]
         key: String,
         /// For a person.
         message: String,
@@ -310,8 +313,10 @@ pub enum Event {
         /// Table, as on the wire.
         table: String,
         /// Key object before.
+        #[serde(serialize_with = "object")]
         old_key: String,
         /// Key object now.
+        #[serde(serialize_with = "object")]
         new_key: String,
     },
     /// Something else has to happen first, and it goes on by itself then: the server has no place now, another device
@@ -336,4 +341,16 @@ pub enum Event {
         /// When it tries again, in milliseconds; none from a verb.
         retry_in_ms: Option<u64>,
     },
+}
+
+/// A key object as JSON, not as a text that holds it. What is none stays a text.
+fn object<S: serde::Serializer>(key: &str, s: S) -> Result<S::Ok, S::Error> {
+    match serde_json::from_str::<serde_json::Value>(key) {
+        Ok(object) => object.serialize(s),
+        Err(_) => key.serialize(s),
+    }
+}
+
+fn objects<S: serde::Serializer>(keys: &[String], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(keys.iter().map(|k| serde_json::from_str(k).unwrap_or_else(|_| serde_json::Value::from(k.as_str()))))
 }

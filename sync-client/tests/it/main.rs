@@ -8,6 +8,7 @@ mod cases;
 mod changed;
 mod cli;
 mod cli_server;
+mod cli_stdin;
 mod cli_verify;
 mod clones;
 mod conflicts;

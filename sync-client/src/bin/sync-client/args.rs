@@ -258,8 +258,8 @@ pub(crate) struct Work {
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) work: Work,
-    /// For a program that starts this one: print JSON, and end when standard input is closed, as it is when that program
-    /// ends in whatever way
+    /// For a program that starts this one: print JSON, take commands, one JSON object a line, and end when standard
+    /// input is closed, as it is when that program ends in whatever way
     #[arg(long)]
     pub(crate) stdin: bool,
 }

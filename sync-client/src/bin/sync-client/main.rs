@@ -4,11 +4,14 @@
 
 mod args;
 mod ask;
+mod commands;
 mod fault;
 mod file;
 mod inbox;
 mod look;
 mod output;
+#[cfg(test)]
+mod page;
 mod progress;
 mod run;
 mod setup;

@@ -45,8 +45,9 @@ impl Done {
 }
 
 /// How a command failed: one or two sentences, and the exit code.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Failure {
+    #[serde(skip)]
     exit: u8,
     class: &'static str,
     message: String,
@@ -161,17 +162,12 @@ impl Output {
     /// Prints a failure; stderr has it in both forms, for logs.
     pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
         #[derive(Serialize)]
-        struct Body<'a> {
-            class: &'a str,
-            message: &'a str,
-        }
-        #[derive(Serialize)]
         struct Wrapped<'a> {
-            error: Body<'a>,
+            error: &'a Failure,
         }
-        let Failure { exit, class, message } = failure;
+        let Failure { exit, message, .. } = failure;
         if self.json {
-            line(&json(&Wrapped { error: Body { class, message } }));
+            line(&json(&Wrapped { error: failure }));
         }
         let _ = writeln!(io::stderr(), "sync-client: {message}");
         ExitCode::from(*exit)

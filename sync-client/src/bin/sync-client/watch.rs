@@ -12,7 +12,7 @@ use sync_client::{
 };
 
 use crate::{
-    args,
+    args, commands,
     file::{self, Opened},
     output::{self, Done, Failure, Output},
     run::moved,
@@ -23,7 +23,7 @@ use crate::{
 /// Why watching ends.
 enum End {
     Signal,
-    /// Standard input was closed: whoever started this is gone.
+    /// Standard input was closed, since whoever started this is gone, or it said stop.
     Closed,
     /// Nobody reads what it prints any more.
     Unread,
@@ -62,11 +62,14 @@ pub(crate) fn watch(args: &args::Watch, out: Output) -> Result<Done, Failure> {
     }
     opened.client.start()?;
     if by_program {
+        let (long, asked) = mpsc::channel();
+        let (client, worker, path) = (opened.client.clone(), opened.client.clone(), args.file.clone());
         thread::spawn(move || {
             // It ends when nobody has the other end any more, also where that was killed.
-            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            commands::read(io::stdin().lock(), &client, &long);
             let _ = closed.send(End::Closed);
         });
+        thread::spawn(move || asked.iter().for_each(|asked| commands::carry_out(&worker, &path, asked)));
     }
     out.note(format_args!("Watching {}; Ctrl-C stops.", args.file.display()));
     // Both senders outlive this wait: one in the client, one in the handler.
