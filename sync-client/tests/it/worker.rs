@@ -140,7 +140,10 @@ fn a_refused_token_without_another_is_a_refusal() {
         .unwrap();
     let e = client.sync().unwrap_err();
     assert_eq!(e.class(), ErrorClass::Auth);
-    assert_eq!(e.to_string(), "the server refuses the token: no other could be had (signed out)");
+    assert_eq!(
+        e.to_string(),
+        "the server refuses the token: the Authorization header with a bearer token is missing; no other could be had (signed out)"
+    );
 }
 
 /// A token function that logs the user out, say, would wait for itself.
