@@ -43,7 +43,9 @@ impl Engine {
             if known == server || (server != Known::Never && known.version() >= c.server_row_version) {
                 continue;
             }
-            let Some(dirty) = self.store.dirty(t, &k)? else { continue };
+            if self.store.dirty(t, &k)?.is_none() {
+                continue;
+            }
             let row = match &c.server_row {
                 Some(row) if !c.server_row_deleted => {
                     Some(record::encode_partial(&decode_payload(table, &key, row).map_err(wrong)?.values))
@@ -52,7 +54,10 @@ impl Engine {
             };
             let op = if row.is_some() { Op::Update } else { Op::Delete };
             let staged = StagedRow { position, k: k.clone(), op, version: c.server_row_version, row };
-            applier.meet_now(applier.unrounded(staged)?, known, &dirty)?;
+            let staged = applier.unrounded(staged)?;
+            applier.sharpen(&staged)?;
+            let Some(dirty) = self.store.dirty(t, &k)? else { continue };
+            applier.meet_now(staged, known, &dirty)?;
             if server == Known::Never {
                 self.store.set_known(t, &k, Known::Never)?;
             }

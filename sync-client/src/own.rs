@@ -51,6 +51,9 @@ impl Applier<'_> {
             return self.came(&r);
         }
         self.note_effect(r.position, &r.k, remote.as_ref())?;
+        if let (Some(Ok(live)), Some(remote)) = (&live, &remote) {
+            self.note_respelling(live, remote)?;
+        }
         self.write_or_defer(r, known)
     }
 

@@ -278,6 +278,7 @@ impl Applier<'_> {
         grown: &BTreeMap<usize, Grown>,
     ) -> Result<(), Error> {
         let r = self.unrounded(r)?;
+        self.sharpen(&r)?;
         let (store, m) = (self.store, &self.store.managed[r.position]);
         let known = store.known(m.id, &r.k)?;
         let mut dirty = if self.any_dirty { store.dirty(m.id, &r.k)? } else { None };

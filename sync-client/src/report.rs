@@ -130,6 +130,11 @@ pub struct Status {
     pub rejected_rows: u64,
     /// Tables that are others on the server: no row of them is sent or taken.
     pub held_back: Vec<HeldTable>,
+    /// Integers beyond 2^53 were seen to come from this server rounded: what another device wrote may be rounded here until
+    /// a rebuild, or a repair by `verify`.
+    pub server_rounds: bool,
+    /// Times were seen to come back from this server in another spelling.
+    pub server_respells: bool,
     /// Local edits that a policy discarded, kept whole.
     pub discarded_rows: u64,
     /// Conflicts that were settled without discarding a whole row.
@@ -160,6 +165,17 @@ pub struct HeldTable {
     pub table: String,
     /// Why, and what to do, for a person.
     pub message: String,
+}
+
+/// A column of the server's table that takes no NULL and has no default: a new row has to give it a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequiredColumn {
+    /// Table, as on the wire.
+    pub table: String,
+    /// Column, as on the wire.
+    pub column: String,
+    /// What its line in the server's schema says so that rows may come without it.
+    pub line: String,
 }
 
 /// The last failure.

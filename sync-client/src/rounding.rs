@@ -9,10 +9,10 @@ use sync_core::schema::{Affinity, Column, Table};
 use sync_core::value::Value;
 use sync_core::wire::DOUBLE_HOLDS;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, is_constraint};
 use crate::error::Error;
 use crate::stage::StagedRow;
-use crate::store::Store;
+use crate::store::{Meta, Store};
 
 impl Applier<'_> {
     /// The row, with the exact integer wherever the server's number is only the rounding of what this file
@@ -41,11 +41,70 @@ impl Applier<'_> {
             let Some(value) = theirs else { continue };
             let exact = known.iter().filter_map(|row| row.get(i)?.as_ref()).find(|mine| is_rounding_of(value, mine));
             if let Some(exact) = exact {
+                if exact != value {
+                    Meta::ServerRounds.keep(&self.store.conn, 1)?;
+                }
                 *theirs = Some(exact.clone());
             }
         }
         r.row = Some(record::encode_partial(&theirs));
         Ok(r)
+    }
+
+    /// Takes the exact integers of a snapshot, or of a conflict's row, where this file has what came of them as a double:
+    /// the version says nothing of that. What the app has changed stays.
+    pub(crate) fn sharpen(&mut self, r: &StagedRow) -> Result<(), Error> {
+        let (store, m) = (self.store, &self.store.managed[r.position]);
+        let Some(stored) = r.row.as_deref().filter(|_| self.rounds) else { return Ok(()) };
+        let theirs = record::decode(stored)?;
+        if !theirs.iter().flatten().any(is_exact_literal) {
+            return Ok(());
+        }
+        let key = Key::from_stored(r.k.clone()).unpack()?;
+        let Some(Ok(live)) = m.sql.read(&store.conn, &key)? else { return Ok(()) };
+        let dirty = store.dirty(m.id, &r.k)?;
+        let (mut base, mut sharper) = (dirty.as_ref().and_then(|d| d.base.clone()), vec![None; live.len()]);
+        for (i, theirs) in theirs.iter().enumerate().take(live.len()) {
+            let Some(exact) = theirs.as_ref().filter(|t| is_exact_literal(t) && is_rounded_like(&live[i], t)) else {
+                continue;
+            };
+            if dirty.is_some() {
+                let Some(was) = base.as_mut().and_then(|b| b.get_mut(i)).filter(|b| b.as_ref() == Some(&live[i]))
+                else {
+                    continue;
+                };
+                *was = Some(exact.clone());
+            }
+            sharper[i] = Some(exact.clone());
+        }
+        if sharper.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        Meta::ServerRounds.keep(&store.conn, 1)?;
+        match m.sql.update_partial(&store.conn, &key, &sharper) {
+            Ok(_) => {}
+            // This schema, or another row, does not take it.
+            Err(e) if is_constraint(&e) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+        if let Some(dirty) = dirty {
+            store.put_dirty(m.id, &r.k, dirty.since, base.as_ref())?;
+        }
+        self.changed(r.position, &r.k, false);
+        Ok(())
+    }
+
+    /// Takes note of a server that hands texts back which are the same moment in another spelling.
+    pub(crate) fn note_respelling(&self, sent: &[Value], made: &Record) -> Result<(), Error> {
+        let pairs = sent.iter().zip(made).filter_map(|(s, m)| Some((s, m.as_ref()?)));
+        for (sent, made) in pairs.filter(|(s, m)| s != m) {
+            if let (Value::Text(sent), Value::Text(made)) = (sent, made)
+                && is_same_moment(sent, made)
+            {
+                return Meta::ServerRespells.keep(&self.store.conn, 1);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -93,19 +152,74 @@ fn may_be_rounded(column: &Column, v: &Value) -> bool {
 fn is_rounding_of(theirs: &Value, mine: &Value) -> bool {
     let Value::Integer(i) = mine else { return false };
     match theirs {
-        Value::Integer(t) => {
-            let mut digits = String::new();
-            push_real_reference(&mut digits, *i as f64);
-            i.unsigned_abs() > DOUBLE_HOLDS && digits == t.to_string()
-        }
+        Value::Integer(t) => i.unsigned_abs() > DOUBLE_HOLDS && digits(*i) == t.to_string(),
         Value::Real(r) => *i as f64 == *r,
         _ => false,
     }
 }
 
+/// Whether no double prints as this integer: then it did not come of one.
+pub(crate) fn is_exact_literal(v: &Value) -> bool {
+    matches!(v, Value::Integer(i) if i.unsigned_abs() > DOUBLE_HOLDS && digits(*i) != i.to_string())
+}
+
+/// Whether two numbers that differ are the same as doubles.
+fn is_rounded_like(mine: &Value, exact: &Value) -> bool {
+    match (mine, exact) {
+        (Value::Integer(m), Value::Integer(e)) => m != e && digits(*m) == digits(*e),
+        (Value::Real(m), Value::Integer(e)) => *m == *e as f64,
+        _ => false,
+    }
+}
+
+/// What arrives of an integer that goes through a double.
+fn digits(i: i64) -> String {
+    let mut digits = String::new();
+    push_real_reference(&mut digits, i as f64);
+    digits
+}
+
+/// Whether two texts say the same moment, as far as a server keeps it: to the microsecond.
+fn is_same_moment(a: &str, b: &str) -> bool {
+    let moment = |s: &str| s.parse::<jiff::Timestamp>().ok().map(|t| t.as_microsecond());
+    moment(a).is_some_and(|a| moment(b) == Some(a))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_double_prints_is_exact() {
+        for (i, exact) in [
+            (7, false),
+            (9_007_199_254_740_992, false),
+            (9_007_199_254_740_993, true),
+            (9_007_199_254_740_994, false),
+            (-9_007_199_254_740_993, true),
+            (1_152_921_504_606_846_976, true),
+            (1_152_921_504_606_847_000, false),
+            (i64::MAX, true),
+            (i64::MIN, true),
+        ] {
+            assert_eq!(is_exact_literal(&Value::Integer(i)), exact, "{i}");
+        }
+        assert!(!is_exact_literal(&Value::Real(1e300)));
+    }
+
+    #[test]
+    fn the_same_moment_in_another_spelling() {
+        for (a, b, same) in [
+            ("2026-03-24T18:02:00Z", "2026-03-24T18:02:00+00:00", true),
+            ("2026-03-24T18:02:00Z", "2026-03-24T20:02:00+02:00", true),
+            ("2026-03-24T18:02:00.123456789Z", "2026-03-24T18:02:00.123456+00:00", true),
+            ("2026-03-24T18:02:00Z", "2026-03-24T18:02:01+00:00", false),
+            ("2026-03-24", "2026-03-24", false),
+            ("x", "y", false),
+        ] {
+            assert_eq!(is_same_moment(a, b), same, "{a} {b}");
+        }
+    }
 
     #[test]
     fn only_the_digits_that_arrive_are_a_rounding() {

@@ -74,6 +74,8 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         position: position(&conn)?,
         synced_through: Mark(Meta::SyncedThrough.integer(&conn)?.unsigned_abs()),
         rejected_rows: inbox_rows(&conn, "rejected")? + held_rows(&conn)? + keyless_rows(&conn)?,
+        server_rounds: Meta::ServerRounds.integer(&conn)? != 0,
+        server_respells: Meta::ServerRespells.integer(&conn)? != 0,
         held_back: held_back::read(Meta::HeldBack.get(&conn)?)?,
         discarded_rows: inbox_rows(&conn, "discarded")?,
         conflicts: inbox_rows(&conn, "conflict")?,

@@ -79,6 +79,10 @@ pub(crate) enum Meta {
     ServerTables,
     /// The tables that are held back, each with the sentence that says why, as JSON.
     HeldBack,
+    /// Integers beyond 2^53 came back from this server rounded.
+    ServerRounds,
+    /// Times came back from this server in another spelling.
+    ServerRespells,
     /// Tables that were held back and are not any more, as JSON: the next rebuild compares all of their rows.
     LetGo,
     /// The file with certificate authorities of one's own.
@@ -148,6 +152,8 @@ impl Meta {
             Self::Part => "part",
             Self::ServerTables => "server_tables",
             Self::HeldBack => "held_back",
+            Self::ServerRounds => "server_rounds",
+            Self::ServerRespells => "server_respells",
             Self::LetGo => "let_go",
             Self::Keys => "keys",
             Self::WordlessAt => "wordless_at",

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_client::{Error, Policy, Tie};
+use sync_client::{Error, Policy, Repair, Tie};
 use sync_core::canonical::push_real_reference;
 use sync_core::hash::{Algorithm, BundleHasher, HashRow};
 use sync_core::protocol::Op;
@@ -134,7 +134,12 @@ impl Transport for June {
                 reply["bundle_hash"] = hash.clone().into();
             }
         }
-        rows_of(&mut reply).for_each(|r| emitted(r, false));
+        // As bundles are: committed rows by themselves, and a row of a snapshot that has a BLOB.
+        let committed = at.starts_with("/sync/committed-bundles/");
+        rows_of(&mut reply).for_each(|r| {
+            let blob = r["payload"].get("data").is_some_and(|d| !d.is_null());
+            emitted(r, committed || blob);
+        });
         let text = if reply.is_null() { String::new() } else { reply.to_string() };
         Ok(Response { status, retry_after: None, body: Box::new(Cursor::new(text)) })
     }
@@ -168,7 +173,9 @@ fn stored(name: &str, value: &mut Value) {
         *value = (i as f64 as i64).into();
     }
     if let ("at", Some(text)) = (name, value.as_str()) {
-        *value = text.replace('Z', "+00:00").into();
+        // Nanoseconds are cut to microseconds.
+        let (head, nanos) = text.trim_end_matches('Z').split_at(text.trim_end_matches('Z').len().min(26));
+        *value = format!("{head}{}", if text.ends_with('Z') { "+00:00" } else { nanos }).into();
     }
 }
 
@@ -257,6 +264,62 @@ fn an_exact_integer_is_never_replaced_by_its_rounding() {
         assert_eq!(d.client().status().unwrap().pending_rows, 0);
         assert_eq!(d.count("SELECT count(*) FROM _sync_inbox"), 0);
     }
+}
+
+/// What came rounded is not what the server has: verify tells it, and a rebuild brings the exact number, without taking
+/// the rounded one for an edit.
+#[test]
+fn an_exact_number_wins_over_its_rounding() {
+    let w = world();
+    let (a, b, c) = (june(&w, "a"), june(&w, "b"), june(&w, "c"));
+    converge(&[&a, &b, &c]);
+    let number = 9_007_199_254_740_993_i64;
+    a.sql(&format!("INSERT INTO typed (id, name, n, at) VALUES ('x', 'one', {number}, '2026-03-24T18:02:00.123456789Z'), ('y', 'one', 9223372036854775807, NULL)"));
+    for d in [&a, &b, &c] {
+        d.sync();
+    }
+    let read = "SELECT group_concat(n) FROM (SELECT n FROM typed ORDER BY id)";
+    let exact = format!("{number},9223372036854775807");
+    assert_eq!(a.text(read), exact);
+    assert_ne!(b.text(read), exact, "it came rounded");
+    let status = a.client().status().unwrap();
+    assert!(status.server_rounds && status.server_respells, "{status:?}");
+    assert!(!b.client().status().unwrap().server_rounds, "nothing here tells it");
+    assert_eq!(b.client().verify(Repair::No).unwrap().differing_rows, 2);
+    assert_eq!(a.client().verify(Repair::No).unwrap().differing_rows, 0);
+    // One has edits of its own meanwhile, of another column and of the number.
+    c.sql("UPDATE typed SET name = 'edited'");
+    c.sql("UPDATE typed SET n = 5 WHERE id = 'y'");
+    b.client().rebuild().unwrap();
+    assert_eq!(b.text(read), exact);
+    assert!(b.client().status().unwrap().server_rounds);
+    assert_eq!(b.client().verify(Repair::No).unwrap().differing_rows, 0);
+    c.client().rebuild().unwrap();
+    assert_eq!(c.text(read), format!("{number},5"));
+    c.sync();
+    let auditor = w.device("auditor");
+    auditor.sync();
+    assert_eq!(
+        auditor.text("SELECT group_concat(n || name) FROM (SELECT * FROM typed ORDER BY id)"),
+        format!("{number}edited,5edited")
+    );
+    for d in [&a, &b, &c] {
+        d.sync();
+        assert_eq!(d.count("SELECT count(*) FROM _sync_inbox"), 0);
+    }
+}
+
+/// The same by a repair, which keeps the rounded one.
+#[test]
+fn a_repair_brings_the_exact_number() {
+    let w = world();
+    let (a, b) = (june(&w, "a"), june(&w, "b"));
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO typed (id, n) VALUES ('x', 9007199254740993)");
+    a.sync();
+    b.sync();
+    assert_eq!(b.client().verify(Repair::FromServer).unwrap().repaired_rows, 1);
+    assert_eq!(b.text("SELECT CAST(n AS TEXT) FROM typed"), "9007199254740993");
 }
 
 /// Times come back as `+00:00`, booleans as `true`.

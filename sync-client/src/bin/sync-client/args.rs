@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// What waits, since when, and why
     #[command(after_help = "With --json: {\"server\", \"attached\", \"source_id\", \"tables\", \"pending_rows\", \
         \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
-        \"rejected_rows\", \"held_back\" as in sync, \"discarded_rows\", \"conflicts\", \"set_aside_rows\", \
+        \"rejected_rows\", \"held_back\" as in sync, \"server_rounds\", \"server_respells\", \"discarded_rows\", \"conflicts\", \"set_aside_rows\", \
         \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
         \"retry_after_seconds\", \"ca\": path or null, \"online\": bool or null}; position is the place of the newest local commit, and every commit up to \
         synced_through is settled")]

@@ -63,6 +63,13 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
             say(name, format!("{}: sync-client {command} {file}", rows(count)));
         }
     }
+    if status.server_rounds {
+        let what = "rounds integers beyond 2^53 in what it sends; `rebuild` and `verify` bring the exact ones";
+        say("this server", what.into());
+    }
+    if status.server_respells {
+        say("this server", "spells times in its own way: they come back as the same moment in another text".into());
+    }
     for held in &status.held_back {
         say("held back", format!("table {}: {}", held.table, printable(&held.message)));
     }
