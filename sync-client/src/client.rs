@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sync_core::engine::patience::wait_ms;
 use sync_core::protocol::capabilities::SchemaReply;
+use sync_core::schema::line_with_default;
 use sync_core::sqlite::introspect::{Found, statements};
 
 use crate::api::{Api, TokenSource};
@@ -21,7 +22,8 @@ use crate::error::Error;
 use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
 use crate::report::{
-    Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
+    Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, RequiredColumn, Status, SyncReport,
+    SyncWithin,
 };
 use crate::status::{read_mark, read_pending, read_status};
 use crate::store::{Meta, busy};
@@ -471,14 +473,30 @@ pub fn fetch_schema(transport: Arc<dyn Transport>, token: TokenSource, source_id
     Api::new(transport, token).schema(source_id).map_err(Error::from)
 }
 
-/// Asks a server whether it is one that a file can be synced with, and whether it takes the token.
+/// Asks a server whether it is one that a file can be synced with, and whether it takes the token. Returns the columns
+/// that its new rows have to give a value, as far as it tells.
 ///
 /// # Errors
 /// The network's and the server's; [`Error::Protocol`] where something else answers.
-pub fn ask_server(transport: Arc<dyn Transport>, token: TokenSource, source_id: &str) -> Result<(), Error> {
+pub fn ask_server(
+    transport: Arc<dyn Transport>,
+    token: TokenSource,
+    source_id: &str,
+) -> Result<Vec<RequiredColumn>, Error> {
     let capabilities = Api::new(transport, token).capabilities(source_id).map_err(Error::from)?;
-    let syncs = capabilities.has("connect_lifecycle");
-    if syncs { Ok(()) } else { Err(Error::Protocol("it does not offer the connect lifecycle".into())) }
+    if !capabilities.has("connect_lifecycle") {
+        return Err(Error::Protocol("it does not offer the connect lifecycle".into()));
+    }
+    let mut required = Vec::new();
+    for spec in &capabilities.registered_table_specs {
+        for (column, declared) in spec.columns.iter().zip(&spec.column_types) {
+            if spec.required_columns.contains(column) {
+                let line = line_with_default(column, declared);
+                required.push(RequiredColumn { table: spec.table.clone(), column: column.clone(), line });
+            }
+        }
+    }
+    Ok(required)
 }
 
 /// Schema changes during one verb after which it gives up.

@@ -319,10 +319,15 @@ impl Freezer<'_> {
                     // What says nothing need not wait until the server has the column too.
                     let lacks = |i: &&usize| row.get(**i).is_some_and(|v| v.as_ref().is_some_and(|v| !v.is_null()));
                     if let Some(i) = lacking.iter().find(lacks) {
-                        let message = format!(
+                        let column = &table.columns[*i];
+                        let mut message = format!(
                             "the server's table has no column {} yet; the row is sent once it has",
-                            table.columns[*i].name
+                            column.name
                         );
+                        if column.not_null {
+                            let line = column.line_with_default();
+                            message.push_str(&format!(" (where it has no default here, its schema.sql says: {line})"));
+                        }
                         self.holds.push((m.id, k, "unknown_column", message));
                         continue;
                     }

@@ -42,6 +42,17 @@ impl Affinity {
         }
     }
 
+    /// The SQL of a value that says nothing, for a DEFAULT.
+    #[must_use]
+    pub const fn nothing(self) -> &'static str {
+        match self {
+            Self::Integer | Self::Numeric => "0",
+            Self::Real => "0.0",
+            Self::Text => "''",
+            Self::Blob => "x''",
+        }
+    }
+
     /// The same in a table that is STRICT or not: only in a STRICT one ANY keeps values as they are.
     #[must_use]
     pub fn in_table(declared: &str, strict: bool) -> Self {
@@ -66,6 +77,28 @@ pub struct Column {
     pub uuid: bool,
     /// Declared NOT NULL.
     pub not_null: bool,
+}
+
+impl Column {
+    /// The line that declares it as NOT NULL with a DEFAULT, so that rows may be written without it.
+    #[must_use]
+    pub fn line_with_default(&self) -> String {
+        line_with_default(&self.sql_name, &self.declared)
+    }
+}
+
+/// The line that declares a column as NOT NULL with a DEFAULT that says nothing.
+#[must_use]
+pub fn line_with_default(name: &str, declared: &str) -> String {
+    let blank = if declared.is_empty() { "" } else { " " };
+    format!("{}{blank}{declared} NOT NULL DEFAULT {}", word(name), Affinity::of(declared).nothing())
+}
+
+/// A name as it may stand in SQL: quoted where it has to be.
+fn word(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// `columns` of this table refer to `parent_columns` of `parent`.

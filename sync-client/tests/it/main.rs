@@ -34,6 +34,7 @@ mod long_chains;
 mod migration;
 mod nameless;
 mod neighbours;
+mod not_null;
 mod not_utf8;
 mod numbers;
 mod owner;

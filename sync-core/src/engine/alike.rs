@@ -132,6 +132,7 @@ mod tests {
             column_types: t.columns.iter().map(|c| c.declared.clone()).collect(),
             uuid_columns: t.columns.iter().filter(|c| c.uuid).map(|c| c.name.clone()).collect(),
             strict: t.strict,
+            ..TableSpec::default()
         };
         schema(ddl).tables().iter().map(spec).collect()
     }

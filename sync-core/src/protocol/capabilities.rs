@@ -61,6 +61,9 @@ pub struct TableSpec {
     /// Additive, with `column_types`: those of `columns` whose 16 bytes travel as a UUID.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub uuid_columns: Vec<String>,
+    /// Additive: those of `columns` that are NOT NULL and have no default: a new row has to give them a value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub required_columns: Vec<String>,
     /// Additive, with `column_types`: the table is declared STRICT.
     #[serde(skip_serializing_if = "is_false")]
     pub strict: bool,

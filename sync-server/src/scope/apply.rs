@@ -86,7 +86,8 @@ impl Apply<'_> {
                     Some(Kind::Unique | Kind::ForeignKey) => Ok(Applied::Blocked(e)),
                     Some(k) => {
                         let columns = if k == Kind::NotNull { missing(t, row) } else { vec![] };
-                        self.rejections.add(row.ordinal, k, columns, words(&e));
+                        let message = format!("{}{}", words(&e), way_out(t, row));
+                        self.rejections.add(row.ordinal, k, columns, message);
                         Ok(Applied::Done)
                     }
                     None => Err(e.into()),
@@ -278,6 +279,20 @@ pub(crate) fn fetch(staged: &Connection, ordinal: i64) -> Outcome<(Staged, Vec<V
     let row = staging::read(rows.next()?.ok_or(Fail::Damaged("a staged row"))?)?;
     let key = row.key.unpack().map_err(|_| Fail::Damaged("a staged key"))?;
     Ok((row, key))
+}
+
+/// What an operator can do for a new row that does not know of a column.
+fn way_out(t: &TableInfo, row: &Staged) -> String {
+    let Some(data) = row.data.as_ref().filter(|_| row.op == Op::Insert) else { return String::new() };
+    let absent = t.table.columns.iter().zip(data).filter(|(c, v)| v.is_none() && t.required.contains(&c.name));
+    let lines: Vec<String> = absent.map(|(c, _)| c.line_with_default()).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; this device's table has no such column: the server's schema.sql may give it a DEFAULT, also now: {}",
+        lines.join(", ")
+    )
 }
 
 /// NOT NULL columns that the row leaves or sets NULL.

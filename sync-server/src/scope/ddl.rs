@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+use sync_core::schema::Affinity;
 use sync_core::sqlite::quote;
 
 /// The tables and indexes of a file: their `CREATE` statements, by lowercase name.
@@ -97,7 +98,19 @@ fn compare(
     if old.tail != new.tail {
         differences.push(format!("table {name}\n  was: {}\n  is:  {}", old.tail, new.tail));
     }
-    for gone in old.items.iter().filter(|i| !new.items.contains(i)) {
+    // A NOT NULL column may be given a DEFAULT, also later: no row changes by that.
+    let mut text = old.text.clone();
+    let mut given = Vec::new();
+    for was in old.items.iter().filter(|i| !new.items.contains(i)) {
+        if let Some(is) = new.items.iter().find(|is| is_not_null(was) && without_default(is).as_ref() == Some(was)) {
+            text = text.replacen(&format!("{}{was}", old.before(was)), &format!("{}{is}", old.before(was)), 1);
+            given.push((was, is));
+        }
+    }
+    if !given.is_empty() {
+        statements.push(set_sql(sql_name, &text));
+    }
+    for gone in old.items.iter().filter(|i| !new.items.contains(i) && !given.iter().any(|(was, _)| was == i)) {
         let is = new.items.iter().find(|i| first_word(i) == first_word(gone) && !old.items.contains(i));
         let is = is.map_or("(nothing)", String::as_str);
         differences.push(format!("table {name}\n  was: {gone}\n  is:  {is}"));
@@ -112,6 +125,11 @@ fn compare(
             || ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"].iter().any(|w| word.eq_ignore_ascii_case(w))
         {
             differences.push(format!("table {name}\n  was: (nothing)\n  is:  {added}"));
+        } else if is_not_null(added) && default_of(added).is_none() {
+            differences.push(format!(
+                "table {name}\n  was: (nothing)\n  is:  {added}\n  rows that are there have no value for it; write: {}",
+                default_line(added)
+            ));
         } else {
             statements.push(format!("{ADD_COLUMN} main.{} ADD COLUMN {added}", quote(sql_name)));
         }
@@ -121,6 +139,78 @@ fn compare(
 struct Parts {
     items: Vec<String>,
     tail: String,
+    /// The statement that they are of, as [`normal`] writes it.
+    text: String,
+}
+
+impl Parts {
+    /// What stands before an item there.
+    fn before(&self, item: &str) -> &'static str {
+        if self.items.first().is_some_and(|first| first == item) { "(" } else { "," }
+    }
+}
+
+/// Whether a column takes no NULL, by its own words.
+fn is_not_null(item: &str) -> bool {
+    item.to_ascii_uppercase().contains(" NOT NULL")
+}
+
+/// Where the DEFAULT of a column stands in its words.
+fn default_of(item: &str) -> Option<std::ops::Range<usize>> {
+    let mut scan = Scan::default();
+    let mut from = None;
+    for (at, c) in item.char_indices() {
+        let word = item.get(at..at + 8).is_some_and(|w| w.eq_ignore_ascii_case(" DEFAULT"));
+        if !scan.quoted(c) && word && item[at + 8..].starts_with([' ', '(', '\'', '"', '+', '-']) {
+            from = Some(at);
+            break;
+        }
+    }
+    let from = from?;
+    let value = from + 8 + item[from + 8..].len() - item[from + 8..].trim_start().len();
+    let (mut scan, mut depth) = (Scan::default(), 0usize);
+    for (at, c) in item[value..].char_indices() {
+        let inside = scan.quoted(c);
+        match c {
+            '(' if !inside => depth += 1,
+            ')' if !inside => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return Some(from..value + at + 1);
+                }
+            }
+            ' ' if !inside && depth == 0 => return Some(from..value + at),
+            _ => {}
+        }
+    }
+    Some(from..item.len())
+}
+
+/// A column's words but for its DEFAULT, where it has one.
+fn without_default(item: &str) -> Option<String> {
+    let at = default_of(item)?;
+    Some(normal(&format!("{} {}", &item[..at.start], &item[at.end..])))
+}
+
+/// The column's line with a DEFAULT that says nothing.
+fn default_line(item: &str) -> String {
+    let declared = item.split_once(' ').map_or("", |(_, rest)| rest);
+    let end = declared.to_ascii_uppercase().find("NOT NULL").unwrap_or(declared.len());
+    format!("{item} DEFAULT {}", Affinity::of(declared[..end].trim()).nothing())
+}
+
+/// Writes another text of a table whose rows stay as they are, as SQLite's documentation allows for a DEFAULT; a table
+/// that comes and goes has every connection read it.
+fn set_sql(table: &str, sql: &str) -> String {
+    let literal = |s: &str| format!("'{}'", s.replace('\'', "''"));
+    format!(
+        "PRAGMA main.writable_schema = ON; \
+         UPDATE main.sqlite_schema SET sql = {} WHERE type = 'table' AND name = {} COLLATE NOCASE; \
+         PRAGMA main.writable_schema = RESET; \
+         CREATE TABLE main._sync_given (x); DROP TABLE main._sync_given;",
+        literal(sql),
+        literal(table)
+    )
 }
 
 /// Splits `CREATE TABLE … (a, b, …) tail` at its outermost commas.
@@ -145,7 +235,8 @@ fn parts(sql: &str) -> Option<Parts> {
                 depth = depth.checked_sub(1)?;
                 if depth == 0 {
                     items.push(normal[from..at].trim().to_owned());
-                    return Some(Parts { items, tail: normal[at + 1..].trim().to_ascii_uppercase() });
+                    let tail = normal[at + 1..].trim().to_ascii_uppercase();
+                    return Some(Parts { items, tail, text: normal });
                 }
             }
             ',' if depth == 1 => {
@@ -259,6 +350,38 @@ mod tests {
         let plan = plan(old, new).unwrap();
         assert_eq!(plan.len(), 3);
         assert_eq!(plan[0], "ALTER TABLE main.\"t\" ADD COLUMN w INTEGER NOT NULL DEFAULT(1+(2))");
+    }
+
+    /// As ORMs add and remove them.
+    #[test]
+    fn not_null_columns_get_a_default_also_later() {
+        let old =
+            "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, a TEXT NOT NULL, b INTEGER NOT NULL CHECK (b > 0), c TEXT);";
+        for new in [
+            old.replace("a TEXT NOT NULL", "a TEXT NOT NULL DEFAULT 'it''s (new)'"),
+            old.replace("a TEXT NOT NULL", "a TEXT DEFAULT '' NOT NULL"),
+            old.replace("b INTEGER NOT NULL", "b INTEGER NOT NULL DEFAULT (1 + 2)"),
+            old.replace("b INTEGER NOT NULL", "b INTEGER NOT NULL DEFAULT -1")
+                .replace("a TEXT NOT NULL", "a TEXT NOT NULL DEFAULT x''"),
+            old.replace("c TEXT", "more INTEGER NOT NULL DEFAULT 7, c TEXT")
+                .replace("a TEXT NOT NULL", "a TEXT NOT NULL DEFAULT ''"),
+        ] {
+            plan(old, &new).unwrap_or_else(|e| panic!("{new}: {e}"));
+        }
+        for (new, shown) in [
+            (old.replace("c TEXT", "c TEXT, qty INTEGER NOT NULL"), "write: qty INTEGER NOT NULL DEFAULT 0"),
+            (old.replace("c TEXT", "c TEXT, note VARCHAR(9) NOT NULL"), "write: note VARCHAR(9) NOT NULL DEFAULT ''"),
+            (old.replace("c TEXT", "c TEXT, x BLOB NOT NULL"), "write: x BLOB NOT NULL DEFAULT x''"),
+            (old.replace("a TEXT NOT NULL", "a TEXT DEFAULT ''"), "was: a TEXT NOT NULL"),
+            (old.replace("a TEXT NOT NULL", "a INT NOT NULL DEFAULT 0"), "was: a TEXT NOT NULL"),
+            (old.replace("c TEXT", "c TEXT DEFAULT 'x'"), "was: c TEXT"),
+        ] {
+            let text = plan(old, &new).unwrap_err();
+            assert!(text.contains(shown), "{text}");
+        }
+        // Taken away again it would refuse rows that were taken.
+        let given = old.replace("a TEXT NOT NULL", "a TEXT NOT NULL DEFAULT ''");
+        assert!(plan(&given, old).is_err());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) struct TableInfo {
     pub(crate) order: Vec<usize>,
     /// Its own UNIQUE values, or those that foreign keys refer to, by column position.
     pub(crate) referenced: Vec<usize>,
+    /// Columns that a new row has to give a value.
+    pub(crate) required: Vec<String>,
 }
 
 /// The schema, loaded.
@@ -88,7 +90,7 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>, keys: &Known) -> R
         Some(sql) => load_rules(&mut scope, sql)?,
     };
     let order = schema.parents_first().iter().map(|i| schema.tables()[*i].name.clone()).collect();
-    let tables = (0..schema.tables().len()).map(|i| info(&schema, i)).collect();
+    let tables = (0..schema.tables().len()).map(|i| info(&scope, &schema, i)).collect::<Result<_, _>>()?;
     Ok(Loaded { schema, tables, statements, app_objects, objects, order, rules })
 }
 
@@ -113,16 +115,20 @@ pub(crate) fn make(statements: &[String]) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-fn info(schema: &Schema, i: usize) -> TableInfo {
+fn info(scope: &Connection, schema: &Schema, i: usize) -> rusqlite::Result<TableInfo> {
     let table = schema.tables()[i].clone();
     let referenced: BTreeSet<usize> =
         schema.references_to(i).flat_map(|(_, f)| f.parent_columns.iter()).filter_map(|c| table.column(c)).collect();
-    TableInfo {
+    let sql =
+        "SELECT lower(name) FROM pragma_table_info(?, 'main') WHERE \"notnull\" AND dflt_value IS NULL AND pk = 0";
+    let required = scope.prepare(sql)?.query_map([&table.sql_name], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    Ok(TableInfo {
         sql: RowSql::new(&table),
         order: table.canonical_order(),
         referenced: referenced.into_iter().collect(),
+        required,
         table,
-    }
+    })
 }
 
 /// Lowercase names of tables that an app keeps beside its data: virtual ones, those without a key, and those that are

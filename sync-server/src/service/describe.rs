@@ -129,13 +129,14 @@ impl Inner {
 
     pub(super) fn capabilities(&self, caller: &Caller) -> Outcome<Capabilities> {
         let l = &self.limits;
-        let specs = self.loaded.schema.tables().iter().map(|t| TableSpec {
+        let specs = self.loaded.schema.tables().iter().zip(&self.loaded.tables).map(|(t, info)| TableSpec {
             schema: self.schema.to_string(),
             table: t.name.clone(),
             sync_key_columns: t.key.iter().map(|i| t.columns[*i].name.clone()).collect(),
             columns: t.columns.iter().map(|c| c.name.clone()).collect(),
             column_types: t.columns.iter().map(|c| c.declared.clone()).collect(),
             uuid_columns: t.columns.iter().filter(|c| c.uuid).map(|c| c.name.clone()).collect(),
+            required_columns: info.required.clone(),
             strict: t.strict,
         });
         Ok(Capabilities {

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use sync_client::{
     Error,
-    report::{ErrorClass, Status},
+    report::{ErrorClass, RequiredColumn, Status},
     transport::Http,
 };
 
@@ -16,24 +16,44 @@ use crate::{
 
 /// Asks the server whether it is one, and whether it takes the token. `None` where it was not asked, false where it
 /// cannot be reached now: then the first sync says the rest. What it refuses is a failure, before anything is changed.
-pub(crate) fn server(args: &args::Init, source: Option<&Source>, out: Output) -> Result<Option<bool>, Failure> {
+pub(crate) fn server(args: &args::Init, source: Option<&Source>, out: Output) -> Result<Answer, Failure> {
     if args.offline {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     }
     let Some(source) = source else {
         out.note("The server was not asked, since there is no token yet: the first sync needs one.");
-        return Ok(None);
+        return Ok((None, Vec::new()));
     };
     let http = Arc::new(Http::with_ca(&args.server, args.trust.ca.as_deref()).map_err(Error::from)?);
     let id = uuid::Uuid::new_v4().to_string();
     match sync_client::ask_server(http, Arc::new(source.clone().answers()), &id) {
-        Ok(()) => Ok(Some(true)),
+        Ok(required) => Ok((Some(true), required)),
         Err(error) if error.class() == ErrorClass::Offline => {
             out.note(format_args!("The server cannot be asked now ({error}); the first sync is for later."));
-            Ok(Some(false))
+            Ok((Some(false), Vec::new()))
         }
         Err(error) => Err(Failure::from(error).and("Nothing was changed; with --offline the server is not asked.")),
     }
+}
+
+/// Whether the server answered, where it was asked, and the columns that its new rows have to give a value.
+type Answer = (Option<bool>, Vec<RequiredColumn>);
+
+/// Says which of those columns this file does not have: its new rows would be refused.
+pub(crate) fn lacking(file: &Path, required: &[RequiredColumn], out: Output) -> Result<(), Failure> {
+    if required.is_empty() {
+        return Ok(());
+    }
+    let found = sync_client::inspect(file, None)?;
+    for RequiredColumn { table, column, line } in required {
+        if found.schema.table(table).is_some_and(|t| t.column(column).is_none()) {
+            out.note(format_args!(
+                "Table {table}: on the server it has a column {column} that takes no NULL and has no default. This file \
+                 does not have it, so its new rows will be refused, until the server's schema.sql says, also now: {line}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What another `init` changed, in words; nothing of a file that was not synced before.

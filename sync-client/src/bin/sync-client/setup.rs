@@ -110,7 +110,7 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     let source = Source::find(args.token.given.as_deref(), &args.file);
     let before = sync_client::read_status(&args.file).ok();
     let old_token = Source::File(token::beside(&args.file)).read().ok();
-    let online = ask::server(args, source.as_ref(), out)?;
+    let (online, required) = ask::server(args, source.as_ref(), out)?;
     let mut builder = file::builder(&args.file, source, &args.rules).server(&args.server).remember_policies();
     if let Some(mode) = args.attach {
         builder = builder.attach(mode);
@@ -134,6 +134,7 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
         found.tell(Output { json: out.json || !found.refused.is_empty() });
         found
     };
+    ask::lacking(&args.file, &required, out)?;
     same_tables(&args.file, &found.tables)?;
     file::known_tables(&args.rules, &found.tables)?;
     drop(builder.open()?);
