@@ -307,10 +307,12 @@ impl<'a> Applier<'a> {
     /// lines of UNIQUE values (S4), which are taken out and put in again.
     fn unblock(&mut self) -> Result<(), Error> {
         let mut moved = false;
-        let blocked = std::mem::take(&mut self.blocked);
-        let (mut blocked, waiting) = self.without_kept(blocked)?;
-        for (r, table) in waiting {
-            self.set_aside(&r, Why::Local, &table)?;
+        let mut blocked = Vec::new();
+        for r in std::mem::take(&mut self.blocked) {
+            match self.kept_in_its_way(&r)? {
+                Some(table) => self.set_aside(&r, Why::Local, &table)?,
+                None => blocked.push(r),
+            }
         }
         for r in &blocked {
             for (k, key) in self.blockers(r)? {
@@ -353,25 +355,19 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Blocked rows, and those whose blockers cannot leave, each with the unsynced table whose rows refer to one.
-    fn without_kept(&self, blocked: Vec<StagedRow>) -> Result<(Vec<StagedRow>, Vec<(StagedRow, String)>), Error> {
+    /// The unsynced table whose rows refer to a local row that holds a UNIQUE value of a blocked one, and cannot leave.
+    fn kept_in_its_way(&self, r: &StagedRow) -> Result<Option<String>, Error> {
         if self.store.locals.places.is_empty() || !self.any_dirty {
-            return Ok((blocked, Vec::new()));
+            return Ok(None);
         }
-        let (mut free, mut waiting) = (Vec::new(), Vec::new());
-        for r in blocked {
-            let mut kept = None;
-            for (k, key) in self.blockers(&r)? {
-                if kept.is_none() && self.store.dirty(self.store.managed[r.position].id, &k)?.is_some() {
-                    kept = self.store.kept_by_local(r.position, &key)?;
-                }
-            }
-            match kept {
-                Some(table) => waiting.push((r, table)),
-                None => free.push(r),
+        for (k, key) in self.blockers(r)? {
+            if self.store.dirty(self.store.managed[r.position].id, &k)?.is_some()
+                && let Some(table) = self.store.kept_by_local(r.position, &key)?
+            {
+                return Ok(Some(table));
             }
         }
-        Ok((free, waiting))
+        Ok(None)
     }
 
     /// The other rows that hold a UNIQUE value of this one.

@@ -13,6 +13,7 @@ use sync_core::value::Value;
 use crate::apply::{Applier, fit};
 use crate::error::Error;
 use crate::inbox::{Entry, add_merged};
+use crate::mutant::{self, Mutant};
 use crate::orphans::{by_key, parent_key};
 use crate::settle::over;
 use crate::stage::StagedRow;
@@ -42,6 +43,9 @@ impl Store {
 impl Applier<'_> {
     /// A row of an own bundle is not what this file has: it is recorded before it goes, or becomes another one.
     pub(crate) fn note_effect(&mut self, position: usize, k: &[u8], made: Option<&Record>) -> Result<(), Error> {
+        if mutant::on(Mutant::EffectsUntold) {
+            return Ok(());
+        }
         let (store, m) = (self.store, &self.store.managed[position]);
         let key = Key::from_stored(k.to_vec()).unpack()?;
         let Some(live) = m.sql.read_bytes(&store.conn, &key)? else { return Ok(()) };

@@ -27,8 +27,11 @@ pub fn schema(numbers_again: bool) -> String {
     SCHEMA.replace(" AUTOINCREMENT", if numbers_again { "" } else { " AUTOINCREMENT" })
 }
 
-/// What only the app has: a search index and a counter, kept by triggers.
+/// What only the app has: tables without a key that refer to synced ones, a search index and a counter, kept by triggers.
 pub const LOCAL_SCHEMA: &str = "
+CREATE TABLE desk (person TEXT REFERENCES people(id) ON DELETE CASCADE ON UPDATE CASCADE, text TEXT);
+CREATE TABLE pins (counter INTEGER REFERENCES counters(id) ON DELETE SET NULL, text TEXT);
+CREATE TABLE locks (note TEXT REFERENCES notes(id), text TEXT);
 CREATE TABLE tally (n INTEGER NOT NULL);
 INSERT INTO tally VALUES (0);
 CREATE VIRTUAL TABLE search USING fts5(body, content='notes', content_rowid='rowid');
@@ -119,6 +122,10 @@ kinds!(
     SettingDelete,
     Nick,
     Extra,
+    Desk,
+    Pin,
+    Lock,
+    Unlock,
 );
 
 /// One statement, by numbers.
@@ -216,6 +223,10 @@ impl Sql {
             ),
             Kind::SettingDelete => format!("DELETE FROM settings WHERE name = 's{n}'"),
             Kind::Nick => format!("UPDATE people SET nick = '<w{w}>' WHERE id = 'p{n}'"),
+            Kind::Desk => format!("INSERT INTO desk SELECT id, 'of ' || id FROM people WHERE id = 'p{n}'"),
+            Kind::Pin => format!("INSERT INTO pins SELECT id, 'of ' || id FROM counters WHERE id = {n}"),
+            Kind::Lock => format!("INSERT INTO locks SELECT id, 'of ' || id FROM notes WHERE id = 'n{n}'"),
+            Kind::Unlock => "DELETE FROM locks".into(),
             Kind::Extra => format!("INSERT OR REPLACE INTO extras VALUES ('e{n}', NULL, '<w{w}>')"),
         }
     }

@@ -164,8 +164,16 @@ impl World {
                 inboxes.push('\n');
             }
         }
+        // A file that was lost, copied or put back does not know what it pushed.
+        let pushers_forget = lock(&self.models).values().any(UserModel::was_rewritten)
+            || ["device copied", "device restored", "user switched"]
+                .iter()
+                .any(|name| lock(&self.cover).count("history", name) > 0);
         for model in lock(&self.models).values() {
             found.extend(&model.cascaded);
+            if pushers_forget {
+                found.extend(&model.taken_from_pusher);
+            }
             found.extend(all_tokens(model.now()));
         }
         found.extend(self.tokens_left_in_exports());

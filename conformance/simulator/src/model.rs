@@ -143,8 +143,10 @@ pub(crate) struct UserModel {
     pub(crate) ruled: BTreeSet<&'static str>,
     /// States of histories that a restore or a loss ended.
     former: Vec<Vec<Arc<State>>>,
-    /// Tokens that a cascade took on the server, and those in a column that whoever deleted the row may lack.
+    /// Tokens that a cascade or a rule took on the server, and those in a column that whoever deleted the row may lack.
     pub(crate) cascaded: BTreeSet<u64>,
+    /// Those of them that the pushing device had in its file then: it has to tell of them.
+    pub(crate) taken_from_pusher: BTreeSet<u64>,
 }
 
 impl Default for UserModel {
@@ -162,6 +164,7 @@ impl Default for UserModel {
             ruled: BTreeSet::new(),
             former: Vec::new(),
             cascaded: BTreeSet::new(),
+            taken_from_pusher: BTreeSet::new(),
         }
     }
 }
@@ -295,8 +298,9 @@ impl UserModel {
     ///
     /// # Errors
     /// Where the bundle could not be.
-    pub(crate) fn committed(&mut self, push_id: &str, seq: i64) -> Result<(), Wrong> {
+    pub(crate) fn committed(&mut self, push_id: &str, seq: i64, pushers: &BTreeSet<u64>) -> Result<(), Wrong> {
         self.in_doubt = None;
+        let earlier = self.cascaded.clone();
         while self.staged.get(push_id).is_some_and(|s| (s.rows.len() as i64) < s.planned)
             && let Some(body) = self.next_unheard(push_id)
         {
@@ -343,6 +347,11 @@ impl UserModel {
                     return Err(format!("bundle {seq} leaves {id:?} without its parent in {parent}"));
                 }
             }
+        }
+        let taken: Vec<u64> = self.cascaded.difference(&earlier).filter(|t| pushers.contains(t)).copied().collect();
+        for token in taken {
+            self.cascaded.remove(&token);
+            self.taken_from_pusher.insert(token);
         }
         // What came and went in one bundle was never there.
         let before = Arc::clone(self.now());
@@ -426,7 +435,7 @@ mod tests {
         let id = format!("push {n}");
         m.created("s", &json!({"source_bundle_id": n, "planned_row_count": count}), &json!({"push_id": id}))?;
         m.uploaded(&id, &json!({"start_row_ordinal": 0, "rows": rows}))?;
-        m.committed(&id, n)
+        m.committed(&id, n, &BTreeSet::new())
     }
 
     fn row(table: &str, key: &str, op: &str, base: i64, payload: Json) -> Json {
@@ -472,7 +481,7 @@ mod tests {
         m.uploaded("p", &chunk(2)).unwrap();
         assert!(m.clone().uploaded("p", &chunk(1)).is_err());
         m.unheard("p", chunk(3));
-        m.committed("p", 1).unwrap();
+        m.committed("p", 1, &BTreeSet::new()).unwrap();
         assert_eq!(m.now().len(), 4);
     }
 

@@ -1,6 +1,9 @@
 //! Requests reach the server, and the model sees each with its reply.
 
+use std::collections::BTreeSet;
+
 use crate::device::lock;
+use crate::ledger::all_tokens;
 use crate::model::UserModel;
 use crate::server::{Endpoint, Owned, Reply, caller};
 use crate::world::{Violation, World};
@@ -39,10 +42,11 @@ impl World {
         });
         let code = body["error"].as_str().unwrap_or(if reply.status < 300 { "ok" } else { "?" });
         self.covered("reply", &format!("{endpoint:?} {code}"));
+        let pushers = if endpoint == Endpoint::Commit { self.tokens_of_source(&r.source) } else { BTreeSet::new() };
         self.model(&r.user, |m| match (endpoint, reply.status) {
             (Endpoint::CreatePush, 200) => m.created(&r.source, &request, &body),
             (Endpoint::Chunk, 200) => m.uploaded(&push_id, &request),
-            (Endpoint::Commit, 200) => m.committed(&push_id, body["bundle_seq"].as_i64().unwrap_or_default()),
+            (Endpoint::Commit, 200) => m.committed(&push_id, body["bundle_seq"].as_i64().unwrap_or_default(), &pushers),
             (Endpoint::Commit, _) => {
                 m.refused();
                 Ok(())
@@ -80,14 +84,29 @@ impl World {
             let reply: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
             let bundle = &reply["bundles"][0];
             let same = bundle["source_id"] == source.as_str() && bundle["source_bundle_id"] == source_bundle_id;
+            let pushers = self.tokens_of_source(&source);
             self.model(&user, |m| {
                 if same {
-                    return m.committed(&push_id, latest + 1);
+                    return m.committed(&push_id, latest + 1, &pushers);
                 }
                 m.refused();
                 Ok(())
             });
         }
+    }
+
+    /// The texts in the file of the device that writes under a source.
+    fn tokens_of_source(&self, source: &str) -> BTreeSet<u64> {
+        for n in 0..self.devices() {
+            let d = self.device(n);
+            let app = lock(&d.app);
+            let Some(conn) = app.as_ref() else { continue };
+            let own = "SELECT 1 FROM _sync_meta WHERE name = 'source_id' AND value = ?";
+            if conn.prepare(own).is_ok_and(|mut s| s.exists([source]).unwrap_or(false)) {
+                return crate::device::rows(conn).map(|rows| all_tokens(&rows)).unwrap_or_default();
+            }
+        }
+        BTreeSet::new()
     }
 
     /// A verb that goes on for ever is stopped, and is a violation.
