@@ -229,6 +229,10 @@ impl Engine {
             None => None,
         };
         let known = store.known(m.id, &k)?;
+        // Rows of an unsynced table refer to it, and nothing else is declared for them: it stays, and stays pending.
+        if live.is_some() && !matches!(known, Known::Live(_)) && store.kept_by_local(position, &key)?.is_some() {
+            return Ok(false);
+        }
         let target = match (self.committed_row(m.id, &k)?, known) {
             // A column that was not sent is as it was before the edit.
             (Some(row), _) => Ok(row.map(|row| {

@@ -56,6 +56,10 @@ impl Applier<'_> {
                         Some((_, stored)) => Some(fit(record::decode(stored)?, table)),
                         None => None,
                     };
+                    // Rows of an unsynced table refer to it, and nothing else is declared for them: it stays an intent.
+                    if theirs.is_none() && store.kept_by_local(position, &key)?.is_some() {
+                        continue;
+                    }
                     let base = store.dirty(m.id, k)?.and_then(|d| d.base);
                     store.drop_dirty(m.id, k)?;
                     let Some(live) = live else { continue };
