@@ -122,9 +122,7 @@ impl Engine {
     fn begin_anew(&self) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
-        if !mutant::on(Mutant::EarlierForgotten) {
-            self.store.set_history_aside()?;
-        }
+        self.store.set_history_aside()?;
         self.store.release_outbox()?;
         self.store.reopen_above(-1, self.env.now_ms())?;
         tx.execute_batch(

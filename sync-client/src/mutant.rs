@@ -51,8 +51,6 @@ mutants! {
     UnknownStops,
     /// 15, stops: UNIQUE values that are swapped are applied in one pass.
     OnePass,
-    /// Loses: what was known of the rows is forgotten as soon as a server has none of them.
-    EarlierForgotten,
     /// Stops: what a push fails with keeps this device from pulling, too.
     PushHoldsPull,
     /// Stops: a reply that is not the server's ends the sync, and the same is sent again for ever.

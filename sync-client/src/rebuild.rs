@@ -120,7 +120,7 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         if earlier {
             self.store.take_up_earlier(self.env.now_ms())?;
-        } else if fork == Some(0) && !mutant::on(Mutant::EarlierForgotten) {
+        } else if fork == Some(0) {
             self.store.set_history_aside()?;
         }
         if let Some(fork) = fork {
