@@ -49,6 +49,9 @@ pub(crate) struct Engine {
     pub(crate) place: Option<Place>,
 }
 
+/// Says, of an error and whether nothing came of the sync, in how many milliseconds the caller tries again by itself.
+pub(crate) type Retry<'a> = &'a mut dyn FnMut(&Error, bool) -> u64;
+
 impl Engine {
     pub(crate) fn tell(&self, event: &Event) {
         if let Some(o) = &self.observer {
@@ -161,11 +164,7 @@ impl Engine {
 
     /// Pushes and pulls until nothing is left to do. `retry` says, from an error and whether the pull went well, in how
     /// many milliseconds the caller tries again by itself.
-    pub(crate) fn sync(
-        &mut self,
-        report: &mut SyncReport,
-        retry: Option<&mut dyn FnMut(&Error, bool) -> u64>,
-    ) -> Result<Left, Error> {
+    pub(crate) fn sync(&mut self, report: &mut SyncReport, retry: Option<Retry<'_>>) -> Result<Left, Error> {
         self.tell(&Event::Started);
         let here = if self.place.is_some() { Ok(()) } else { self.follow() };
         let outcome = here.and_then(|()| self.rounds(report));
