@@ -93,6 +93,9 @@ mod verify;
 mod whole;
 mod worker;
 
+/// The SQLite bindings of [`Error::Sqlite`] and [`context::Environment::opened`]: their version is this one's.
+pub use rusqlite;
+
 pub use api::{TokenRequest, TokenSource};
 pub use attach::Attach;
 pub use builder::Builder;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::key::Key;
@@ -57,7 +57,7 @@ pub fn configure(conn: &Connection, settings: Settings) -> rusqlite::Result<()> 
 /// nothing that is left in a schema calls it.
 fn register_functions(conn: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_DIRECTONLY;
-    conn.create_scalar_function("_sync_key", -1, flags, |ctx: &mut Context<'_>| {
+    conn.create_scalar_function("_sync_key", -1, flags, |ctx| {
         let mut values = Vec::with_capacity(ctx.len());
         for i in 0..ctx.len() {
             match super::value(ctx.get_raw(i), i) {
