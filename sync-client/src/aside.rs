@@ -24,6 +24,8 @@ use crate::whole::only_key;
 pub(crate) struct Aside {
     /// Whether any row is, or may be.
     pub(crate) any: bool,
+    /// Whether any is for a UNIQUE value.
+    unique: bool,
     /// Rows set aside in this transaction: their table, and what is known of them.
     absent: VecDeque<(usize, Vec<Value>)>,
     /// Rows that came and whose parent was not here then.
@@ -64,7 +66,8 @@ macro_rules! any_aside {
 
 impl Aside {
     pub(crate) fn new(store: &Store) -> Result<Self, Error> {
-        Ok(Self { any: Meta::SetAside.integer(&store.conn)? != 0, ..Self::default() })
+        let mark = Meta::SetAside.integer(&store.conn)?;
+        Ok(Self { any: mark != 0, unique: mark == UNIQUE_TOO, ..Self::default() })
     }
 }
 
@@ -115,7 +118,8 @@ impl Applier<'_> {
             server,
         })?;
         self.aside.any = true;
-        Meta::SetAside.keep(&self.store.conn, 1)?;
+        self.aside.unique |= why == Why::Unique;
+        Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
         self.outcome.set_aside += 1;
         Ok(())
     }
@@ -165,24 +169,26 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// A row that waited for a UNIQUE value, or that a rule or a trigger of the app was against, and that fits now, comes
-    /// back by a rebuild. It is tried in a savepoint; nothing of that is kept.
+    /// A row that waited for a UNIQUE value, and fits now that rows of its table changed, comes back by a rebuild.
     pub(crate) fn try_aside(&self, tables: impl IntoIterator<Item = usize>) -> Result<(), Error> {
+        if self.aside.unique { self.try_for(tables, Why::Unique) } else { Ok(()) }
+    }
+
+    /// Rows that were set aside for this are tried in a savepoint; nothing of that is kept.
+    fn try_for(&self, tables: impl IntoIterator<Item = usize>, why: Why) -> Result<(), Error> {
         let store = self.store;
-        for position in tables.into_iter().take_while(|_| self.aside.any) {
+        for position in tables {
             let table = store.table(position);
             let sql = concat!(
-                "SELECT key, server_row FROM main._sync_inbox WHERE kind = 'conflict' AND reason IN (?2, ?3) AND ",
+                "SELECT key, server_row FROM main._sync_inbox WHERE kind = 'conflict' AND reason = ?2 AND ",
                 any_aside!(),
                 " AND tbl = ?1 AND server_row IS NOT NULL AND id IN (SELECT max(id) FROM main._sync_inbox WHERE ",
                 any_aside!(),
-                " AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?4"
+                " AND tbl = ?1 GROUP BY key) ORDER BY id LIMIT ?3"
             );
             let mut s = store.conn.prepare_cached(sql)?;
             let found: Vec<(String, String)> = s
-                .query_map((&table.name, Why::Unique.reason(), Why::Rule.reason(), MOST_TRIED), |r| {
-                    Ok((r.get(0)?, r.get(1)?))
-                })?
+                .query_map((&table.name, why.reason(), MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             for (key_text, row) in found {
                 if self.fits(position, &key_text, &row)? {
@@ -264,7 +270,10 @@ impl Engine {
         if tx.query_row(COUNT_ASIDE, [], |r| r.get::<_, i64>(0))? == 0 {
             Meta::SetAside.clear(&tx)?;
         } else {
-            Applier::new(store, &self.policies, self.env.now_ms())?.try_aside(0..store.managed.len())?;
+            let applier = Applier::new(store, &self.policies, self.env.now_ms())?;
+            for why in [Why::Unique, Why::Rule] {
+                applier.try_for(0..store.managed.len(), why)?;
+            }
         }
         Ok(tx.commit()?)
     }
@@ -347,5 +356,7 @@ const RETURNED: &str = concat!(
 );
 /// What is said of a row that no CHECK or other rule of the row itself refuses.
 pub(crate) const UNIQUE_HELD: &str = "a UNIQUE value is held by another row, by a rule that only this file has";
+/// The mark of a file in which any row is set aside for a UNIQUE value.
+const UNIQUE_TOO: i64 = 2;
 /// So many rows of a table are tried after each change of it.
 const MOST_TRIED: i64 = 100;

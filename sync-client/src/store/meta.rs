@@ -44,7 +44,7 @@ pub(crate) enum Meta {
     SyncedThrough,
     /// Names of tables in which a row with NULL in its key was seen, one a line.
     Keyless,
-    /// Whether any row is set aside, or may be.
+    /// Whether any row is set aside, or may be; 2 where one is for a UNIQUE value.
     SetAside,
     /// SQLite's number of the schema that was last read.
     SchemaSeen,

@@ -36,13 +36,15 @@ CREATE TRIGGER read_u AFTER UPDATE ON entry BEGIN UPDATE read SET title = NEW.ti
 CREATE TABLE total (n INTEGER); INSERT INTO total VALUES (0);
 CREATE TRIGGER total_i AFTER INSERT ON entry BEGIN UPDATE total SET n = n + 1; END;
 CREATE TRIGGER total_d AFTER DELETE ON entry BEGIN UPDATE total SET n = n - 1; END;
-CREATE TABLE stat (list INTEGER UNIQUE, n INTEGER);
+CREATE TABLE stat (list INTEGER, n INTEGER);
 CREATE TRIGGER stat_i AFTER INSERT ON entry WHEN NEW.list IS NOT NULL BEGIN
-  INSERT INTO stat VALUES (NEW.list, 1) ON CONFLICT (list) DO UPDATE SET n = n + 1; END;
+  INSERT INTO stat SELECT NEW.list, 0 WHERE NEW.list NOT IN (SELECT list FROM stat);
+  UPDATE stat SET n = n + 1 WHERE list = NEW.list; END;
 CREATE TRIGGER stat_d AFTER DELETE ON entry BEGIN UPDATE stat SET n = n - 1 WHERE list = OLD.list; END;
 CREATE TRIGGER stat_u AFTER UPDATE OF list ON entry WHEN OLD.list IS NOT NEW.list BEGIN
   UPDATE stat SET n = n - 1 WHERE list = OLD.list;
-  INSERT INTO stat SELECT NEW.list, 1 WHERE NEW.list IS NOT NULL ON CONFLICT (list) DO UPDATE SET n = n + 1; END;
+  INSERT INTO stat SELECT NEW.list, 0 WHERE NEW.list NOT IN (SELECT list FROM stat);
+  UPDATE stat SET n = n + 1 WHERE list = NEW.list; END;
 CREATE VIRTUAL TABLE place USING rtree(id, low, high);
 CREATE TRIGGER place_i AFTER INSERT ON entry BEGIN INSERT INTO place VALUES (NEW.id, NEW.x, NEW.x); END;
 CREATE TRIGGER place_d AFTER DELETE ON entry BEGIN DELETE FROM place WHERE id = OLD.id; END;
@@ -151,7 +153,8 @@ fn a_row_comes_once_the_apps_own_index_takes_it() {
     let a = w.device("a");
     let b = w.device_with("b", Policy::ServerWins, |app| {
         app.execute_batch(
-            "CREATE TABLE seen (id INTEGER PRIMARY KEY); CREATE TRIGGER see AFTER INSERT ON entry BEGIN
+            "CREATE TABLE seen (id INTEGER); CREATE TRIGGER see AFTER INSERT ON entry BEGIN
+             SELECT RAISE(ABORT, 'seen already') WHERE NEW.id IN (SELECT id FROM seen);
              INSERT INTO seen VALUES (NEW.id); END; INSERT INTO seen VALUES (1), (2)",
         )
         .unwrap();

@@ -24,7 +24,7 @@ fn broken(d: &Device) -> i64 {
 fn rows_follow_a_row_that_gets_another_number() {
     let w = World::with(SYNCED, Limits::default());
     let local = "CREATE TABLE sessions (user INTEGER NOT NULL REFERENCES users(id) ON UPDATE CASCADE ON DELETE CASCADE,
-          token TEXT, UNIQUE (user, token));
+          token TEXT);
         CREATE TABLE drafts (user INTEGER REFERENCES users(id), post TEXT REFERENCES posts(id), text TEXT);
         CREATE TABLE tabs (draft_user INTEGER, name TEXT, FOREIGN KEY (draft_user) REFERENCES users(id) ON DELETE SET NULL)";
     let (a, b) = (device(&w, "a", local), device(&w, "b", local));
@@ -56,7 +56,7 @@ fn a_delete_that_comes_does_what_is_declared() {
         for by_snapshot in [false, true] {
             let w = World::with(SYNCED, Limits::default());
             let local = format!(
-                "CREATE TABLE l (u INTEGER DEFAULT 3 REFERENCES users(id) ON DELETE {action}, x UNIQUE);
+                "CREATE TABLE l (u INTEGER DEFAULT 3 REFERENCES users(id) ON DELETE {action}, x REAL UNIQUE);
                  CREATE TABLE far (x REFERENCES l(x) ON DELETE CASCADE);
                  CREATE TABLE n (of INTEGER); CREATE TRIGGER gone AFTER DELETE ON l BEGIN INSERT INTO n VALUES (OLD.x); END"
             );
@@ -93,7 +93,7 @@ fn a_delete_waits_for_the_rows_that_nothing_is_declared_for() {
         ("CREATE TABLE l (u INTEGER NOT NULL REFERENCES users(id) ON DELETE SET NULL)", "UPDATE l SET u = 2"),
         ("CREATE TABLE l (u INTEGER DEFAULT 99 REFERENCES users(id) ON DELETE SET DEFAULT)", "DELETE FROM l"),
         (
-            "CREATE TABLE c (u INTEGER REFERENCES users(id) ON DELETE CASCADE, x UNIQUE); CREATE TABLE l (x REFERENCES c(x))",
+            "CREATE TABLE c (u INTEGER REFERENCES users(id) ON DELETE CASCADE, x REAL UNIQUE); CREATE TABLE l (x REFERENCES c(x))",
             "DELETE FROM l",
         ),
         (by_column, "UPDATE l SET m = 'two@x'"),

@@ -273,7 +273,7 @@ mod tests {
              CREATE TABLE s2 (s REFERENCES s1(id), m REFERENCES \"USERS\"(\"MAIL\") ON DELETE SET DEFAULT);
              CREATE TABLE s3 (y INTEGER, x INTEGER, FOREIGN KEY (y, x) REFERENCES users(b, a));
              CREATE TABLE far (x REFERENCES nowhere(x)); CREATE TABLE loose (x REFERENCES far(x));
-             CREATE TABLE wrong (x REFERENCES users(nothing));",
+             CREATE TABLE wrong (x REFERENCES users(missing));",
         )
         .unwrap();
         let schema = introspect(&conn, Some(&["users".into(), "notes".into()])).unwrap().schema;

@@ -273,7 +273,8 @@ impl Reply {
         assert!(json["message"].as_str().is_some_and(|m| !m.is_empty()), "no message: {self:?}");
         let code = sync_core::protocol::Code::parse(text).unwrap_or_else(|| panic!("unknown code: {self:?}"));
         assert_eq!(self.status, code.status(), "{self:?}");
-        assert_eq!(self.header("retry-after").is_some(), matches!(self.status, 429 | 503), "{self:?}");
+        let later = matches!(self.status, 429 | 503) || text == "scope_initializing";
+        assert_eq!(self.header("retry-after").is_some(), later, "{self:?}");
         text.to_owned()
     }
 }
