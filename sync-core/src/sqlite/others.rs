@@ -57,6 +57,11 @@ pub fn statements(conn: &Connection, schema: &Schema) -> rusqlite::Result<Vec<St
             ("view", _) => 3,
             _ => 4,
         };
+        // SQLite keeps a statement as CREATE, kind and name, whatever stood between them. The app may make its tables itself.
+        let sql = match sql.split_once(" TABLE ").filter(|_| kind == "table") {
+            Some((create, rest)) => format!("{create} TABLE IF NOT EXISTS {rest}"),
+            None => sql,
+        };
         objects.push((rank, sql, (rank == 0).then_some(name)));
     }
     objects.sort_by_key(|(rank, ..)| *rank);
@@ -116,8 +121,8 @@ mod tests {
             [
                 "PRAGMA application_id =",
                 "PRAGMA user_version =",
-                "CREATE TABLE local",
-                "CREATE TABLE schema_migrations",
+                "CREATE TABLE IF",
+                "CREATE TABLE IF",
                 "INSERT INTO \"schema_migrations\"",
                 "INSERT INTO \"schema_migrations\"",
                 "CREATE INDEX by_x",
@@ -126,6 +131,7 @@ mod tests {
                 "CREATE TRIGGER later",
             ]
         );
+        assert!(others[3].starts_with("CREATE TABLE IF NOT EXISTS schema_migrations"), "{}", others[3]);
         assert!(others[4].ends_with("VALUES ('it''s; 1', 1.5, X'00FF')"), "{}", others[4]);
     }
 }
