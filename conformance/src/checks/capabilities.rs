@@ -170,6 +170,16 @@ fn capabilities() -> Vec<Check> {
                 return crate::lab::not_offered("GET /sync/schema is 404");
             }
             let json = reply.ok()?;
+            if let Some(schema) = json.get("schema").and_then(|s| s.text()) {
+                let capabilities = lab.ready()?.get("/sync/capabilities")?.ok()?;
+                let tables = capabilities.get("registered_tables").and_then(|t| t.items()).unwrap_or_default();
+                want!(
+                    tables.iter().all(|t| t.text().is_some_and(|t| t.starts_with(&format!("{schema}.")))),
+                    "schema is that of the registered tables",
+                    "{}",
+                    reply.came()
+                );
+            }
             let statements = reply.need(&json, "statements")?.items().unwrap_or_default();
             want!(
                 statements.iter().any(|s| s.text().is_some_and(|s| s.to_ascii_uppercase().contains("CREATE TABLE"))),
@@ -218,7 +228,14 @@ fn health() -> Vec<Check> {
                 if reply.status == 404 {
                     return crate::lab::not_offered(format!("/syncx/{name} is 404"));
                 }
-                reply.ok()?;
+                let there = reply.ok()?;
+                let here = open(lab, name)?.ok()?;
+                want!(
+                    there.get("features") == here.get("features"),
+                    "both say the same of the features",
+                    "{}",
+                    reply.came()
+                );
             }
             Ok(())
         }),

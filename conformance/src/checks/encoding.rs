@@ -221,12 +221,19 @@ fn encoded(lab: &Lab<'_>, name: &str, encode: fn(&[u8]) -> Vec<u8>) -> Checked {
         reply.came()
     );
     let reply = send("/sync/push-sessions", "{\"source_bundle_id\":1,\"planned_row_count\":1}")?;
-    let push = reply.need_text(&reply.ok()?, "push_id")?;
+    let made = reply.ok()?;
+    let push = reply.need_text(&made, "push_id")?;
+    let one = |reply: &Reply, json: &Json, name: &str| -> Checked {
+        want!(reply.need_integer(json, name)? == 1, "the encoded body is read as it is", "{}", reply.came());
+        Ok(())
+    };
+    one(&reply, &made, "planned_row_count")?;
     let row = t.insert(1, &"a<é>".repeat(500)).json();
-    send(&format!("/sync/push-sessions/{push}/chunks"), &format!("{{\"start_row_ordinal\":0,\"rows\":[{row}]}}"))?
-        .ok()?;
-    d.commit_reply(&push)?.ok()?;
-    Ok(())
+    let body = format!("{{\"start_row_ordinal\":0,\"rows\":[{row}]}}");
+    let reply = send(&format!("/sync/push-sessions/{push}/chunks"), &body)?;
+    one(&reply, &reply.ok()?, "next_expected_row_ordinal")?;
+    let reply = d.commit_reply(&push)?;
+    one(&reply, &reply.ok()?, "row_count")
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {
