@@ -160,5 +160,5 @@ fn what_cannot_be_used_is_said() {
              END;",
         )
         .unwrap();
-    assert!(fails(&mixed).contains("no table of this file can be synced"));
+    assert!(fails(&mixed).contains("its trigger both writes both synced and unsynced tables"));
 }

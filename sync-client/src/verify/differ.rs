@@ -77,11 +77,12 @@ impl Engine {
         })
     }
 
-    /// C14: the server's row waits in the inbox, since this file's schema refuses it, and has not come since.
+    /// C14: what the server has, or that it has nothing, waits in the inbox, since this file does not take it.
     fn is_set_aside(&self, position: usize, k: &[u8], server_version: Option<i64>) -> Result<bool, Error> {
-        let Some(version) = server_version else { return Ok(false) };
         let (table, t) = (self.store.table(position), self.store.managed[position].id);
-        if self.store.known(t, k)? == Known::Live(version) {
+        if let Some(version) = server_version
+            && self.store.known(t, k)? == Known::Live(version)
+        {
             return Ok(false);
         }
         let key = key_json(table, &Key::from_stored(k.to_vec()).unpack()?);
