@@ -16,7 +16,7 @@ use crate::aside::IS_ASIDE;
 use crate::error::Error;
 use crate::inbox::key_json;
 use crate::mutant::{self, Mutant};
-use crate::store::Store;
+use crate::store::{Meta, Store};
 
 /// What was noted of a row that went or changed: its stored key, where it is of a synced table, the values that others
 /// refer to, as they were, and as they are.
@@ -139,7 +139,8 @@ impl Store {
             return Ok(false);
         }
         let table = self.table(position);
-        Ok(self.known(m.id, k)? == Known::Live(0)
+        let fetched = Meta::Rebuild.get::<String>(&self.conn)?.is_some() || Meta::Withdrawn.integer(&self.conn)? != 0;
+        Ok(fetched && self.known(m.id, k)? == Known::Live(0)
             || self.conn.prepare_cached(IS_ASIDE)?.exists((&table.name, key_json(table, &key)))?)
     }
 

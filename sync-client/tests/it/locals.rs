@@ -156,6 +156,33 @@ fn a_row_that_others_refer_to_is_not_displaced() {
     assert!(rejected.iter().any(|k| k.contains("mine")) && rejected.iter().any(|k| k.contains('7')), "{rejected:?}");
 }
 
+/// What becomes of a file's own changes when it is detached, or takes the account's rows in their place.
+#[test]
+fn rows_that_are_given_up_leave_no_reference_broken() {
+    for action in ["CASCADE", "SET NULL", "NO ACTION"] {
+        for way in ["discard", "export", "take remote"] {
+            let w = World::with(SYNCED, Limits::default());
+            let a = w.device("a");
+            a.sql("INSERT INTO users (id, name) VALUES (50, 'theirs')");
+            a.sync();
+            let local = format!("CREATE TABLE l (u INTEGER REFERENCES users(id) ON DELETE {action})");
+            let mut b = w.closed_device("b", |app| app.execute_batch(&local).unwrap());
+            if way == "take remote" {
+                b.setup = Box::new(|builder| builder.attach(sync_client::Attach::TakeRemote));
+            }
+            b.open();
+            b.sql("INSERT INTO users (id, name) VALUES (7, 'mine'); INSERT INTO l VALUES (7)");
+            match way {
+                "discard" => drop(b.client().detach(sync_client::Detach::Discard).unwrap()),
+                "export" => drop(b.client().detach(sync_client::Detach::Export(w.dir.path().join("e.db"))).unwrap()),
+                _ => drop(b.sync()),
+            }
+            let left = b.count("SELECT count(*) FROM users WHERE name = 'mine'");
+            assert_eq!((broken(&b), left), (0, i64::from(action == "NO ACTION")), "{action} {way}");
+        }
+    }
+}
+
 /// A value that rows refer to changes elsewhere.
 #[test]
 fn rows_follow_a_value_as_declared() {
