@@ -194,11 +194,12 @@ impl Engine {
             }
             applier.withdraw_children(*position, only_key(store.table(*position), &key));
         }
-        applier.gives_way(reason);
-        applier.finish_here()?;
+        // The server never had these: nothing of them comes back.
         for (t, k) in unversioned {
             store.set_known(t, &k, Known::Never)?;
         }
+        applier.gives_way(reason);
+        applier.finish_here()?;
         for (position, k) in unknown {
             store.set_known(store.managed[position].id, &k, Known::Live(0))?;
             Meta::Rebuild.set(&store.conn, "a row has to be fetched again")?;
