@@ -16,7 +16,6 @@ use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
 use crate::error::Error;
-use crate::mutant::{self, Mutant};
 use crate::place::Place;
 use crate::pull::Pulled;
 use crate::push::Pushed;
@@ -264,7 +263,7 @@ impl Engine {
         self.connected(&mut report.pull)?;
         let pushed = self.push_part(&mut report.push, &mut report.pull);
         if let Err(e) = &pushed
-            && (!e.lets_pull() || mutant::on(Mutant::PushHoldsPull))
+            && !e.lets_pull()
         {
             return pushed;
         }

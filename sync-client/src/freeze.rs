@@ -300,7 +300,6 @@ impl Freezer<'_> {
                 }
                 Change::Push(Op::Delete, v) => {
                     if !intent.departure.may_act_on_others()
-                        && !mutant::on(Mutant::KeyChangeCascades)
                         && let Some(message) = store.still_referred_to(position, &key, base_record.as_ref())?
                     {
                         self.holds.push((m.id, k, STILL_REFERRED_TO, message));

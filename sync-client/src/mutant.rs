@@ -51,12 +51,8 @@ mutants! {
     UnknownStops,
     /// 15, stops: UNIQUE values that are swapped are applied in one pass.
     OnePass,
-    /// Stops: what a push fails with keeps this device from pulling, too.
-    PushHoldsPull,
     /// Stops: a reply that is not the server's ends the sync, and the same is sent again for ever.
     TrustsProxies,
-    /// Loses: a key that the app changed goes as a delete that takes along what refers to it.
-    KeyChangeCascades,
     /// Loses: what an own push takes from this file, or changes in it, is not told.
     EffectsUntold,
     /// Breaks references: rows of unsynced tables stay as they are, whatever becomes of the rows that
