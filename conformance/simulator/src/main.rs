@@ -50,7 +50,7 @@ enum Command {
         #[arg(long)]
         raw: bool,
     },
-    /// Breaks the client in fifteen ways, and has each noticed.
+    /// Breaks the client on purpose, in one way after the other, and has each noticed.
     Mutants {
         /// Within so many seeds.
         #[arg(long, default_value_t = 150)]
