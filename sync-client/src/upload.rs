@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use sync_core::canonical::{Escapes, push_integer, push_string};
 use sync_core::key::Key;
+use sync_core::protocol::push::RESTRICT;
 use sync_core::protocol::{Code, Op};
 use sync_core::record;
 use sync_core::wire::{Form, push_key, push_partial_payload};
@@ -203,6 +204,11 @@ impl Engine {
         body.push_str(row.op.name());
         body.push_str("\",\"base_row_version\":");
         push_integer(body, row.base_version);
+        if row.op == Op::Delete && !row.departure.may_act_on_others() && self.api.is_ours() {
+            body.push_str(",\"");
+            body.push_str(RESTRICT);
+            body.push_str("\":true");
+        }
         if let (Some(stored), false) = (&row.row, row.op == Op::Delete) {
             let mut record = record::decode(stored)?;
             record.resize(table.columns.len(), None);

@@ -2,6 +2,7 @@
 //! it did not commit (ARCHITECTURE.md, "One outbox").
 
 use rusqlite::OptionalExtension as _;
+use sync_core::engine::departure::Departure;
 use sync_core::hash::Digest;
 use sync_core::protocol::Op;
 
@@ -41,6 +42,8 @@ pub(crate) struct OutboxRow {
     pub(crate) base_version: i64,
     /// The stored row; none for DELETE.
     pub(crate) row: Option<Vec<u8>>,
+    /// How the row left its table; for DELETE.
+    pub(crate) departure: Departure,
 }
 
 impl OutboxState {
@@ -103,7 +106,7 @@ impl Store {
 
     /// Reads up to `limit` rows from an ordinal on.
     pub(crate) fn outbox_rows(&self, from: i64, limit: i64) -> Result<Vec<OutboxRow>, Error> {
-        let sql = "SELECT t, k, op, base_version, row, ordinal FROM main._sync_out WHERE ordinal >= ? ORDER BY ordinal LIMIT ?";
+        let sql = "SELECT t, k, op, base_version, row, ordinal, departure FROM main._sync_out WHERE ordinal >= ? ORDER BY ordinal LIMIT ?";
         let mut s = self.conn.prepare_cached(sql)?;
         let mut rows = s.query((from, limit))?;
         let mut out = Vec::new();
@@ -115,6 +118,7 @@ impl Store {
                 base_version: r.get(3)?,
                 row: r.get(4)?,
                 ordinal: r.get(5)?,
+                departure: Departure::from_stored(r.get(6)?),
             });
         }
         Ok(out)

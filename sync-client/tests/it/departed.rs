@@ -183,3 +183,38 @@ fn a_plain_delete_acts_as_declared() {
         }
     }
 }
+
+/// The pusher cannot know of rows that others sent meanwhile: the server is asked not to take them along.
+#[test]
+fn what_others_referred_to_meanwhile_is_not_taken_along() {
+    for on_delete in ACTIONS {
+        for on_update in ["NO ACTION", "SET NULL", "CASCADE"] {
+            for sql in [
+                "UPDATE folder SET id = 'New', mail = 'new@x' WHERE id = 'empty'",
+                "INSERT OR REPLACE INTO folder VALUES ('New', 'empty@x', 'New')",
+            ] {
+                let case = format!("{on_delete} {on_update}: {sql}");
+                let w = World::with(&schema(on_update, on_delete), Limits::default());
+                let (a, b) = (careless(&w), w.device("b"));
+                a.sql("INSERT INTO folder VALUES ('empty', 'empty@x', 'Empty')");
+                a.sync();
+                b.sync();
+                b.sql("INSERT INTO note VALUES ('theirs', 'of b', 'empty')");
+                b.sync();
+                a.sql(sql);
+                a.client().push().unwrap();
+                for _ in 0..3 {
+                    a.sync();
+                    b.sync();
+                }
+                for d in [&a, &b] {
+                    let note = d.count("SELECT count(*) FROM note WHERE id = 'theirs' AND folder IN ('empty', 'New')");
+                    let told = format!("{:?} {:?}", d.client().rejected(), d.client().discarded());
+                    assert_eq!(note, 1, "{case}: {told}");
+                }
+                assert_eq!(a.count("SELECT count(*) FROM pragma_foreign_key_check"), 0, "{case}");
+                converge(&[&a, &b]);
+            }
+        }
+    }
+}

@@ -58,24 +58,32 @@ fn rows(conn: &Connection) -> Rows {
     out
 }
 
+/// Every entry, in the order in which they were made.
 fn inbox(d: &Device) -> Vec<InboxRow> {
     let c = d.client();
-    [c.discarded(), c.conflicts(), c.rejected()].into_iter().flat_map(Result::unwrap).collect()
+    let mut all: Vec<_> = [c.discarded(), c.conflicts(), c.rejected()].into_iter().flat_map(Result::unwrap).collect();
+    all.sort_by_key(|e| e.id);
+    all
 }
 
 /// The rows that are not as the app left them, and of which no entry has the row.
 fn untold(before: &Rows, after: &Rows, entries: &[InboxRow]) -> Vec<String> {
+    let read = |row: &Option<String>| row.as_ref().and_then(|r| serde_json::from_str::<Value>(r).ok());
     let mut out = Vec::new();
     for ((table, id), row) in before {
         let now = after.get(&(table.clone(), id.clone()));
         if now == Some(row) {
             continue;
         }
-        let told = entries.iter().any(|e| {
-            let kind = now.is_some() || e.kind != "conflict";
-            let local = e.local_row.as_ref().and_then(|l| serde_json::from_str::<Value>(l).ok());
-            kind && e.table == *table && local.as_ref() == Some(row)
-        });
+        // A row may change first and leave then: the entry of the one leads to that of the other.
+        let mut versions = vec![row.clone()];
+        let mut told = false;
+        for e in entries.iter().filter(|e| e.table == *table) {
+            if read(&e.local_row).is_some_and(|local| versions.contains(&local)) {
+                told |= now.is_some() || e.kind != "conflict";
+                versions.extend(read(&e.merged_row));
+            }
+        }
         if !told {
             out.push(format!("{table} {row} is now {now:?}"));
         }

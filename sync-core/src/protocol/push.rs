@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// Additive member of a DELETE row of a chunk, `true`: the delete is refused (`foreign_key`) where what the schema
+/// declares for it would delete or change rows that this push does not delete. For rows that left their table otherwise
+/// than by a DELETE ([`crate::engine::departure`]): others may have referred to them meanwhile.
+pub const RESTRICT: &str = "restrict";
+
 /// `POST /sync/push-sessions`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatePushRequest {

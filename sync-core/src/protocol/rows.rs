@@ -25,6 +25,8 @@ pub struct WireRow {
     pub version: i64,
     /// `None` where absent or `null`.
     pub payload: Option<Members>,
+    /// Push: whether a DELETE is refused where it would act on rows that are not in the push ([`super::push::RESTRICT`]).
+    pub restrict: bool,
 }
 
 impl<'de> Deserialize<'de> for WireRow {
@@ -66,6 +68,10 @@ impl<'de> Deserialize<'de> for WireRow {
                         "payload" => {
                             row.payload = map.next_value()?;
                             32
+                        }
+                        super::push::RESTRICT => {
+                            row.restrict = map.next_value::<Option<bool>>()?.unwrap_or_default();
+                            64
                         }
                         _ => {
                             map.next_value_seed(Skip { depth: 3 })?;

@@ -1,8 +1,11 @@
 //! Applying staged rows to the tables, in passes: a row that others block is tried again after them.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::Record;
 use sync_core::schema::{Affinity, Unique};
@@ -30,7 +33,7 @@ impl Blocked {
 enum Applied {
     Done,
     /// UNIQUE, or a foreign key that acts at once: other rows of the bundle may lift it.
-    Blocked(rusqlite::Error),
+    Blocked(Kind, String),
 }
 
 /// Applies rows within one transaction.
@@ -40,6 +43,8 @@ pub(crate) struct Apply<'a> {
     pub(crate) staged: &'a Connection,
     pub(crate) ordinal: &'a AtomicI64,
     pub(crate) rejections: &'a mut Rejections,
+    /// What the push deletes, by table and key; filled where it is asked for.
+    pub(crate) deleted: OnceCell<BTreeSet<(i64, Vec<u8>)>>,
 }
 
 impl Apply<'_> {
@@ -52,7 +57,7 @@ impl Apply<'_> {
         }
         match self.one(row, key)? {
             Applied::Done => {}
-            Applied::Blocked(_) => blocked.0.push(row.ordinal),
+            Applied::Blocked(..) => blocked.0.push(row.ordinal),
         }
         Ok(())
     }
@@ -60,6 +65,13 @@ impl Apply<'_> {
     fn one(&mut self, row: &Staged, key: &[Value]) -> Outcome<Applied> {
         let t = self.scope.table(row.tab)?;
         self.ordinal.store(row.ordinal, Ordering::Relaxed);
+        if row.op == Op::Delete
+            && row.extra.as_ref().is_some_and(|e| e.restrict)
+            && let Some(child) = self.would_act_on(row.tab, key)?
+        {
+            let message = format!("rows of {child} refer to this row, and its delete may not act on them");
+            return Ok(Applied::Blocked(Kind::ForeignKey, message));
+        }
         let done = match (&row.op, &row.data) {
             (Op::Insert, Some(data)) => t.sql.insert_partial(self.conn, data),
             (Op::Update, Some(data)) => t.sql.update_partial(self.conn, key, data),
@@ -83,7 +95,10 @@ impl Apply<'_> {
                     return Err(e.into());
                 }
                 match kind(&e) {
-                    Some(Kind::Unique | Kind::ForeignKey) => Ok(Applied::Blocked(e)),
+                    Some(Kind::Unique) => Ok(Applied::Blocked(Kind::Unique, words(&e))),
+                    Some(Kind::ForeignKey) => {
+                        Ok(Applied::Blocked(Kind::ForeignKey, "rows that stay refer to this row".to_owned()))
+                    }
                     Some(k) => {
                         let columns = if k == Kind::NotNull { missing(t, row) } else { vec![] };
                         let message = format!("{}{}", words(&e), way_out(t, row));
@@ -94,6 +109,61 @@ impl Apply<'_> {
                 }
             }
         }
+    }
+
+    /// The first table of which a declared action would delete or change rows that the push does not delete, were this
+    /// row deleted.
+    fn would_act_on(&self, tab: i64, key: &[Value]) -> Outcome<Option<&str>> {
+        let position = self.scope.position(tab)?;
+        let loaded = &self.scope.loaded;
+        let parent = &loaded.tables[position];
+        for (at, fk) in loaded.schema.references_to(position) {
+            if !["CASCADE", "SET NULL", "SET DEFAULT"].contains(&fk.on_delete.as_str()) {
+                continue;
+            }
+            let child = &loaded.tables[at].table;
+            let pairs = fk.parent_columns.iter().zip(&fk.columns).filter_map(|(p, c)| {
+                let p = &parent.table.columns[parent.table.column(p)?];
+                Some(format!("p.{} = c.{}", quote(&p.sql_name), quote(&child.columns[*c].sql_name)))
+            });
+            let sql = format!(
+                "SELECT {} FROM (SELECT * FROM main.{} WHERE {}) p JOIN main.{} c ON {}",
+                child
+                    .key
+                    .iter()
+                    .map(|i| format!("c.{}", quote(&child.columns[*i].sql_name)))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                quote(&parent.table.sql_name),
+                parent.sql.by_key,
+                quote(&child.sql_name),
+                pairs.collect::<Vec<_>>().join(" AND ")
+            );
+            let mut s = self.conn.prepare_cached(&sql)?;
+            let mut rows = s.query(params_from_iter(key))?;
+            while let Some(r) = rows.next()? {
+                let found: Result<Vec<Value>, _> =
+                    (0..child.key.len()).map(|i| value(r.get_ref_unwrap(i), child.key[i])).collect();
+                let found = found.ok().and_then(|k| Key::pack(&k).ok()).map(|k| (self.scope.id(at), k));
+                let goes = match found {
+                    Some((t, k)) => self.deleted()?.contains(&(t, k.as_bytes().to_vec())),
+                    None => false,
+                };
+                if !goes {
+                    return Ok(Some(&child.name));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn deleted(&self) -> Outcome<&BTreeSet<(i64, Vec<u8>)>> {
+        if let Some(keys) = self.deleted.get() {
+            return Ok(keys);
+        }
+        let mut s = self.staged.prepare_cached("SELECT tab, key FROM row WHERE op = ?")?;
+        let keys = s.query_map([Op::Delete.stored()], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+        Ok(self.deleted.get_or_init(|| keys))
     }
 
     /// A row that was blocked is tried again. One that a cascade took away meanwhile is refused: its own
@@ -120,7 +190,7 @@ impl Apply<'_> {
             let mut left = Vec::new();
             for ordinal in std::mem::take(&mut blocked.0) {
                 let (row, key) = self.fetch(ordinal)?;
-                if let Applied::Blocked(_) = self.again(&row, &key)? {
+                if let Applied::Blocked(..) = self.again(&row, &key)? {
                     left.push(ordinal);
                 }
             }
@@ -148,17 +218,16 @@ impl Apply<'_> {
     /// Settles what the first pass left: more passes, then parking, then rejections.
     pub(crate) fn settle(&mut self, mut blocked: Blocked) -> Outcome<()> {
         self.unblock(&mut blocked)?;
-        let mut keys = std::collections::BTreeSet::new();
+        let mut keys = BTreeSet::new();
         for ordinal in &blocked.0 {
             let (row, _) = self.fetch(*ordinal)?;
             keys.insert((row.tab, row.key.as_bytes().to_vec()));
         }
         for ordinal in std::mem::take(&mut blocked.0) {
             let (row, key) = self.fetch(ordinal)?;
-            let Applied::Blocked(e) = self.again(&row, &key)? else { continue };
-            if kind(&e) == Some(Kind::ForeignKey) {
-                let message = "rows that stay refer to this row".to_owned();
-                self.rejections.add(ordinal, Kind::ForeignKey, vec![], message);
+            let Applied::Blocked(kind, words) = self.again(&row, &key)? else { continue };
+            if kind == Kind::ForeignKey {
+                self.rejections.add(ordinal, Kind::ForeignKey, vec![], words);
                 continue;
             }
             let t = self.scope.table(row.tab)?;
@@ -166,8 +235,7 @@ impl Apply<'_> {
             for unique in &t.table.uniques {
                 if let Some(holder) = holder(self.conn, t, unique, &row, &key)? {
                     let names = unique.columns.iter().map(|c| t.table.columns[*c].name.clone()).collect();
-                    let ring = sync_core::key::Key::pack(&holder)
-                        .is_ok_and(|k| keys.contains(&(row.tab, k.as_bytes().to_vec())));
+                    let ring = Key::pack(&holder).is_ok_and(|k| keys.contains(&(row.tab, k.as_bytes().to_vec())));
                     found = Some((if ring { Kind::UniqueRing } else { Kind::Unique }, names));
                     break;
                 }
@@ -175,7 +243,7 @@ impl Apply<'_> {
             let (k, columns) = found.unwrap_or((Kind::Unique, vec![]));
             let message = match k {
                 Kind::UniqueRing => "rows of this push exchange UNIQUE values in a ring that cannot be parked".into(),
-                _ => words(&e),
+                _ => words,
             };
             self.rejections.add(ordinal, k, columns, message);
         }

@@ -1,6 +1,8 @@
 //! The captured way of a commit: whatever a push does, by what the triggers saw, and everything that
 //! speaks against it.
 
+use std::cell::OnceCell;
+
 use rusqlite::{Connection, params};
 use sync_core::canonical::{Escapes, push_string};
 use sync_core::engine::conflict::{Conflict, check};
@@ -33,13 +35,19 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
     let mut conflicts = Conflicts::default();
     let mut blocked = Blocked::default();
     let mut request = Request::new(job);
-    let mut apply =
-        Apply { scope: job.scope, conn, staged: job.staged, ordinal: &w.ordinal, rejections: &mut rejections };
+    let mut apply = Apply {
+        scope: job.scope,
+        conn,
+        staged: job.staged,
+        ordinal: &w.ordinal,
+        rejections: &mut rejections,
+        deleted: OnceCell::new(),
+    };
     let mut statement = job.staged.prepare_cached(&format!("{} ORDER BY n", staging::SELECT))?;
     let mut rows = statement.query([])?;
     let mut expected = 0;
     // A delete that may act on other rows waits for those that a UNIQUE value blocks: its cascade could
-    // take a row away before that row's own change.
+    // take a row away before that row's own change. One that may not waits for those that turn away from it.
     let mut later = Vec::new();
     while let Some(r) = rows.next()? {
         let row = staging::read(r)?;
@@ -55,7 +63,7 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
             Ok(()) if !conflicts.is_empty() => {}
             Ok(())
                 if row.op == Op::Delete
-                    && !(blocked.is_empty() && later.is_empty())
+                    && (restricted(&row) || !(blocked.is_empty() && later.is_empty()))
                     && job.scope.loaded.schema.references_to(job.scope.position(row.tab)?).next().is_some() =>
             {
                 later.push(row.ordinal);
@@ -116,6 +124,10 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
         }
         Err(e) => Err(e.into()),
     }
+}
+
+fn restricted(row: &Staged) -> bool {
+    row.extra.as_ref().is_some_and(|e| e.restrict)
 }
 
 fn refuse_duplicates(job: &Job<'_>) -> Outcome<()> {

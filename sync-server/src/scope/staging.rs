@@ -74,16 +74,17 @@ pub(crate) struct Extra {
     pub(crate) unknown: Vec<String>,
     /// Positions of key columns that the payload did not repeat.
     pub(crate) unsent: Vec<usize>,
+    /// A delete that may not act on other rows.
+    pub(crate) restrict: bool,
 }
 
 impl Extra {
     fn write(&self) -> Option<String> {
-        if self.unknown.is_empty() && self.unsent.is_empty() {
-            return None;
-        }
-        let unsent: Vec<String> = self.unsent.iter().map(|p| format!("k{p}")).collect();
-        let unknown: Vec<String> = self.unknown.iter().map(|u| format!("u{u}")).collect();
-        Some(unsent.into_iter().chain(unknown).collect::<Vec<_>>().join("\u{1f}"))
+        let restrict = self.restrict.then(|| "r".to_owned());
+        let unsent = self.unsent.iter().map(|p| format!("k{p}"));
+        let unknown = self.unknown.iter().map(|u| format!("u{u}"));
+        let parts: Vec<String> = restrict.into_iter().chain(unsent).chain(unknown).collect();
+        (!parts.is_empty()).then(|| parts.join("\u{1f}"))
     }
 
     fn read(text: &str) -> Self {
@@ -92,6 +93,7 @@ impl Extra {
             match part.split_at_checked(1) {
                 Some(("k", p)) => out.unsent.extend(p.parse::<usize>().ok()),
                 Some(("u", name)) => out.unknown.push(name.to_owned()),
+                Some(("r", _)) => out.restrict = true,
                 _ => {}
             }
         }

@@ -65,7 +65,10 @@ pub(crate) fn read(
     let name = || format!("{schema}.{table}");
     let mut extra = None;
     let data = match (op, &row.payload) {
-        (Op::Delete, None) => None,
+        (Op::Delete, None) => {
+            extra = row.restrict.then(|| Extra { restrict: true, ..Extra::default() });
+            None
+        }
         (Op::Delete, Some(_)) => {
             return Err(Refused::new("payload", format!("DELETE for {} must not include payload", name())));
         }
@@ -75,7 +78,7 @@ pub(crate) fn read(
             let unsent: Vec<usize> =
                 t.key.iter().copied().filter(|i| members.get(&t.columns[*i].name).is_none()).collect();
             if !payload.unknown.is_empty() || !unsent.is_empty() {
-                extra = Some(Extra { unknown: payload.unknown, unsent });
+                extra = Some(Extra { unknown: payload.unknown, unsent, restrict: false });
             }
             Some(payload.values)
         }

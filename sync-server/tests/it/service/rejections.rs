@@ -194,3 +194,58 @@ fn a_scope_file_refuses_edits_from_outside() {
     let a = w.device("ann", "a");
     assert_eq!(a.push(2, &[update("notes", 1, json!({"id": "n1", "body": "ours"}))]).unwrap().bundle_seq, 2);
 }
+
+/// A delete that may not act on other rows waits for what the push itself does to those, and is refused for any other.
+#[test]
+fn a_restricted_delete_takes_nothing_along() {
+    for action in ["CASCADE", "SET NULL", "SET DEFAULT", "NO ACTION", "RESTRICT"] {
+        let w = World::new(&format!(
+            "CREATE TABLE p (id TEXT PRIMARY KEY, code TEXT UNIQUE, up TEXT REFERENCES p ON DELETE {action});
+             CREATE TABLE c (id TEXT PRIMARY KEY, p TEXT REFERENCES p ON DELETE {action}, name TEXT UNIQUE,
+               code TEXT REFERENCES p(code) ON DELETE {action})"
+        ));
+        let a = w.ready("a");
+        let rows = [
+            insert("p", json!({"id": "a", "code": "A"})),
+            insert("p", json!({"id": "b", "up": "a"})),
+            insert("p", json!({"id": "self", "up": "self"})),
+            insert("p", json!({"id": "x", "up": "y"})),
+            insert("p", json!({"id": "y", "up": "x"})),
+            insert("c", json!({"id": "c", "p": "b", "name": "n"})),
+            insert("c", json!({"id": "d", "code": "A"})),
+        ];
+        a.push(1, &rows).unwrap();
+        let restricted = |id: &str| {
+            let mut row = delete("p", 1, id);
+            row["restrict"] = json!(true);
+            row
+        };
+        // By another row of its table and by a UNIQUE value; by a child.
+        assert_eq!(kinds(&a.push(2, &[restricted("a")]).unwrap_err()), ["0 foreign_key "], "{action}");
+        let e = a.push(2, &[restricted("b"), insert("p", json!({"id": "new"}))]).unwrap_err();
+        assert_eq!(kinds(&e), ["0 foreign_key "], "{action}");
+        // Nobody else refers to the first; the others refer to each other only.
+        let bundle = a.push(2, &[restricted("self")]).unwrap();
+        assert_eq!(bundle.bundle_seq, 2);
+        if !matches!(action, "RESTRICT" | "NO ACTION") {
+            assert_eq!(a.push(3, &[restricted("x"), restricted("y")]).unwrap().row_count, 2, "{action}");
+        } else {
+            a.push(3, &[delete("p", 1, "x"), delete("p", 1, "y")]).unwrap();
+        }
+        // What the push itself turns away or deletes is in nobody's way, in any order; a row that waits for a UNIQUE
+        // value of such a one comes through with it.
+        let rows = [
+            restricted("a"),
+            restricted("b"),
+            update("c", 1, json!({"id": "c", "p": "new", "name": "m"})),
+            update("c", 1, json!({"id": "d", "code": null, "name": "n"})),
+            insert("p", json!({"id": "new", "code": "A"})),
+        ];
+        let bundle = a.push(4, &rows).unwrap();
+        assert_eq!(bundle.row_count, 5, "{action}");
+        // The member is read where it is true only.
+        let mut plain = delete("p", 4, "new");
+        plain["restrict"] = json!(null);
+        assert_eq!(a.push(5, &[plain]).is_ok(), !matches!(action, "RESTRICT" | "NO ACTION"), "{action}");
+    }
+}
