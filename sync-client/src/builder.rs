@@ -176,7 +176,10 @@ impl Builder {
         let asleep = store.asleep()?;
         if store.installed()? && !asleep {
             if let Some(selection) = &self.selection {
-                look(&mut store.conn, selection)?;
+                // Tables that nobody named may be refused.
+                if matches!(selection, Selection::Named(_)) {
+                    look(&mut store.conn, selection)?;
+                }
                 store.select(selection)?;
             }
             store.refresh(now)?;

@@ -1,6 +1,8 @@
 //! Stand-ins for the functions and collations that only the app has, so that SQLite can say what a statement would
 //! write. Nothing is run with them.
 
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 
@@ -20,19 +22,20 @@ impl Stubs {
     /// SQLite's.
     pub fn install<'a>(conn: &Connection, texts: impl IntoIterator<Item = &'a str>) -> rusqlite::Result<Self> {
         let mut stubs = Self::default();
-        let mut function = conn.prepare("SELECT 1 FROM pragma_function_list WHERE name = ? COLLATE NOCASE")?;
-        let mut collation = conn.prepare("SELECT 1 FROM pragma_collation_list WHERE name = ? COLLATE NOCASE")?;
+        // Read once: SQLite lists some hundred functions, and it does so for each question.
+        let mut functions = listed(conn, "SELECT DISTINCT lower(name) FROM pragma_function_list")?;
+        let mut collations = listed(conn, "SELECT lower(name) FROM pragma_collation_list")?;
         for text in texts {
             let operators = ["regexp".to_owned()];
             for name in sql::called(text).into_iter().chain(operators) {
-                if !function.exists([&name])? && !name.is_empty() {
+                if !name.is_empty() && functions.insert(name.clone()) {
                     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
                     conn.create_scalar_function(name.as_str(), -1, flags, |_| Ok(rusqlite::types::Null))?;
                     stubs.functions.push(name);
                 }
             }
             for name in sql::collations(text) {
-                if !collation.exists([&name])? {
+                if collations.insert(name.to_ascii_lowercase()) {
                     conn.create_collation(name.as_str(), Ord::cmp)?;
                     stubs.collations.push(name);
                 }
@@ -65,4 +68,8 @@ impl Stubs {
         }
         Ok(())
     }
+}
+
+fn listed(conn: &Connection, sql: &str) -> rusqlite::Result<BTreeSet<String>> {
+    conn.prepare(sql)?.query_map([], |r| r.get(0))?.collect()
 }

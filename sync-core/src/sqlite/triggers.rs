@@ -53,10 +53,14 @@ pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
     if list.is_empty() {
         return Ok(list);
     }
-    let stubs = Stubs::of_schema(conn)?;
-    let written = written_by_triggers(conn, list.iter().map(|t| t.table.as_str()));
-    stubs.remove(conn)?;
-    let written = written?;
+    let mut written = written_by_triggers(conn, list.iter().map(|t| t.table.as_str()))?;
+    // Few apps have functions of their own, and a file is looked at whenever it is opened.
+    if !written.unknown.is_empty() {
+        let stubs = Stubs::of_schema(conn)?;
+        let again = written_by_triggers(conn, list.iter().map(|t| t.table.as_str()));
+        stubs.remove(conn)?;
+        written = again?;
+    }
     for t in &mut list {
         t.writes = written.by.get(&t.name.to_ascii_lowercase()).cloned().unwrap_or_default();
         t.unknown = written.unknown.get(&t.table.to_ascii_lowercase()).cloned();
@@ -132,11 +136,26 @@ pub fn cannot_run(conn: &Connection, trigger: &Trigger) -> rusqlite::Result<Opti
     Ok(outcome.err().map(|e| words(&e)))
 }
 
+/// Whether copies of all of these can run on this connection. No copy is left on it.
+///
+/// # Errors
+/// SQLite's.
+pub fn all_run(conn: &Connection, triggers: &[Trigger]) -> rusqlite::Result<bool> {
+    let tables: BTreeSet<&str> = triggers.iter().map(|t| t.table.as_str()).collect();
+    let outcome =
+        install_copies(conn, triggers).and_then(|()| tables.iter().try_for_each(|table| compile_writes(conn, table)));
+    install_copies(conn, &[])?;
+    Ok(outcome.is_ok())
+}
+
 /// Those of these triggers whose copies can run on this connection.
 ///
 /// # Errors
 /// SQLite's.
 pub fn runnable(conn: &Connection, copies: Vec<Trigger>) -> rusqlite::Result<Vec<Trigger>> {
+    if copies.is_empty() || all_run(conn, &copies)? {
+        return Ok(copies);
+    }
     let mut out = Vec::with_capacity(copies.len());
     for trigger in copies {
         if cannot_run(conn, &trigger)?.is_none() {
