@@ -5,12 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sync_core::engine::patience::wait_ms;
-use sync_core::protocol::capabilities::SchemaReply;
-use sync_core::schema::line_with_default;
 use sync_core::sqlite::introspect::{Found, statements};
 
-use crate::api::{Api, TokenSource};
 use crate::attach::Attach;
 use crate::budget::Deadline;
 use crate::builder::Builder;
@@ -22,13 +18,13 @@ use crate::error::Error;
 use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
 use crate::report::{
-    Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, RequiredColumn, Status, SyncReport,
-    SyncWithin,
+    Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
 };
 use crate::status::{read_mark, read_pending, read_status};
 use crate::store::{Meta, busy};
 use crate::transport::Transport;
 use crate::turn::Turns;
+use crate::unattached::until_there_is_a_place;
 use crate::worker::Worker;
 
 /// Syncs one SQLite file. Clones share it. The app keeps writing plain SQL on connections of its own.
@@ -113,6 +109,15 @@ impl Client {
     /// SQLite's.
     pub fn attach_as(&self, mode: Attach) -> Result<(), Error> {
         self.with(|e| e.attach_as(mode))
+    }
+
+    /// Whether it has to be asked how this file's rows meet the account's, before anything is attached: see
+    /// [`Error::LooksLikeCopy`]. Where this may be, reads the account's snapshot for it. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::LooksLikeCopy`] is the question; the network's and the server's.
+    pub fn ask_before_attaching(&self) -> Result<(), Error> {
+        self.patiently(|e| e.again(Engine::ask_before_attaching))
     }
 
     /// Pushes what is pending.
@@ -408,20 +413,14 @@ impl Client {
     /// The same for what asks the server, again where that says when to come back, as long as the patience lasts.
     /// Meanwhile the engine is free.
     pub(crate) fn patiently<T>(&self, mut verb: impl FnMut(&mut Engine) -> Result<T, Error>) -> Result<T, Error> {
-        let mut left_ms = u64::try_from(self.shared.patience.as_millis()).unwrap_or(u64::MAX);
-        loop {
-            let outcome = self.with(&mut verb);
-            let Err(error) = &outcome else { return outcome };
-            let wait_ms = error.later().and_then(|later| wait_ms(later, left_ms, self.shared.env.random()));
-            let Some(ms) = wait_ms else { return outcome };
-            left_ms -= ms;
-            let message = error.to_string();
+        let wait = |event: Event, time: Duration| {
             self.with(|e| {
-                e.tell(&Event::Waiting { message: message.clone(), ms: Some(ms) });
+                e.tell(&event);
                 Ok(())
             })?;
-            self.shared.transport.pause(Duration::from_millis(ms))?;
-        }
+            Ok(self.shared.transport.pause(time)?)
+        };
+        until_there_is_a_place(self.shared.patience, || self.shared.env.random(), wait, || self.with(&mut verb))
     }
 
     /// Does something with the engine, once it is free.
@@ -463,40 +462,6 @@ impl Drop for Last {
             None => {}
         }
     }
-}
-
-/// Asks a server for its schema: what a new device makes its file from.
-///
-/// # Errors
-/// The network's and the server's.
-pub fn fetch_schema(transport: Arc<dyn Transport>, token: TokenSource, source_id: &str) -> Result<SchemaReply, Error> {
-    Api::new(transport, token).schema(source_id).map_err(Error::from)
-}
-
-/// Asks a server whether it is one that a file can be synced with, and whether it takes the token. Returns the columns
-/// that its new rows have to give a value, as far as it tells.
-///
-/// # Errors
-/// The network's and the server's; [`Error::Protocol`] where something else answers.
-pub fn ask_server(
-    transport: Arc<dyn Transport>,
-    token: TokenSource,
-    source_id: &str,
-) -> Result<Vec<RequiredColumn>, Error> {
-    let capabilities = Api::new(transport, token).capabilities(source_id).map_err(Error::from)?;
-    if !capabilities.has("connect_lifecycle") {
-        return Err(Error::Protocol("it does not offer the connect lifecycle".into()));
-    }
-    let mut required = Vec::new();
-    for spec in &capabilities.registered_table_specs {
-        for (column, declared) in spec.columns.iter().zip(&spec.column_types) {
-            if spec.required_columns.contains(column) {
-                let line = line_with_default(column, declared);
-                required.push(RequiredColumn { table: spec.table.clone(), column: column.clone(), line });
-            }
-        }
-    }
-    Ok(required)
 }
 
 /// Schema changes during one verb after which it gives up.

@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 use sync_core::key::Key;
 use sync_core::record;
 use sync_core::schema::Schema;
+use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::orphans::{by_key, parent_key};
 use crate::settle::lacks;
 use crate::stage::Stage;
+use crate::store::{Meta, Store};
 
 /// How the rows under the numbers that both sides have compare.
 #[derive(Debug, Default)]
@@ -63,6 +66,51 @@ impl Likeness {
             equal: most.equal,
             differing,
         })
+    }
+}
+
+impl Engine {
+    /// Whether it has to be asked how this file's rows meet the account's, as an error; nothing is changed. Where it is
+    /// not told yet, and so many rows have numbers, that takes a snapshot.
+    pub(crate) fn ask_before_attaching(&mut self) -> Result<(), Error> {
+        self.store.refresh(self.env.now_ms())?;
+        let joins = Meta::Attached.integer(&self.store.conn)? == 0 && Meta::Joined.integer(&self.store.conn)? == 0;
+        if !joins || self.attach_mode()?.is_some() || !self.store.has_many_numbers()? {
+            return Ok(());
+        }
+        self.greet()?;
+        let source = self.source_id()?;
+        let mut stage = self.stage()?;
+        let downloaded = match self.download_snapshot(&mut stage, &source) {
+            // There is nothing yet that this file's rows could meet, or not all of it.
+            Ok(None) | Err(Error::RetryLater { .. }) => return Ok(()),
+            other => other,
+        };
+        let question = downloaded.and_then(|_| {
+            let tx = self.store.begin()?;
+            let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+            applier.rounds = !self.api.is_ours();
+            let question = applier.likeness(&stage)?.question(self.store.schema());
+            drop(applier);
+            tx.rollback()?;
+            stage.clear()?;
+            Ok(question)
+        });
+        self.keep_stage(stage, &question);
+        question?.map_or(Ok(()), Err)
+    }
+}
+
+impl Store {
+    /// Whether a table has enough rows with numbers for the file to look like a copy.
+    fn has_many_numbers(&self) -> Result<bool, Error> {
+        for table in self.schema().tables().iter().filter(|t| t.integer_key()) {
+            let sql = format!("SELECT 1 FROM main.{} LIMIT 1 OFFSET {}", quote(&table.sql_name), FEWEST - 1);
+            if self.conn.prepare(&sql)?.exists([])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -127,15 +127,20 @@ fn the_program_ends_with_5_and_takes_an_answer() {
     run(&dir, &["sync", "a.db"]).ends(0);
     for command in ["sync", "watch", "rebuild"] {
         let ran = run(&dir, &[command, "b.db"]).ends(5);
-        assert!(ran.stderr.contains("30 rows of item") && ran.stderr.contains("--attach copy"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("30 rows of item") && ran.stderr.contains("`sync-client sync b.db --attach copy`"), "{}", ran.stderr);
     }
     assert_eq!(run(&dir, &["sync", "b.db", "--json"]).ends(5).json()["error"]["class"], "local");
     assert_eq!(text(&b, "SELECT name FROM cat"), "root");
     run(&dir, &["sync", "b.db", "--attach", "copy"]).ends(0);
     assert_eq!(text(&b, "SELECT name || count(*) FROM cat, item"), "Root30");
-    // Or said with the first word.
+    // `init` asks already, where the server can be reached and the account has rows; it changes nothing.
     let c = file(&dir, "c.db", &format!("{TREE} {ROWS}"));
-    run(&dir, &["init", "c.db", "--server", &url, "--all", "--token", "ann"]).ends(0);
+    for again in [false, true] {
+        let ran = run(&dir, &["init", "c.db", "--server", &url, "--all", "--token", "ann"]).ends(5);
+        assert!(ran.stderr.contains("30 rows of item") && ran.stderr.contains("nothing was sent"), "{}", ran.stderr);
+        assert_eq!(text(&c, "SELECT name || count(*) FROM cat, item"), "root30", "{again}");
+    }
+    run(&dir, &["init", "c.db", "--server", &url, "--all", "--token", "ann", "--offline"]).ends(0);
     run(&dir, &["init", "c.db", "--server", &url, "--all", "--attach", "copy"]).ends(0);
     run(&dir, &["sync", "c.db"]).ends(0);
     assert_eq!(text(&c, "SELECT name || count(*) FROM cat, item"), "Root30");

@@ -7,6 +7,9 @@ use std::time::Duration;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 use sync_client::{Attached, Client, Detach, Error, Event, Repair};
 
+use tempfile::TempDir;
+
+use crate::cli::{answering, file, names, run};
 use crate::world::{Device, World, converge};
 
 /// HTTP that does not wait, but notes for how long it would have, and that something may happen meanwhile.
@@ -166,4 +169,44 @@ fn a_report_has_what_every_try_did() {
     let report = client.sync().unwrap();
     assert_eq!((report.push.committed_rows, report.push.bundles, report.pull.applied_rows), (1, 1, 1));
     assert_eq!(waiting.pauses(), [3]);
+}
+
+/// What is asked without a file.
+#[test]
+fn a_question_without_a_file_comes_back_too() {
+    let w = World::new();
+    let waiting = Waiting::new(&w, "/sync/", |_| {});
+    let told = AtomicUsize::new(0);
+    let told_of = |e: &Event| {
+        assert!(matches!(e, Event::Waiting { ms: Some(3000..=3500), .. }), "{e:?}");
+        told.fetch_add(1, Ordering::SeqCst);
+    };
+    let token = || -> sync_client::TokenSource { Arc::new(|_| Ok("ada".into())) };
+    let (schema, ask) = (
+        || sync_client::fetch_schema(Arc::<Waiting>::clone(&waiting) as _, token(), "new").map(drop),
+        || sync_client::ask_server(Arc::<Waiting>::clone(&waiting) as _, token(), "new").map(drop),
+    );
+    for question in [&schema as &dyn Fn() -> Result<(), Error>, &ask] {
+        waiting.full.store(2, Ordering::SeqCst);
+        sync_client::patiently(&*waiting, Duration::from_secs(30), told_of, question).unwrap();
+        assert_eq!((waiting.pauses(), told.swap(0, Ordering::SeqCst)), (vec![3, 3], 2));
+        waiting.full.store(1, Ordering::SeqCst);
+        let outcome = sync_client::patiently(&*waiting, Duration::from_secs(2), told_of, question);
+        assert!(matches!(outcome, Err(Error::Offline { retry_after: Some(3), .. })), "{outcome:?}");
+        assert_eq!(waiting.pauses(), [] as [u64; 0]);
+    }
+}
+
+#[test]
+fn init_and_clone_wait_for_a_place() {
+    let dir = TempDir::new().unwrap();
+    let url = answering("429 Too Many Requests\r\nRetry-After: 1", r#"{"error":"rate_limited","message":"no place"}"#);
+    file(&dir, "a.db", "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL)");
+    let clone = ["clone", &url, "new.db", "--token", "ann", "--wait", "1"];
+    let init = ["init", "a.db", "--server", &url, "--all", "--token", "ann", "--wait", "1"];
+    for (args, code) in [(&clone[..], 3), (&init, 0)] {
+        let ran = run(&dir, args).ends(code);
+        assert!(ran.stderr.contains("no place"), "{}", ran.stderr);
+    }
+    assert_eq!(names(dir.path()).iter().filter(|n| n.starts_with("new")).count(), 0);
 }

@@ -183,6 +183,8 @@ pub(crate) struct Init {
     #[arg(long, value_name = "MODE")]
     pub(crate) attach: Option<Attach>,
     #[command(flatten)]
+    pub(crate) wait: Patience,
+    #[command(flatten)]
     pub(crate) rules: Rules,
 }
 

@@ -1,9 +1,9 @@
 //! What `init` asks before it says that it is done, and what it says that it changed.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use sync_client::{
-    Error,
+    Client, Error,
     report::{ErrorClass, RequiredColumn, Status},
     transport::Http,
 };
@@ -11,6 +11,8 @@ use sync_client::{
 use crate::{
     args,
     output::{Failure, Output},
+    progress::Progress,
+    run,
     token::Source,
 };
 
@@ -26,13 +28,45 @@ pub(crate) fn server(args: &args::Init, source: Option<&Source>, out: Output) ->
     };
     let http = Arc::new(Http::with_ca(&args.server, args.trust.ca.as_deref()).map_err(Error::from)?);
     let id = uuid::Uuid::new_v4().to_string();
-    match sync_client::ask_server(http, Arc::new(source.clone().answers()), &id) {
+    let ask = || sync_client::ask_server(Arc::<Http>::clone(&http) as _, Arc::new(source.clone().answers()), &id);
+    match patiently(&http, &args.wait, out, ask) {
         Ok(required) => Ok((Some(true), required)),
         Err(error) if error.class() == ErrorClass::Offline => {
             out.note(format_args!("The server cannot be asked now ({error}); the first sync is for later."));
             Ok((Some(false), Vec::new()))
         }
         Err(error) => Err(Failure::from(error).and("Nothing was changed; with --offline the server is not asked.")),
+    }
+}
+
+/// Asks a server without a file: again where it says when to come back, as long as the patience lasts.
+pub(crate) fn patiently<T>(
+    http: &Http,
+    wait: &args::Patience,
+    out: Output,
+    ask: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let progress = Progress::new(out);
+    let outcome = sync_client::patiently(http, Duration::from_secs(wait.seconds), |event| progress.show(event), ask);
+    progress.clear();
+    outcome
+}
+
+/// Where a file joins an account that it may be a copy of: a person at a terminal says it now, otherwise the question is
+/// how the command ends.
+pub(crate) fn copy(client: &Client, out: Output) -> Result<(), Failure> {
+    match client.ask_before_attaching() {
+        Ok(()) => Ok(()),
+        Err(question @ Error::LooksLikeCopy { .. }) => {
+            let Some(mode) = run::asked(&question, out) else { return Err(question.into()) };
+            Ok(client.attach_as(mode)?)
+        }
+        Err(error) => {
+            out.note(format_args!(
+                "Whether this file is a copy of one in the account could not be asked now ({error}); the first sync does."
+            ));
+            Ok(())
+        }
     }
 }
 

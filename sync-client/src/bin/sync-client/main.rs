@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let Args { command, json } = Args::parse();
     let out = Output { json };
     if let Err(failure) = fault::asked() {
-        return out.failure(&failure);
+        return out.failure(&failure, None);
     }
     let file = command.file().to_owned();
     let result = match command {
@@ -59,6 +59,6 @@ fn main() -> ExitCode {
     match result {
         Ok(Done::Clean) => ExitCode::SUCCESS,
         Ok(Done::SomethingWaits) => ExitCode::from(output::SOMETHING_WAITS),
-        Err(failure) => out.failure(&failure.about(&file)),
+        Err(failure) => out.failure(&failure, Some(&file)),
     }
 }

@@ -7,11 +7,13 @@ use std::{
     process::ExitCode,
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sync_client::{
     Error,
     report::{ErrorClass, Status},
 };
+
+use crate::text::shell;
 
 /// Done, but a person has to look at something.
 pub(crate) const SOMETHING_WAITS: u8 = 5;
@@ -45,38 +47,68 @@ impl Done {
 }
 
 /// How a command failed: one or two sentences, and the exit code.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Failure {
-    #[serde(skip)]
     exit: u8,
     class: &'static str,
     message: String,
+    /// What to do next; `FILE` in it is the command's.
+    advice: &'static str,
+    /// What else to do next.
+    more: String,
+}
+
+/// A failure as JSON.
+#[derive(Serialize)]
+struct Said<'a> {
+    class: &'static str,
+    message: &'a str,
+}
+
+impl Serialize for Failure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Said { class: self.class, message: &self.whole(None) }.serialize(serializer)
+    }
 }
 
 impl Failure {
+    const fn new(exit: u8, class: &'static str, message: String) -> Self {
+        Self { exit, class, message, advice: "", more: String::new() }
+    }
+
     /// The command line is wrong.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { exit: USAGE, class: "usage", message: message.into() }
+        Self::new(USAGE, "usage", message.into())
     }
 
     /// Anything about this file or machine.
     pub(crate) fn local(message: impl Into<String>) -> Self {
-        Self { exit: OTHER, class: "local", message: message.into() }
+        Self::new(OTHER, "local", message.into())
     }
 
     /// Adds what to do next.
     pub(crate) fn and(mut self, advice: &str) -> Self {
-        self.message = format!("{}. {advice}", self.message.trim_end_matches('.'));
+        self.more = if self.more.is_empty() { advice.to_owned() } else { format!("{} {advice}", self.more) };
         self
     }
 
-    /// Names the file that it is about, where it does not say so itself.
-    pub(crate) fn about(mut self, file: &Path) -> Self {
-        let file = file.display().to_string();
-        if !self.message.contains(&file) {
-            self.message = format!("{file}: {}", self.message);
+    /// All of it, with the file that it is about.
+    fn whole(&self, file: Option<&Path>) -> String {
+        let name = file.map(|f| f.display().to_string());
+        let mut text = match &name {
+            Some(name) if ![&self.message, &self.more].iter().any(|t| t.contains(name)) => {
+                format!("{name}: {}", self.message)
+            }
+            _ => self.message.clone(),
+        };
+        let advice = match &name {
+            Some(name) => self.advice.replace("FILE", &shell(name)),
+            None => self.advice.to_owned(),
+        };
+        for next in [advice, self.more.clone()].iter().filter(|t| !t.is_empty()) {
+            text = format!("{}. {next}", text.trim_end_matches('.'));
         }
-        self
+        text
     }
 
     /// Adds what to do next, where the server cannot be reached.
@@ -103,19 +135,20 @@ impl From<Error> for Failure {
             (Error::Stopped, _) => "Nothing is lost; the next sync goes on from here.",
             (_, ErrorClass::Auth) => "Give another with --token, or replace the one in SYNC_TOKEN or the token file.",
             (Error::Intermediary { status: 300..=399, known: false, .. }, _) => {
-                "It redirects, which is not followed, so that the token goes nowhere else: `init` with the final URL."
+                "It redirects, which is not followed, so that the token goes nowhere else: `sync-client init FILE` takes \
+                 the final URL."
             }
             (Error::Intermediary { known: false, .. }, ErrorClass::Intermediary) => NO_SYNC_SERVER,
             (_, ErrorClass::Failing | ErrorClass::Intermediary) => {
-                "Changes wait in the file, and the next sync tries again: `pending` names the rows."
+                "Changes wait in the file, and the next sync tries again: `sync-client pending FILE` names the rows."
             }
             (Error::Protocol(_), _) => NO_SYNC_SERVER,
             (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => {
-                "`init` again with `--attach merge` or `--attach take-remote` says which."
+                "`sync-client init FILE` again with --attach merge or --attach take-remote says which."
             }
-            (Error::LooksLikeCopy { .. }, _) => "`sync` with --attach copy or --attach merge says which.",
+            (Error::LooksLikeCopy { .. }, _) => "`sync-client sync FILE --attach copy` or `--attach merge` says which.",
             (Error::PendingWork(_), _) => {
-                "For the latter: `detach` with --keep, --discard or --export; its help says what they do."
+                "For the latter: `sync-client detach FILE` with --keep, --discard or --export; its help says what they do."
             }
             _ => "",
         };
@@ -125,12 +158,11 @@ impl From<Error> for Failure {
             }
             error => error.to_string(),
         };
-        let failure = Self { exit, class, message };
-        if advice.is_empty() { failure } else { failure.and(advice) }
+        Self { advice, ..Self::new(exit, class, message) }
     }
 }
 
-const NO_SYNC_SERVER: &str = "Is this the URL of a sync server? `init` again sets another.";
+const NO_SYNC_SERVER: &str = "Is this the URL of a sync server? `sync-client init FILE` again sets another.";
 
 /// Where results go.
 #[derive(Debug, Clone, Copy)]
@@ -159,18 +191,18 @@ impl Output {
         }
     }
 
-    /// Prints a failure; stderr has it in both forms, for logs.
-    pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
+    /// Prints a failure, with the command's file; stderr has it in both forms, for logs.
+    pub(crate) fn failure(self, failure: &Failure, file: Option<&Path>) -> ExitCode {
         #[derive(Serialize)]
         struct Wrapped<'a> {
-            error: &'a Failure,
+            error: Said<'a>,
         }
-        let Failure { exit, message, .. } = failure;
+        let message = &failure.whole(file);
         if self.json {
-            line(&json(&Wrapped { error: failure }));
+            line(&json(&Wrapped { error: Said { class: failure.class, message } }));
         }
         let _ = writeln!(io::stderr(), "sync-client: {message}");
-        ExitCode::from(*exit)
+        ExitCode::from(failure.exit)
     }
 }
 

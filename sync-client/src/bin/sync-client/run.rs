@@ -121,7 +121,7 @@ fn work<T: Serialize>(
 }
 
 /// Asks a person at a terminal how the file is to be attached.
-fn asked(question: &Error, out: Output) -> Option<Attach> {
+pub(crate) fn asked(question: &Error, out: Output) -> Option<Attach> {
     if out.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return None;
     }

@@ -137,8 +137,14 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     ask::lacking(&args.file, &required, out)?;
     same_tables(&args.file, &found.tables)?;
     file::known_tables(&args.rules, &found.tables)?;
-    drop(builder.open()?);
+    let client = builder.patience(Duration::from_secs(args.wait.seconds)).open()?;
     let token_file = args.token.given.as_deref().map(|token| token::keep(&args.file, token)).transpose()?;
+    if online == Some(true) {
+        ask::copy(&client, out).map_err(|question| {
+            question.and(&format!("{} is set up for syncing; nothing was sent yet.", args.file.display()))
+        })?;
+    }
+    drop(client);
     let changed = ask::changes(before.as_ref(), args, old_token.as_deref());
     let report = InitReport {
         file: &args.file,
@@ -223,7 +229,11 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     } else {
         let http = Arc::new(Http::with_ca(&args.url, args.trust.ca.as_deref()).map_err(Error::from)?);
         let id = uuid::Uuid::new_v4().to_string();
-        let schema = sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)?;
+        let fetch = || {
+            let http = Arc::<Http>::clone(&http);
+            sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)
+        };
+        let schema = ask::patiently(&http, &args.wait, out, fetch)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
         match make(args, &source, &schema, out) {
             Ok(not_made) => left_out = not_made,
