@@ -127,7 +127,11 @@ fn the_program_ends_with_5_and_takes_an_answer() {
     run(&dir, &["sync", "a.db"]).ends(0);
     for command in ["sync", "watch", "rebuild"] {
         let ran = run(&dir, &[command, "b.db"]).ends(5);
-        assert!(ran.stderr.contains("30 rows of item") && ran.stderr.contains("`sync-client sync b.db --attach copy`"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("30 rows of item") && ran.stderr.contains("`sync-client sync b.db --attach copy`"),
+            "{}",
+            ran.stderr
+        );
     }
     assert_eq!(run(&dir, &["sync", "b.db", "--json"]).ends(5).json()["error"]["class"], "local");
     assert_eq!(text(&b, "SELECT name FROM cat"), "root");

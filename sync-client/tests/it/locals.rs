@@ -1,7 +1,7 @@
 //! Tables that are not synced and refer to synced ones: their rows follow, or go, as their schema declares; where it
 //! declares nothing, what the server did waits for them.
 
-use sync_client::Policy;
+use sync_client::{Policy, Repair};
 use sync_server::limits::Limits;
 
 use crate::world::{Device, World, converge};
@@ -132,6 +132,12 @@ fn a_delete_waits_for_the_rows_that_nothing_is_declared_for() {
 /// A row of the app's that would have to leave its table stays while others of its file refer to it.
 #[test]
 fn a_row_that_others_refer_to_is_not_displaced() {
+    for verb in ["pull", "rebuild", "verify"] {
+        is_not_displaced_by(verb);
+    }
+}
+
+fn is_not_displaced_by(verb: &str) {
     let w = World::with(SYNCED, Limits::default());
     let a = w.device("a");
     a.sql("INSERT INTO users VALUES (1, 'one', 'one@x')");
@@ -143,8 +149,12 @@ fn a_row_that_others_refer_to_is_not_displaced() {
     b.sql("INSERT INTO users VALUES (7, 'seven', 'seven@x'); INSERT INTO m VALUES ('seven@x')");
     a.sql("DELETE FROM users WHERE id = 1; INSERT INTO users VALUES (8, 'eight', 'seven@x')");
     a.sync();
-    b.client().pull().unwrap();
-    assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 2));
+    match verb {
+        "pull" => drop(b.client().pull().unwrap()),
+        "rebuild" => drop(b.client().rebuild().unwrap()),
+        _ => drop(b.client().verify(Repair::FromServer).unwrap()),
+    }
+    assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 2), "{verb}");
     assert_eq!(b.count("SELECT count(*) FROM posts WHERE id = 'mine'"), 1);
     assert_eq!(b.text("SELECT group_concat(name, ' ') FROM (SELECT name FROM users ORDER BY id)"), "one seven");
     b.sql("DELETE FROM l; DELETE FROM m");
