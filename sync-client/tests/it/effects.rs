@@ -125,7 +125,7 @@ fn actions() -> impl Strategy<Value = [&'static str; 4]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 6, ..ProptestConfig::default() })]
 
     #[test]
     fn what_leaves_or_changes_here_is_told(

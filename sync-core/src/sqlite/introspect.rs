@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::declared::{self, Declared};
 use super::{placeholders, quote, sql};
 use crate::schema::{Affinity, Column, ForeignKey, Schema, Table, Unique};
 
@@ -319,42 +320,30 @@ fn read_indexes(conn: &Connection, table: &mut Table, notes: &mut Vec<Note>) -> 
 }
 
 fn read_foreign_keys(conn: &Connection, table: &mut Table) -> rusqlite::Result<Option<Refusal>> {
-    let sql =
-        "SELECT id, \"table\", \"from\", \"to\", on_delete, on_update FROM pragma_foreign_key_list(?) ORDER BY id, seq";
-    let mut s = conn.prepare(sql)?;
-    let mut rows = s.query([&table.sql_name])?;
-    let mut by_id: BTreeMap<i64, ForeignKey> = BTreeMap::new();
-    while let Some(r) = rows.next()? {
-        let (from, to): (String, Option<String>) = (r.get(2)?, r.get(3)?);
-        let parent: String = r.get(1)?;
-        let Some(column) = table.column(&from.to_ascii_lowercase()) else {
-            return Ok(Some(Refusal {
-                table: table.sql_name.clone(),
-                reason: format!("foreign key column {from} is generated"),
-                fix: "use an ordinary column".into(),
-            }));
-        };
-        let fk = by_id.entry(r.get(0)?).or_insert(ForeignKey {
-            columns: vec![],
-            parent: parent.to_ascii_lowercase(),
-            parent_columns: vec![],
-            on_delete: r.get(4)?,
-            on_update: r.get(5)?,
-        });
-        fk.columns.push(column);
-        if let Some(to) = to {
-            fk.parent_columns.push(to.to_ascii_lowercase());
+    let mut foreign_keys = Vec::new();
+    for key in declared::foreign_keys(conn, &table.sql_name)? {
+        let mut columns = Vec::new();
+        for from in &key.columns {
+            let Some(column) = table.column(&from.to_ascii_lowercase()) else {
+                return Ok(Some(Refusal {
+                    table: table.sql_name.clone(),
+                    reason: format!("foreign key column {from} is generated"),
+                    fix: "use an ordinary column".into(),
+                }));
+            };
+            columns.push(column);
         }
-    }
-    for fk in by_id.values_mut() {
-        if fk.parent_columns.is_empty() {
+        let mut parent_columns: Vec<String> = key.parent_columns.iter().map(|c| c.to_ascii_lowercase()).collect();
+        if parent_columns.is_empty() {
             let mut s = conn.prepare("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk")?;
-            fk.parent_columns = s
-                .query_map([&fk.parent], |r| r.get::<_, String>(0).map(|n| n.to_ascii_lowercase()))?
+            parent_columns = s
+                .query_map([&key.parent], |r| r.get::<_, String>(0).map(|n| n.to_ascii_lowercase()))?
                 .collect::<Result<_, _>>()?;
         }
+        let Declared { parent, on_delete, on_update, .. } = key;
+        foreign_keys.push(ForeignKey { columns, parent, parent_columns, on_delete, on_update });
     }
-    table.foreign_keys = by_id.into_values().collect();
+    table.foreign_keys = foreign_keys;
     // Rows are looked up by these columns here and on the server, where nothing can compare as the app does.
     let collated = sql::collated_columns(&table.sql);
     let app_only = collated.iter().find(|c| {

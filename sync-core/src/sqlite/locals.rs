@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 
+use super::declared::{self, Declared};
 use super::{quote, quote_all};
 use crate::schema::Schema;
 
@@ -163,17 +164,6 @@ impl Place {
     }
 }
 
-/// A foreign key as the schema has it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Declared {
-    /// Lowercase.
-    parent: String,
-    columns: Vec<String>,
-    parent_columns: Vec<String>,
-    on_delete: String,
-    on_update: String,
-}
-
 /// Ordinary tables that are not synced and have foreign keys.
 fn unsynced(conn: &Connection, schema: &Schema) -> rusqlite::Result<Vec<(String, Vec<Declared>)>> {
     let sql = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name";
@@ -183,40 +173,13 @@ fn unsynced(conn: &Connection, schema: &Schema) -> rusqlite::Result<Vec<(String,
     for name in names {
         let lower = name.to_ascii_lowercase();
         if schema.position(&lower).is_none() && !lower.starts_with("_sync_") && !lower.starts_with("sqlite_") {
-            let keys = declared(conn, &name)?;
+            let keys = declared::foreign_keys(conn, &name)?;
             if !keys.is_empty() {
                 out.push((name, keys));
             }
         }
     }
     Ok(out)
-}
-
-fn declared(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Declared>> {
-    let sql =
-        "SELECT id, \"table\", \"from\", \"to\", on_delete, on_update FROM pragma_foreign_key_list(?) ORDER BY id, seq";
-    let mut s = conn.prepare_cached(sql)?;
-    let mut rows = s.query([table])?;
-    let mut out: Vec<(i64, Declared)> = Vec::new();
-    while let Some(r) = rows.next()? {
-        let id: i64 = r.get(0)?;
-        if out.last().is_none_or(|(last, _)| *last != id) {
-            let parent: String = r.get(1)?;
-            let key = Declared {
-                parent: parent.to_ascii_lowercase(),
-                columns: Vec::new(),
-                parent_columns: Vec::new(),
-                on_delete: r.get(4)?,
-                on_update: r.get(5)?,
-            };
-            out.push((id, key));
-        }
-        if let Some((_, key)) = out.last_mut() {
-            key.columns.push(r.get(2)?);
-            key.parent_columns.extend(r.get::<_, Option<String>>(3)?);
-        }
-    }
-    Ok(out.into_iter().map(|(_, key)| key).collect())
 }
 
 /// The parent of a foreign key and the columns that it refers to, as in the schema; none where they are not there.

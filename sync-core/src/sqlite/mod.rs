@@ -4,6 +4,7 @@
 pub mod capture;
 pub mod connection;
 mod copies;
+mod declared;
 pub mod guest;
 pub mod introspect;
 pub mod keys;
