@@ -263,7 +263,7 @@ impl<'a> Applier<'a> {
     /// The unsynced table whose rows do not let a remote row be written, where there is one.
     fn held_by_local(&self, r: &StagedRow, key: &[Value]) -> Result<Option<String>, Error> {
         let store = self.store;
-        if store.locals.places.is_empty() {
+        if store.locals.targets.is_empty() {
             return Ok(None);
         }
         match &r.row {
@@ -357,7 +357,7 @@ impl<'a> Applier<'a> {
 
     /// The unsynced table whose rows refer to a local row that holds a UNIQUE value of a blocked one, and cannot leave.
     fn kept_in_its_way(&self, r: &StagedRow) -> Result<Option<String>, Error> {
-        if self.store.locals.places.is_empty() || !self.any_dirty {
+        if self.store.locals.targets.is_empty() || !self.any_dirty {
             return Ok(None);
         }
         for (k, key) in self.blockers(r)? {

@@ -153,7 +153,7 @@ impl Engine {
         for fk in &table.foreign_keys {
             if let Some(parent) = self.store.schema().position(&fk.parent)
                 && parent_is_another(position, parent, key, fk, &values, table)
-                && !applier.parent_exists(fk, parent, &values)?
+                && !applier.store.refers_to_a_row(fk, parent, &values)?
             {
                 return Err(Error::Argument(format!(
                     "{}: the row of {} that it refers to is not there; bring that one back first",

@@ -148,7 +148,7 @@ impl Applier<'_> {
                 if store.frozen_op(t, &k)? == Some(Op::Delete) || self.taken.contains(&(parent, k)) {
                     return Ok(true);
                 }
-            } else if fk.columns.iter().all(|i| !row[*i].is_null()) && !self.parent_exists(fk, parent, row)? {
+            } else if fk.columns.iter().all(|i| !row[*i].is_null()) && !self.store.refers_to_a_row(fk, parent, row)? {
                 let sql = "SELECT 1 FROM temp._sync_frozen WHERE t = ? AND op = ? LIMIT 1";
                 if store.conn.prepare_cached(sql)?.exists((t, Op::Delete.stored()))?
                     || self.taken.iter().any(|(p, _)| *p == parent)

@@ -213,7 +213,7 @@ impl<'a> Applier<'a> {
         let mut out = Vec::new();
         for fk in self.store.table(position).foreign_keys.iter().rev() {
             let Some(parent) = self.store.schema().position(&fk.parent) else { continue };
-            if self.parent_exists(fk, parent, row)? {
+            if self.store.refers_to_a_row(fk, parent, row)? {
                 continue;
             }
             let Some(found) = self.went(fk, parent, row)? else { return Ok(None) };

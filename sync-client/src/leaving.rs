@@ -23,7 +23,7 @@ impl Applier<'_> {
             let Some(parent) = store.schema().position(&fk.parent).filter(|p| by_key(fk, store.table(*p))) else {
                 continue;
             };
-            if self.parent_exists(fk, parent, &row)? {
+            if self.store.refers_to_a_row(fk, parent, &row)? {
                 continue;
             }
             let Some(key) = parent_key(fk, store.table(parent), &row) else { continue };

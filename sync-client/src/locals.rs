@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use rusqlite::params_from_iter;
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
-use sync_core::sqlite::locals::{Place, Reference, left};
+use sync_core::sqlite::locals::{Reference, Target, left};
 use sync_core::sqlite::{quote, value};
 use sync_core::value::Value;
 
@@ -28,14 +28,14 @@ struct Noted {
 
 /// Values of a row that others may refer to.
 struct Referred<'p> {
-    place: &'p Place,
+    target: &'p Target,
     values: Vec<Value>,
 }
 
 impl Store {
     /// Forgets what was noted: at the begin of a transaction.
     pub(crate) fn forget_left(&self) -> Result<(), Error> {
-        for n in 0..self.locals.places.len() {
+        for n in 0..self.locals.targets.len() {
             self.conn.prepare_cached(&format!("DELETE FROM temp.{}", left(n)))?.execute([])?;
         }
         Ok(())
@@ -49,10 +49,10 @@ impl Store {
         // What follows may be referred to itself.
         loop {
             let mut any = false;
-            for (n, place) in self.locals.places.iter().enumerate() {
-                for noted in self.noted(n, place)? {
+            for (n, target) in self.locals.targets.iter().enumerate() {
+                for noted in self.noted(n, target)? {
                     any = true;
-                    self.settle_one(place, &noted)?;
+                    self.settle_one(target, &noted)?;
                 }
             }
             if !any {
@@ -61,8 +61,8 @@ impl Store {
         }
     }
 
-    fn noted(&self, n: usize, place: &Place) -> Result<Vec<Noted>, Error> {
-        let [key, old, new] = place.noted();
+    fn noted(&self, n: usize, target: &Target) -> Result<Vec<Noted>, Error> {
+        let [key, old, new] = target.noted();
         let k = if key.is_empty() { "NULL".into() } else { format!("_sync_key({})", key.join(", ")) };
         let sql = format!("SELECT DISTINCT {k}, {}, {} FROM temp.{}", old.join(", "), new.join(", "), left(n));
         let mut s = self.conn.prepare_cached(&sql)?;
@@ -82,16 +82,16 @@ impl Store {
         Ok(out)
     }
 
-    fn settle_one(&self, place: &Place, noted: &Noted) -> Result<(), Error> {
-        if noted.old.iter().any(Value::is_null) || self.has(place, &noted.old)? || self.comes_back(place, noted)? {
+    fn settle_one(&self, target: &Target, noted: &Noted) -> Result<(), Error> {
+        if noted.old.iter().any(Value::is_null) || self.has(target, &noted.old)? || self.comes_back(target, noted)? {
             return Ok(());
         }
         // A row that was taken out and put in again has other values now.
-        let now = match (&noted.k, place.position) {
-            (Some(k), Some(position)) => self.values_of(place, position, k)?,
+        let now = match (&noted.k, target.position) {
+            (Some(k), Some(position)) => self.values_of(target, position, k)?,
             _ => noted.new.clone(),
         };
-        for r in &place.references {
+        for r in &target.references {
             self.conn.execute_batch("SAVEPOINT _sync_local")?;
             let done = match &now {
                 Some(new) => self.act(r, &r.on_update, &noted.old, Some(new)),
@@ -131,8 +131,8 @@ impl Store {
     }
 
     /// Whether a row that is not here now will be again: it has to be fetched, or it is set aside.
-    fn comes_back(&self, place: &Place, noted: &Noted) -> Result<bool, Error> {
-        let (Some(k), Some(position)) = (&noted.k, place.position) else { return Ok(false) };
+    fn comes_back(&self, target: &Target, noted: &Noted) -> Result<bool, Error> {
+        let (Some(k), Some(position)) = (&noted.k, target.position) else { return Ok(false) };
         let m = &self.managed[position];
         let key = Key::from_stored(k.clone()).unpack()?;
         if m.sql.exists(&self.conn, &key)? {
@@ -145,29 +145,29 @@ impl Store {
     }
 
     /// Whether a row with these values is there.
-    fn has(&self, place: &Place, values: &[Value]) -> Result<bool, Error> {
-        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&place.table), equal(&place.columns));
+    fn has(&self, target: &Target, values: &[Value]) -> Result<bool, Error> {
+        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&target.table), equal(&target.columns));
         Ok(self.conn.prepare_cached(&sql)?.exists(params_from_iter(values))?)
     }
 
     /// The values that a synced row has now.
-    fn values_of(&self, place: &Place, position: usize, k: &[u8]) -> Result<Option<Vec<Value>>, Error> {
+    fn values_of(&self, target: &Target, position: usize, k: &[u8]) -> Result<Option<Vec<Value>>, Error> {
         let key = Key::from_stored(k.to_vec()).unpack()?;
         let row = self.managed[position].sql.read_bytes(&self.conn, &key)?;
-        Ok(row.map(|row| self.referred_values(place, position, &row)))
+        Ok(row.map(|row| self.referred_values(target, position, &row)))
     }
 
-    fn referred_values(&self, place: &Place, position: usize, row: &[Value]) -> Vec<Value> {
+    fn referred_values(&self, target: &Target, position: usize, row: &[Value]) -> Vec<Value> {
         let table = self.table(position);
         let of = |c: &String| table.column(&c.to_ascii_lowercase()).and_then(|i| row.get(i)).cloned();
-        place.columns.iter().map(|c| of(c).unwrap_or(Value::Null)).collect()
+        target.columns.iter().map(|c| of(c).unwrap_or(Value::Null)).collect()
     }
 
     /// Whether rows of unsynced tables refer to a row, whatever is declared for them.
     pub(crate) fn locals_refer(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
-        for place in self.locals.of(position) {
-            let values = self.referred_values(place, position, row);
-            for r in &place.references {
+        for target in self.locals.of(position) {
+            let values = self.referred_values(target, position, row);
+            for r in &target.references {
                 if self.refers(r, &values)? {
                     return Ok(true);
                 }
@@ -184,11 +184,11 @@ impl Store {
         row: &[Value],
         new: Option<&[Value]>,
     ) -> Result<Option<String>, Error> {
-        for place in self.locals.of(position) {
-            let values = self.referred_values(place, position, row);
-            let new = new.map(|row| self.referred_values(place, position, row));
+        for target in self.locals.of(position) {
+            let values = self.referred_values(target, position, row);
+            let new = new.map(|row| self.referred_values(target, position, row));
             if new.as_ref() != Some(&values)
-                && let Some(table) = self.holder(place, &values, new.is_some())?
+                && let Some(table) = self.holder(target, &values, new.is_some())?
             {
                 return Ok(Some(table));
             }
@@ -199,7 +199,7 @@ impl Store {
     /// The same for a row that is to leave its table: rows that refer to it would leave with it, or stay and refer to
     /// nothing.
     pub(crate) fn kept_by_local(&self, position: usize, key: &[Value]) -> Result<Option<String>, Error> {
-        if self.locals.places.is_empty() || !self.leads_to_local(position) {
+        if self.locals.targets.is_empty() || !self.leads_to_local(position) {
             return Ok(None);
         }
         let mut seen = BTreeSet::new();
@@ -234,19 +234,19 @@ impl Store {
 
     /// Whether a row may not become another one: rows refer to what would change, and nothing is declared for that.
     pub(crate) fn fixed_by_local(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
-        let key = |p: &&Place| !p.columns.iter().all(|c| p.key.contains(c));
-        for place in self.locals.of(position).filter(key) {
-            if self.holder(place, &self.referred_values(place, position, row), true)?.is_some() {
+        let key = |p: &&Target| !p.columns.iter().all(|c| p.key.contains(c));
+        for target in self.locals.of(position).filter(key) {
+            if self.holder(target, &self.referred_values(target, position, row), true)?.is_some() {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn holder(&self, place: &Place, values: &[Value], update: bool) -> Result<Option<String>, Error> {
-        let mut todo = vec![Referred { place, values: values.to_vec() }];
-        while let Some(Referred { place, values }) = todo.pop() {
-            for r in &place.references {
+    fn holder(&self, target: &Target, values: &[Value], update: bool) -> Result<Option<String>, Error> {
+        let mut todo = vec![Referred { target, values: values.to_vec() }];
+        while let Some(Referred { target, values }) = todo.pop() {
+            for r in &target.references {
                 if values.iter().any(Value::is_null) || !self.refers(r, &values)? {
                     continue;
                 }
@@ -258,7 +258,7 @@ impl Store {
                         false
                     }
                     "SET NULL" => r.not_null,
-                    "SET DEFAULT" => !self.default_stands(place, r)?,
+                    "SET DEFAULT" => !self.default_stands(target, r)?,
                     _ => true,
                 };
                 if refused {
@@ -280,13 +280,13 @@ impl Store {
     /// What rows of unsynced tables are referred to by that a cascade takes, or changes in the columns of the reference.
     fn further<'s>(&'s self, r: &Reference, values: &[Value], update: bool) -> Result<Vec<Referred<'s>>, Error> {
         let mut out = Vec::new();
-        let of = |p: &&Place| p.position.is_none() && p.table.eq_ignore_ascii_case(&r.child);
-        for place in self.locals.places.iter().filter(of) {
+        let of = |p: &&Target| p.position.is_none() && p.table.eq_ignore_ascii_case(&r.child);
+        for target in self.locals.targets.iter().filter(of) {
             let same = |c: &String| r.columns.iter().any(|x| x.eq_ignore_ascii_case(c));
-            if update && !place.columns.iter().any(same) {
+            if update && !target.columns.iter().any(same) {
                 continue;
             }
-            let columns: Vec<String> = place.columns.iter().map(|c| quote(c)).collect();
+            let columns: Vec<String> = target.columns.iter().map(|c| quote(c)).collect();
             let sql = format!(
                 "SELECT DISTINCT {} FROM main.{} WHERE {}",
                 columns.join(", "),
@@ -297,21 +297,21 @@ impl Store {
             let mut rows = s.query(params_from_iter(values))?;
             while let Some(row) = rows.next()? {
                 let values = (0..columns.len()).map(|i| value(row.get_ref_unwrap(i), i)).collect::<Result<Vec<_>, _>>();
-                out.extend(values.ok().map(|values| Referred { place, values }));
+                out.extend(values.ok().map(|values| Referred { target, values }));
             }
         }
         Ok(out)
     }
 
     /// Whether what a foreign key sets by default is a row that is there, or nothing.
-    fn default_stands(&self, place: &Place, r: &Reference) -> Result<bool, Error> {
+    fn default_stands(&self, target: &Target, r: &Reference) -> Result<bool, Error> {
         let null: Vec<String> = r.defaults.iter().map(|d| format!("({d}) IS NULL")).collect();
         let same: Vec<String> =
-            place.columns.iter().zip(&r.defaults).map(|(c, d)| format!("{} = ({d})", quote(c))).collect();
+            target.columns.iter().zip(&r.defaults).map(|(c, d)| format!("{} = ({d})", quote(c))).collect();
         let sql = format!(
             "SELECT {} OR EXISTS (SELECT 1 FROM main.{} WHERE {})",
             if r.not_null { "0".into() } else { null.join(" OR ") },
-            quote(&place.table),
+            quote(&target.table),
             same.join(" AND ")
         );
         Ok(self.conn.prepare_cached(&sql)?.query_row([], |r| r.get(0))?)
@@ -326,12 +326,12 @@ impl Store {
         new: &[Value],
         only_declared: bool,
     ) -> Result<(), Error> {
-        for place in self.locals.of(position) {
-            let (was, is) = (self.referred_values(place, position, row), self.referred_values(place, position, new));
+        for target in self.locals.of(position) {
+            let (was, is) = (self.referred_values(target, position, row), self.referred_values(target, position, new));
             if was == is || was.iter().any(Value::is_null) {
                 continue;
             }
-            for r in place.references.iter().filter(|r| !only_declared || r.on_update == "CASCADE") {
+            for r in target.references.iter().filter(|r| !only_declared || r.on_update == "CASCADE") {
                 self.act(r, "CASCADE", &was, Some(&is))?;
             }
         }

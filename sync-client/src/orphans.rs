@@ -1,12 +1,10 @@
 //! Local rows that cannot stand beside what came (cases C1–C3): rows that leave the table for the
 //! inbox, whole, with what depends on them.
 
-use rusqlite::OptionalExtension as _;
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::record;
 use sync_core::schema::{ForeignKey, Table};
-use sync_core::sqlite::quote;
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, full};
@@ -248,7 +246,7 @@ impl Applier<'_> {
             let Some(parent) = self.store.schema().position(&fk.parent).filter(|p| self.touched.contains(p)) else {
                 continue;
             };
-            if !self.parent_exists(fk, parent, row)? {
+            if !self.store.refers_to_a_row(fk, parent, row)? {
                 let gone = match parent_key(fk, self.store.table(parent), row) {
                     Some(key) => match Key::pack(&key) {
                         Ok(k) => {
@@ -270,32 +268,12 @@ impl Applier<'_> {
     pub(crate) fn parents_exist(&self, table: &Table, row: &[Value]) -> Result<bool, Error> {
         for fk in &table.foreign_keys {
             if let Some(parent) = self.store.schema().position(&fk.parent)
-                && !self.parent_exists(fk, parent, row)?
+                && !self.store.refers_to_a_row(fk, parent, row)?
             {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    /// Whether the row that a foreign key names is there. NULL refers to nothing.
-    pub(crate) fn parent_exists(&self, fk: &ForeignKey, parent: usize, row: &[Value]) -> Result<bool, Error> {
-        let values: Vec<&Value> = fk.columns.iter().map(|i| &row[*i]).collect();
-        if values.iter().any(|v| v.is_null()) {
-            return Ok(true);
-        }
-        let sql = format!(
-            "SELECT 1 FROM main.{} WHERE {}",
-            quote(&self.store.table(parent).sql_name),
-            fk.parent_columns.iter().map(|c| format!("{} = ?", quote(c))).collect::<Vec<_>>().join(" AND ")
-        );
-        let found: Option<i64> = self
-            .store
-            .conn
-            .prepare_cached(&sql)?
-            .query_row(rusqlite::params_from_iter(values), |r| r.get(0))
-            .optional()?;
-        Ok(found.is_some())
     }
 
     /// Keys of the rows of a child table that refer to this row.

@@ -55,7 +55,9 @@ impl Applier<'_> {
                     let same =
                         |b: &Record| fk.columns.iter().all(|i| b.get(*i).is_some_and(|v| v.as_ref() == Some(&row[*i])));
                     // Where no row has the value, it is an orphan like any other.
-                    if !dirty.base.as_ref().is_some_and(same) && self.parent_exists(fk, before.position, &row)? {
+                    if !dirty.base.as_ref().is_some_and(same)
+                        && self.store.refers_to_a_row(fk, before.position, &row)?
+                    {
                         let message = "the row that this one refers to has another unique value on the server, and \
                                        another row has the one that this one names";
                         self.displace(child, &key, "parent_changed", message, None)?;

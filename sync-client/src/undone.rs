@@ -69,7 +69,7 @@ impl Applier<'_> {
             let Some(row) = row else { continue };
             for fk in &store.table(position).foreign_keys {
                 let Some(parent) = store.schema().position(&fk.parent) else { continue };
-                if self.parent_exists(fk, parent, &row)? {
+                if self.store.refers_to_a_row(fk, parent, &row)? {
                     continue;
                 }
                 let Some(parent_key) = parent_key(fk, store.table(parent), &row) else { continue };

@@ -82,9 +82,21 @@ impl Store {
     /// Whether any row of a table has these values in the columns that a foreign key refers to.
     pub(crate) fn is_referred(&self, fk: &ForeignKey, parent: usize, row: &[Value]) -> Result<bool, Error> {
         let table = self.table(parent);
-        let Some(values) = referred(fk, table, row) else { return Ok(false) };
+        match referred(fk, table, row) {
+            Some(values) => self.has_parent(fk, table, &values),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a foreign key of a row is satisfied. NULL refers to nothing.
+    pub(crate) fn refers_to_a_row(&self, fk: &ForeignKey, parent: usize, row: &[Value]) -> Result<bool, Error> {
+        let values: Vec<&Value> = fk.columns.iter().map(|i| &row[*i]).collect();
+        Ok(values.iter().any(|v| v.is_null()) || self.has_parent(fk, self.table(parent), &values)?)
+    }
+
+    fn has_parent(&self, fk: &ForeignKey, parent: &Table, values: &[&Value]) -> Result<bool, Error> {
         let same: Vec<String> = fk.parent_columns.iter().map(|c| format!("{} = ?", quote(c))).collect();
-        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&table.sql_name), same.join(" AND "));
+        let sql = format!("SELECT 1 FROM main.{} WHERE {}", quote(&parent.sql_name), same.join(" AND "));
         Ok(self.conn.prepare_cached(&sql)?.exists(params_from_iter(values))?)
     }
 }

@@ -29,7 +29,7 @@ pub struct Reference {
 
 /// Columns of a table that rows of unsynced tables refer to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Target {
     /// The table, as in the schema.
     pub table: String,
     /// Its position in the schema of synced tables; none where it is not synced itself.
@@ -46,7 +46,7 @@ pub struct Place {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Locals {
     /// Each once.
-    pub places: Vec<Place>,
+    pub targets: Vec<Target>,
 }
 
 impl Locals {
@@ -82,25 +82,25 @@ impl Locals {
         let sorted = |of: &[String]| order.iter().map(|i| of[*i].clone()).collect::<Vec<_>>();
         let columns = sorted(&columns);
         (reference.columns, reference.defaults) = (sorted(&reference.columns), sorted(&reference.defaults));
-        if let Some(place) = self.places.iter_mut().find(|p| p.table == table && p.columns == columns) {
-            place.references.push(reference);
+        if let Some(target) = self.targets.iter_mut().find(|p| p.table == table && p.columns == columns) {
+            target.references.push(reference);
             return;
         }
         let position = schema.position(&table.to_ascii_lowercase());
         let key = position.map(|p| &schema.tables()[p]);
         let key = key.map(|t| t.key.iter().map(|i| t.columns[*i].sql_name.clone()).collect()).unwrap_or_default();
-        self.places.push(Place { table, position, key, columns, references: vec![reference] });
+        self.targets.push(Target { table, position, key, columns, references: vec![reference] });
     }
 
     /// The unsynced tables that are written where rows of synced ones go: lowercase names.
     #[must_use]
     pub fn tables(&self) -> BTreeSet<String> {
-        self.places.iter().flat_map(|p| &p.references).map(|r| r.child.to_ascii_lowercase()).collect()
+        self.targets.iter().flat_map(|p| &p.references).map(|r| r.child.to_ascii_lowercase()).collect()
     }
 
-    /// The places of a synced table.
-    pub fn of(&self, position: usize) -> impl Iterator<Item = &Place> {
-        self.places.iter().filter(move |p| p.position == Some(position))
+    /// The targets of a synced table.
+    pub fn of(&self, position: usize) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(move |p| p.position == Some(position))
     }
 
     /// Makes the TEMP tables and triggers that note what happens, in place of those that are there.
@@ -117,20 +117,20 @@ impl Locals {
                 conn.execute_batch(&format!("DROP {kind} temp.{}", quote(name)))?;
             }
         }
-        for (n, place) in self.places.iter().enumerate() {
-            conn.execute_batch(&place.statements(n))?;
+        for (n, target) in self.targets.iter().enumerate() {
+            conn.execute_batch(&target.statements(n))?;
         }
         Ok(())
     }
 }
 
-/// The name of the TEMP table of the place with this number.
+/// The name of the TEMP table of the target with this number.
 #[must_use]
-pub fn left(place: usize) -> String {
-    format!("_sync_left_{place}")
+pub fn left(target: usize) -> String {
+    format!("_sync_left_{target}")
 }
 
-impl Place {
+impl Target {
     /// The columns of its TEMP table that have the key, the values as they were, and as they are.
     #[must_use]
     pub fn noted(&self) -> [Vec<String>; 3] {
@@ -242,7 +242,7 @@ mod tests {
         let schema = introspect(&conn, Some(&["users".into(), "notes".into()])).unwrap().schema;
         let locals = Locals::read(&conn, &schema).unwrap();
         let text: Vec<String> = locals
-            .places
+            .targets
             .iter()
             .map(|p| {
                 let who = |r: &Reference| {

@@ -95,8 +95,8 @@ pub fn beside(schema: &Schema, locals: &Locals, triggers: &[Trigger], copies: &[
 /// What to know of unsynced tables that refer to synced ones.
 fn notes(locals: &Locals) -> Vec<Note> {
     let mut out: Vec<Note> = Vec::new();
-    for place in locals.places.iter().filter(|p| p.position.is_some()) {
-        for r in &place.references {
+    for target in locals.targets.iter().filter(|p| p.position.is_some()) {
+        for r in &target.references {
             let becomes = match r.on_delete.as_str() {
                 "CASCADE" => "its rows go with them",
                 "SET NULL" => "its rows refer to nothing then",
@@ -106,7 +106,7 @@ fn notes(locals: &Locals) -> Vec<Note> {
             let text = format!(
                 "is not synced and refers to {}: where rows there get another number its rows follow, and where they are \
                  deleted elsewhere {becomes}",
-                place.table
+                target.table
             );
             out.push(Note { table: r.child.clone(), text });
         }
