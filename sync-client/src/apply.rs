@@ -12,8 +12,9 @@ use sync_core::schema::Table;
 use sync_core::value::Value;
 
 use crate::aside::{Aside, UNIQUE_HELD, Why};
+use crate::asking::Answers;
 use crate::changes::Changes;
-use crate::conflict::Policies;
+use crate::conflict::{Conflict, Policies};
 use crate::effects::Taken;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
@@ -43,6 +44,10 @@ pub(crate) struct Outcome {
 pub(crate) struct Applier<'a> {
     pub(crate) store: &'a Store,
     pub(crate) policies: &'a Policies,
+    /// What the app said of conflicts; none where it is not asked, and policies decide.
+    pub(crate) answers: Option<&'a Answers>,
+    /// What it has to be asked: then the transaction is undone.
+    pub(crate) questions: Vec<Conflict>,
     pub(crate) now: i64,
     /// Whether there is any intent at all: most of the time there is none, and nothing to look up.
     pub(crate) any_dirty: bool,
@@ -109,6 +114,8 @@ impl<'a> Applier<'a> {
         Ok(Self {
             store,
             policies,
+            answers: None,
+            questions: Vec::new(),
             now,
             any_dirty,
             keep: Keep::new(store, policies, any_dirty)?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sync_core::protocol::capabilities::Limits;
 
 use crate::api::{Api, TokenRequest, TokenSource};
+use crate::asking::Asking;
 use crate::attach::Attach;
 use crate::client::Client;
 use crate::conflict::{Policies, Policy};
@@ -34,6 +35,7 @@ pub struct Builder {
     transport: Option<Arc<dyn Transport>>,
     env: Arc<dyn Environment>,
     patience: Duration,
+    answer_within: Duration,
     ca: Option<PathBuf>,
 }
 
@@ -51,6 +53,7 @@ impl Builder {
             transport: None,
             env: Arc::new(System),
             patience: Duration::ZERO,
+            answer_within: ANSWER_WITHIN,
             ca: None,
         }
     }
@@ -96,14 +99,34 @@ impl Builder {
     /// file remembers holds ([`Builder::remember_policies`]), else [`Policy::ServerWins`].
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policies.default = Some(policy);
+        self.policies.set(policy);
         self
     }
 
     /// The same for one table.
     #[must_use]
     pub fn table_policy(mut self, table: &str, policy: Policy) -> Self {
-        self.policies.tables.insert(table.to_ascii_lowercase(), policy);
+        self.policies.set_table(table.to_ascii_lowercase(), policy);
+        self
+    }
+
+    /// How long an answer of [`Policy::Custom`] or [`Policy::Ask`] is waited for: 30 seconds where this is not said. The time
+    /// is for all conflicts that are asked about at once; where no answer at all comes in it, what else the same pull meets
+    /// is not asked about. Meanwhile nothing is locked, but the sync stands; [`Client::stop`] ends it at once.
+    ///
+    /// ```no_run
+    /// use std::{sync::Arc, time::Duration};
+    /// use sync_client::{Client, Policy, Resolution};
+    /// let client = Client::builder("app.db")
+    ///     .policy(Policy::ClientWins) // what holds where the function takes too long
+    ///     .policy(Policy::Custom(Arc::new(|_| Resolution::TakeServer)))
+    ///     .answer_within(Duration::from_secs(5))
+    ///     .open()?;
+    /// # Ok::<(), sync_client::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn answer_within(mut self, time: Duration) -> Self {
+        self.answer_within = time;
         self
     }
 
@@ -298,6 +321,7 @@ impl Builder {
             api,
             env: self.env,
             policies,
+            asking: Asking::new(self.answer_within),
             limits: Limits::default(),
             stage: None,
             path: place.as_ref().map_or(&*self.path, Place::file).to_owned(),
@@ -312,6 +336,9 @@ impl Builder {
         })
     }
 }
+
+/// How long the app's answers to conflicts are waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// No way to any server.
 struct Nowhere;

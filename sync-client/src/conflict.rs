@@ -13,6 +13,7 @@ use sync_core::engine::settle::Rule;
 use sync_core::value::Value;
 
 use crate::error::Error;
+use crate::question::Question;
 use crate::store::Meta;
 
 /// A row by wire column names.
@@ -51,10 +52,13 @@ pub enum Resolution {
     Merged(RowValues),
 }
 
-/// The function of a [`Policy::Custom`]. It gets values and returns values. While it runs, the file is being
-/// written: a verb of its [`crate::Client`] is an error at once, and so is a write by a connection of the app's
-/// without a busy timeout.
+/// The function of a [`Policy::Custom`]. It gets values and returns values, on a thread of its own. While it runs,
+/// nothing is locked, and the app may write; what it answers is applied only if both rows are still what they were, else it
+/// is asked again. A verb of its [`crate::Client`] is an error at once, since the sync waits for it.
 pub type Resolver = Arc<dyn Fn(&Conflict) -> Resolution + Send + Sync>;
+
+/// The function of a [`Policy::Ask`]: it takes the question, to be answered from wherever, and returns at once.
+pub type Asker = Arc<dyn Fn(Question) + Send + Sync>;
 
 /// What happens to a local edit that a remote row meets.
 #[derive(Clone, Default)]
@@ -70,17 +74,46 @@ pub enum Policy {
     /// keeps the local row whole in `discarded`, any other is told of in `conflicts`. Where the schema
     /// refuses the merged row, the server's wins.
     MergeColumns(Tie),
-    /// The app decides.
+    /// The app decides. All conflicts of a transaction are asked about one after the other, and what is not answered within
+    /// [`crate::Builder::answer_within`], or by a panic, is decided by the policy that was given before this one, or that
+    /// the file remembers, else by [`Policy::ServerWins`]; [`crate::Event::Unanswered`] says so.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use sync_client::{Policy, Resolution};
+    /// let policy = Policy::Custom(Arc::new(|c| match &c.server {
+    ///     Some(_) => Resolution::KeepLocal,
+    ///     None => Resolution::TakeServer, // it was deleted there
+    /// }));
+    /// # drop(policy);
+    /// ```
     Custom(Resolver),
+    /// The same for an app that needs time, to show it to somebody: questions are handed over all at once.
+    Ask(Asker),
+}
+
+/// What asks the app.
+#[derive(Clone)]
+pub(crate) enum Function {
+    Returns(Resolver),
+    Takes(Asker),
 }
 
 impl Policy {
-    pub(crate) const fn rule(&self) -> Rule {
+    const fn rule(&self) -> Rule {
         match self {
             Self::ServerWins => Rule::ServerWins,
             Self::ClientWins => Rule::ClientWins,
             Self::MergeColumns(tie) => Rule::MergeColumns(*tie),
-            Self::Custom(_) => Rule::Ask,
+            Self::Custom(_) | Self::Ask(_) => Rule::Ask,
+        }
+    }
+
+    fn function(&self) -> Option<Function> {
+        match self {
+            Self::Custom(f) => Some(Function::Returns(Arc::clone(f))),
+            Self::Ask(f) => Some(Function::Takes(Arc::clone(f))),
+            Self::ServerWins | Self::ClientWins | Self::MergeColumns(_) => None,
         }
     }
 
@@ -91,7 +124,7 @@ impl Policy {
             Self::ClientWins => "client-wins",
             Self::MergeColumns(Tie::Server) => "merge",
             Self::MergeColumns(Tie::Client) => "merge-client",
-            Self::Custom(_) => return None,
+            Self::Custom(_) | Self::Ask(_) => return None,
         })
     }
 }
@@ -115,10 +148,14 @@ impl fmt::Debug for Policy {
 }
 
 /// The rules of each table.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Policies {
-    pub(crate) default: Option<Policy>,
-    pub(crate) tables: BTreeMap<String, Policy>,
+    /// No functions: these decide where the app is not asked, or does not answer.
+    default: Option<Policy>,
+    tables: BTreeMap<String, Policy>,
+    /// What asks the app, of any table without a policy of its own, and of single ones.
+    asks: Option<Function>,
+    table_asks: BTreeMap<String, Function>,
     /// Tables whose local edits bring a parent back that was deleted on the server.
     pub(crate) keep: BTreeSet<String>,
 }
@@ -133,24 +170,64 @@ struct Kept {
 }
 
 impl Policies {
+    /// A function stands before the policy that was there, anything else in place of it.
+    pub(crate) fn set(&mut self, policy: Policy) {
+        self.asks = policy.function();
+        if self.asks.is_none() {
+            self.default = Some(policy);
+        }
+    }
+
+    pub(crate) fn set_table(&mut self, table: String, policy: Policy) {
+        match policy.function() {
+            Some(f) => {
+                self.table_asks.insert(table, f);
+            }
+            None => {
+                self.table_asks.remove(&table);
+                self.tables.insert(table, policy);
+            }
+        }
+    }
+
+    /// What decides where the app does not. No function.
     pub(crate) fn of(&self, table: &str) -> &Policy {
         self.tables.get(table).or(self.default.as_ref()).unwrap_or(&Policy::ServerWins)
     }
 
+    /// What asks the app about this table.
+    pub(crate) fn function(&self, table: &str) -> Option<Function> {
+        let general = || self.asks.as_ref().filter(|_| !self.tables.contains_key(table));
+        self.table_asks.get(table).or_else(general).cloned()
+    }
+
+    pub(crate) fn rule(&self, table: &str) -> Rule {
+        if self.function(table).is_some() { Rule::Ask } else { self.of(table).rule() }
+    }
+
+    /// The rule where the app does not answer.
+    pub(crate) fn rule_unanswered(&self, table: &str) -> Rule {
+        self.of(table).rule()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.default.is_none() && self.tables.is_empty() && self.keep.is_empty()
+        self.default.is_none() && self.tables.is_empty() && self.keep.is_empty() && !self.has_functions()
+    }
+
+    fn has_functions(&self) -> bool {
+        self.asks.is_some() || !self.table_asks.is_empty()
     }
 
     /// Keeps these in the file, in place of what it had.
     pub(crate) fn remember(&self, conn: &Connection) -> Result<(), Error> {
-        let name = |p: &Policy| {
-            p.name().map(str::to_owned).ok_or_else(|| {
-                Error::Argument("a function cannot be kept in a file: give it each time the file is opened".into())
-            })
-        };
+        if self.has_functions() {
+            let why = "a function cannot be kept in a file: give it each time the file is opened";
+            return Err(Error::Argument(why.into()));
+        }
+        let name = |p: &Policy| p.name().map(str::to_owned);
         let kept = Kept {
-            default: self.default.as_ref().map(name).transpose()?,
-            tables: self.tables.iter().map(|(t, p)| Ok((t.clone(), name(p)?))).collect::<Result<_, Error>>()?,
+            default: self.default.as_ref().and_then(name),
+            tables: self.tables.iter().filter_map(|(t, p)| Some((t.clone(), name(p)?))).collect(),
             keep: self.keep.clone(),
         };
         Meta::Policies.keep(conn, serde_json::to_string(&kept).map_err(|e| Error::Damaged(e.to_string()))?)

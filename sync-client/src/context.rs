@@ -37,6 +37,8 @@ pub enum FaultPoint {
     AfterCommit,
     /// Remote rows are staged, not applied.
     Staged,
+    /// The app is about to be asked about conflicts, no transaction is open.
+    Asking,
     /// Remote rows are applied, the transaction is open.
     Applying,
     /// A snapshot is being downloaded.
@@ -61,6 +63,7 @@ impl FaultPoint {
         Self::BeforeCommit,
         Self::AfterCommit,
         Self::Staged,
+        Self::Asking,
         Self::Applying,
         Self::Downloading,
         Self::Rebuilding,
@@ -79,6 +82,7 @@ impl FaultPoint {
             Self::BeforeCommit => "before_commit",
             Self::AfterCommit => "after_commit",
             Self::Staged => "staged",
+            Self::Asking => "asking",
             Self::Applying => "applying",
             Self::Downloading => "downloading",
             Self::Rebuilding => "rebuilding",

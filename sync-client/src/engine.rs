@@ -12,6 +12,7 @@ use sync_core::protocol::capabilities::Limits;
 use sync_core::wire::Form;
 
 use crate::api::Api;
+use crate::asking::Asking;
 use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
@@ -29,6 +30,7 @@ pub(crate) struct Engine {
     pub(crate) api: Arc<Api>,
     pub(crate) env: Arc<dyn Environment>,
     pub(crate) policies: Policies,
+    pub(crate) asking: Asking,
     pub(crate) limits: Limits,
     pub(crate) stage: Option<Stage>,
     /// The file that is open.
@@ -103,6 +105,7 @@ impl Engine {
 
     /// Reads what the server offers, now and then: it may have been given tables or limits since.
     pub(crate) fn greet(&mut self) -> Result<(), Error> {
+        self.asking.begin();
         let now = self.env.now_ms();
         if self.greeted.is_some_and(|at| (at..at + GREETING_MS).contains(&now)) {
             // The app may have changed its tables since.

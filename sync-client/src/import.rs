@@ -12,6 +12,7 @@ use sync_core::record::{self, Record};
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, full, is_constraint, is_unique};
+use crate::asking::{Answers, Attempt};
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -72,7 +73,9 @@ impl Engine {
             self.pull_part(&mut pull)?;
         }
         for unfit in [Unfit::Undo, Unfit::Displace] {
-            if let Some(imported) = self.take_up(&export, committed, self.versions_count(&export)?, &columns, unfit)? {
+            let versions_count = self.versions_count(&export)?;
+            let done = self.asking(|a| self.take_up(&export, committed, versions_count, &columns, unfit, a))?;
+            if let Some(imported) = done {
                 return Ok(imported);
             }
             Meta::Rebuild.set(&self.store.conn, NOT_WHOLE)?;
@@ -155,7 +158,8 @@ impl Engine {
         versions_count: bool,
         columns: &BTreeMap<i64, (usize, Vec<usize>)>,
         unfit: Unfit,
-    ) -> Result<Option<Imported>, Error> {
+        answers: &Answers,
+    ) -> Result<Attempt<Option<Imported>>, Error> {
         let store = &self.store;
         let tx = store.begin()?;
         store.absorb(self.env.now_ms())?;
@@ -177,13 +181,17 @@ impl Engine {
             Ok(())
         })?;
         let mut applier = Applier::new(store, &self.policies, self.env.now_ms())?;
+        applier.answers = Some(answers);
         applier.any_dirty = true;
         applier.begin_bundle("", false)?;
         applier.take_up(incoming, versions_count)?;
+        if let Some(asks) = applier.asks() {
+            return Ok(asks);
+        }
         let whole = match unfit {
             Unfit::Undo => match applier.finish(tx)? {
                 Finished::Whole(whole) => whole,
-                Finished::Undone => return Ok(None),
+                Finished::Undone => return Ok(Attempt::Undone(None)),
             },
             Unfit::Displace => applier.finish_displacing(tx)?,
         };
@@ -198,13 +206,13 @@ impl Engine {
             Some(sent) if committed => sent.rows.unsigned_abs(),
             _ => 0,
         };
-        Ok(Some(Imported {
+        Ok(Attempt::Kept(Some(Imported {
             rows: outcome.applied,
             conflicts: outcome.conflicts,
             refused_rows,
             committed_rows,
             already: false,
-        }))
+        })))
     }
 }
 

@@ -8,6 +8,7 @@ use sync_core::record;
 use sync_core::wire::{decode_key, decode_payload};
 
 use crate::apply::Applier;
+use crate::asking::{Answers, Attempt};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::report::PullReport;
@@ -19,9 +20,19 @@ impl Engine {
     /// What a conflict reply says that no pull will: a tombstone from before this file's snapshot, or a
     /// row that this file set aside.
     pub(crate) fn learn(&self, conflicts: &[ConflictReply], report: &mut PullReport) -> Result<(), Error> {
+        self.asking(|answers| self.try_to_learn(conflicts, report, answers))
+    }
+
+    fn try_to_learn(
+        &self,
+        conflicts: &[ConflictReply],
+        report: &mut PullReport,
+        answers: &Answers,
+    ) -> Result<Attempt<()>, Error> {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.answers = Some(answers);
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
         let checkpoint = Meta::Checkpoint.integer(&tx)?;
@@ -63,12 +74,15 @@ impl Engine {
             }
         }
         applier.end_bundle()?;
+        if let Some(asks) = applier.asks() {
+            return Ok(asks);
+        }
         let Finished::Whole(whole) = applier.finish(tx)? else {
-            return Meta::Rebuild.set(&self.store.conn, NOT_WHOLE);
+            return Meta::Rebuild.set(&self.store.conn, NOT_WHOLE).map(Attempt::Undone);
         };
         let outcome = whole.commit()?;
         report.conflicts += outcome.conflicts;
         outcome.events.iter().for_each(|e| self.tell(e));
-        Ok(())
+        Ok(Attempt::Kept(()))
     }
 }

@@ -18,6 +18,7 @@
 //! |---|---|
 //! | [`Client`] | one file's syncing: the verbs |
 //! | [`Policy`] | what happens when a remote row meets a local edit |
+//! | [`Question`] | a conflict that waits for the app's answer |
 //! | [`Repair`] | whose row is right where a file differs from its server ([`Client::verify`]) |
 //! | [`report`] | what the verbs say |
 //! | [`transport`] | the port to the network |
@@ -27,6 +28,7 @@
 mod api;
 mod apply;
 mod aside;
+mod asking;
 mod attach;
 mod budget;
 mod builder;
@@ -71,6 +73,7 @@ mod place;
 mod private;
 mod pull;
 mod push;
+mod question;
 mod rebuild;
 mod rekey;
 mod release;
@@ -101,11 +104,12 @@ pub use api::{TokenRequest, TokenSource};
 pub use attach::Attach;
 pub use builder::Builder;
 pub use client::Client;
-pub use conflict::{Conflict, Policy, Resolution, Resolver, RowValues};
+pub use conflict::{Asker, Conflict, Policy, Resolution, Resolver, RowValues};
 pub use detach::{Detach, Detached, forget};
 pub use error::Error;
 pub use import::Imported;
 pub use listing::{read_inbox, read_inbox_page};
+pub use question::Question;
 pub use report::*;
 pub use status::{inspect, read_pending, read_status};
 pub use sync_core::engine::merge::Tie;

@@ -13,6 +13,7 @@ use sync_core::wire::{Form, push_key, push_payload};
 
 use crate::api::broken;
 use crate::apply::Applier;
+use crate::asking::{Answers, Attempt};
 use crate::context::FaultPoint;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -319,15 +320,27 @@ impl Engine {
         &self,
         stage: &Stage,
         bundles: &[StagedBundle],
-        (outbox, fate): (Option<&Outbox>, Fate),
+        outbox: (Option<&Outbox>, Fate),
         report: &mut PullReport,
     ) -> Result<Applied, Error> {
+        self.asking(|answers| self.try_together(stage, bundles, outbox, report, answers))
+    }
+
+    fn try_together(
+        &self,
+        stage: &Stage,
+        bundles: &[StagedBundle],
+        (outbox, fate): (Option<&Outbox>, Fate),
+        report: &mut PullReport,
+        answers: &Answers,
+    ) -> Result<Attempt<Applied>, Error> {
         let tx = self.store.begin()?;
         let disturbed = Meta::OutboxDisturbed.integer(&tx)?;
         if !mutant::on(Mutant::StaleCheck) {
             self.store.absorb(self.env.now_ms())?;
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.answers = Some(answers);
         applier.stage = Some(stage);
         applier.rounds = !self.api.is_ours();
         for b in bundles {
@@ -338,10 +351,13 @@ impl Engine {
             applier.end_bundle()?;
             self.confirm(b, own)?;
         }
-        let Finished::Whole(whole) = applier.finish(tx)? else { return Ok(Applied::NeedsRebuild) };
+        if let Some(asks) = applier.asks() {
+            return Ok(asks);
+        }
+        let Finished::Whole(whole) = applier.finish(tx)? else { return Ok(Attempt::Undone(Applied::NeedsRebuild)) };
         // A row of the outbox would have to leave for it, and may be history by now.
         if outbox.is_some() && fate == Fate::Open && Meta::OutboxDisturbed.integer(&self.store.conn)? != disturbed {
-            return Ok(Applied::Waits);
+            return Ok(Attempt::Undone(Applied::Waits));
         }
         self.env.fault(FaultPoint::Applying);
         let outcome = whole.commit()?;
@@ -352,7 +368,7 @@ impl Engine {
         let checkpoint = bundles.last().map_or(0, |b| b.seq);
         self.tell(&Event::Applied { rows: report.applied_rows, checkpoint });
         outcome.events.iter().for_each(|e| self.tell(e));
-        Ok(Applied::Whole)
+        Ok(Attempt::Kept(Applied::Whole))
     }
 
     /// Moves the checkpoint over a bundle, in the transaction that applied it.

@@ -10,7 +10,8 @@ use sync_core::protocol::Op;
 use sync_core::protocol::snapshot::SnapshotSession;
 use sync_core::record::{self, Record};
 
-use crate::apply::{Applier, fit, is_constraint};
+use crate::apply::{Applier, Outcome, fit, is_constraint};
+use crate::asking::{Answers, Attempt};
 use crate::attach::Attach;
 use crate::context::FaultPoint;
 use crate::engine::Engine;
@@ -66,7 +67,7 @@ impl Engine {
             Ok(Some(asked)) => asked,
             other => return other.map(|_| Pulled::Rebuild),
         };
-        let outcome = self.apply_snapshot(&stage, &session, &asked)?;
+        let outcome = self.asking(|answers| self.apply_snapshot(&stage, &session, &asked, answers))?;
         let cleared = stage.clear();
         self.keep_stage(stage, &cleared);
         match asked.bundle {
@@ -109,7 +110,8 @@ impl Engine {
         stage: &Stage,
         session: &SnapshotSession,
         asked: &Asked,
-    ) -> Result<crate::apply::Outcome, Error> {
+        answers: &Answers,
+    ) -> Result<Attempt<Outcome>, Error> {
         let &Asked { fork, earlier, committed, .. } = asked;
         let seq = session.snapshot_bundle_seq;
         let tx = self.store.begin()?;
@@ -145,6 +147,7 @@ impl Engine {
             }
         }
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+        applier.answers = Some(answers);
         applier.stage = Some(stage);
         applier.rebuilding = true;
         applier.pushed = committed;
@@ -175,6 +178,9 @@ impl Engine {
             tx.execute("DELETE FROM main._sync_row WHERE v < 0 AND -v > ?", [fork])?;
         }
         applier.end_bundle()?;
+        if let Some(asks) = applier.asks() {
+            return Ok(asks);
+        }
         let whole = applier.finish_displacing(tx)?;
         let conn = &self.store.conn;
         Meta::Checkpoint.set(conn, seq)?;
@@ -190,7 +196,7 @@ impl Engine {
         }
         self.store.rebuilt_but_held_back()?;
         self.env.fault(FaultPoint::Rebuilding);
-        whole.commit()
+        whole.commit().map(Attempt::Kept)
     }
 }
 

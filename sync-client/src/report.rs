@@ -317,6 +317,16 @@ pub enum Event {
         /// For a person.
         message: String,
     },
+    /// The app's own function gave no answer to a conflict, or none in time: the file's policy decided.
+    Unanswered {
+        /// Table, as on the wire.
+        table: String,
+        /// Key object.
+        #[serde(serialize_with = "object")]
+        key: String,
+        /// Why, and which policy, for a person.
+        message: String,
+    },
     /// A table is another one on the server, and is held back from now on.
     HeldBack {
         /// Table, as on the wire.

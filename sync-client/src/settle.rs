@@ -11,8 +11,8 @@ use sync_core::schema::Table;
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, is_constraint, is_unique, version_of};
-use crate::calling;
-use crate::conflict::{Conflict, Policy, Resolution, RowValues};
+use crate::asking::Decided;
+use crate::conflict::{Conflict, Resolution, RowValues};
 use crate::error::Error;
 use crate::inbox::{Entry, add_merged, key_json};
 use crate::mutant::{self, Mutant};
@@ -32,6 +32,8 @@ struct Met<'m> {
     remote: Option<Vec<Value>>,
     /// The local row that takes another number, where that was minted twice.
     minted: Option<(usize, Vec<Value>)>,
+    /// What the app decided, where it was asked.
+    resolution: Option<Resolution>,
 }
 
 impl Applier<'_> {
@@ -59,16 +61,37 @@ impl Applier<'_> {
         let sent = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, table));
         let unsent = sent.clone().filter(|sent| lacks(sent, live.as_deref()));
         let remote = sent.clone().map(|row| over(row, live.as_deref()));
-        let rule = self.policies.of(&table.name).rule();
+        let rule = self.policies.rule(&table.name);
         let minted = match (&live, known) {
             (Some(row), Known::Never | Known::Gone(_)) if remote.is_some() && is_new(known, dirty) => {
                 self.minted(r.position, &key, row)?
             }
             _ => None,
         };
-        let verdict = settle(live.as_deref(), known, dirty.base.as_ref(), remote.as_deref(), minted.is_some(), rule);
+        let verdict =
+            |rule| settle(live.as_deref(), known, dirty.base.as_ref(), remote.as_deref(), minted.is_some(), rule);
+        let (mut verdict, by_policy, mut resolution) =
+            (verdict(rule), verdict(self.policies.rule_unanswered(&table.name)), None);
+        if verdict == Verdict::Ask {
+            let conflict = Conflict {
+                table: table.name.clone(),
+                key: key_json(table, &key),
+                op: op_of(live.as_deref(), known, dirty.base.as_ref()).into(),
+                local: live.as_ref().map(|row| named(table, row)),
+                base: dirty.base.as_ref().map(|b| named_record(table, b)),
+                server: remote.as_ref().map(|row| named(table, row)),
+                local_version: known.version(),
+                server_version: r.version,
+            };
+            match self.decided(conflict) {
+                Decided::ByApp(answer) => resolution = Some(answer),
+                Decided::ByPolicy => verdict = by_policy,
+                // As if the server's had won, so that no more is met than has to be asked about.
+                Decided::Open => verdict = Verdict::Take,
+            }
+        }
         let (t, k) = (m.id, r.k.clone());
-        self.carry_out(verdict, r, &Met { key, live, known, dirty, sent, remote, minted })?;
+        self.carry_out(verdict, r, &Met { key, live, known, dirty, sent, remote, minted, resolution })?;
         // Values in columns that the server lacks have nowhere to go yet: the intent stays for their sake.
         match unsent {
             Some(base) if verdict != Verdict::Rekey && store.dirty(t, &k)?.is_none() => {
@@ -79,7 +102,7 @@ impl Applier<'_> {
     }
 
     fn carry_out(&mut self, verdict: Verdict, r: StagedRow, met: &Met<'_>) -> Result<(), Error> {
-        let Met { key, live, known, dirty, sent, remote, minted } = met;
+        let Met { key, live, known, dirty, sent, remote, minted, resolution } = met;
         let (known, base) = (*known, dirty.base.as_ref());
         let (store, m) = (self.store, &self.store.managed[r.position]);
         let table = store.table(r.position);
@@ -155,50 +178,37 @@ impl Applier<'_> {
                 self.came(&StagedRow { row: Some(record::encode(&merged.row)), ..r })?;
                 add_merged(&store.conn, table, &merged.row)
             }
-            Verdict::Ask => {
-                let Policy::Custom(resolver) = self.policies.of(&table.name) else { return Ok(()) };
-                let conflict = Conflict {
-                    table: table.name.clone(),
-                    key: key_json(table, key),
-                    op: op.into(),
-                    local: live.as_ref().map(|row| named(table, row)),
-                    base: base.map(|b| named_record(table, b)),
-                    server: remote.as_ref().map(|row| named(table, row)),
-                    local_version: known.version(),
-                    server_version: r.version,
-                };
-                match calling::call(|| resolver(&conflict)) {
-                    Resolution::TakeServer => {
-                        let e = entry("discarded", "resolver", "the app's own function took the server's row");
-                        self.take(r, live.as_deref(), known, &e)
-                    }
-                    Resolution::KeepLocal => {
-                        let e = entry("conflict", "resolver", "the app's own function kept the local row");
-                        self.rebase(&r, dirty.since, sent.as_ref(), &e)
-                    }
-                    Resolution::Merged(values) => {
-                        let merged = merge(table, key, &values, remote.as_deref().or(live.as_deref()));
-                        let written = match live {
-                            Some(_) => m.sql.update(&store.conn, key, &merged),
-                            None => m.sql.insert(&store.conn, &merged),
-                        };
-                        if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
-                            let why = "the app's own function merged both rows into one that the schema refuses";
-                            let e = entry("discarded", "resolver", why);
-                            return self.take(r, live.as_deref(), known, &e);
-                        }
-                        let written = written?;
-                        if live.as_ref() != Some(&merged) {
-                            self.changed(r.position, &r.k, false);
-                        }
-                        let e = entry("conflict", "resolver", "the app's own function merged both rows");
-                        self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
-                        debug_assert_eq!(written, 1, "the row is there or it is not");
-                        self.came(&StagedRow { row: Some(record::encode(&merged)), ..r })?;
-                        add_merged(&store.conn, table, &merged)
-                    }
+            Verdict::Ask => match resolution {
+                None | Some(Resolution::TakeServer) => {
+                    let e = entry("discarded", "resolver", "the app's own function took the server's row");
+                    self.take(r, live.as_deref(), known, &e)
                 }
-            }
+                Some(Resolution::KeepLocal) => {
+                    let e = entry("conflict", "resolver", "the app's own function kept the local row");
+                    self.rebase(&r, dirty.since, sent.as_ref(), &e)
+                }
+                Some(Resolution::Merged(values)) => {
+                    let merged = merge(table, key, values, remote.as_deref().or(live.as_deref()));
+                    let written = match live {
+                        Some(_) => m.sql.update(&store.conn, key, &merged),
+                        None => m.sql.insert(&store.conn, &merged),
+                    };
+                    if matches!(&written, Err(e) if is_unique(e) || is_constraint(e)) {
+                        let why = "the app's own function merged both rows into one that the schema refuses";
+                        let e = entry("discarded", "resolver", why);
+                        return self.take(r, live.as_deref(), known, &e);
+                    }
+                    let written = written?;
+                    if live.as_ref() != Some(&merged) {
+                        self.changed(r.position, &r.k, false);
+                    }
+                    let e = entry("conflict", "resolver", "the app's own function merged both rows");
+                    self.rebase(&r, dirty.since, sent.as_ref(), &e)?;
+                    debug_assert_eq!(written, 1, "the row is there or it is not");
+                    self.came(&StagedRow { row: Some(record::encode(&merged)), ..r })?;
+                    add_merged(&store.conn, table, &merged)
+                }
+            },
         }
     }
 

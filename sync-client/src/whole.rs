@@ -96,6 +96,7 @@ impl<'a> Applier<'a> {
     }
 
     fn settle(&mut self) -> Result<(), Error> {
+        assert!(self.questions.is_empty(), "invariant: whoever gives answers looks for questions first");
         if self.aside.any {
             self.settle_absent()?;
         }

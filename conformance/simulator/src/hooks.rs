@@ -42,7 +42,7 @@ impl Point {
             Self::Client(p) => match p {
                 P::Frozen | P::Uploading => Phase::Push,
                 P::BeforeCommit | P::AfterCommit => Phase::Commit,
-                P::Staged | P::Applying => Phase::Pull,
+                P::Staged | P::Asking | P::Applying => Phase::Pull,
                 P::Downloading | P::Rebuilding | P::Repairing => Phase::Snapshot,
                 P::Exporting | P::Detaching | P::Importing => Phase::Connect,
             },

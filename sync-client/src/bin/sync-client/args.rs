@@ -56,7 +56,7 @@ pub(crate) enum Command {
     #[command(after_help = "With --json: one object a line, named by its member \"event\": started; frozen {rows}; \
         uploaded {rows, total}; committed {bundle_seq, rows}; downloaded {rows, total or null}; \
         applied {rows, checkpoint}; changed {table, keys, deleted, source_id}; inbox {kind, table, key, message}; \
-        held_back {table, message}; rekeyed {table, old_key, new_key}; waiting {message, ms or null}; \
+        unanswered {table, key, message}; held_back {table, message}; rekeyed {table, old_key, new_key}; waiting {message, ms or null}; \
         finished {report}; \
         failed {class: offline|auth|refused|local|protocol, message, retry_in_ms or null}.")]
     Watch(Watch),

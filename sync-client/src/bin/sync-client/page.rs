@@ -29,6 +29,11 @@ fn events() -> Vec<Event> {
             key: key(),
             message: "the server's row won over this local edit".into(),
         },
+        Event::Unanswered {
+            table: "notes".into(),
+            key: key(),
+            message: "no answer came within 30 s: the file's policy decided, server-wins".into(),
+        },
         Event::HeldBack { table: "notes".into(), message: "column n is TEXT here and INTEGER on the server".into() },
         Event::Rekeyed { table: "counters".into(), old_key: r#"{"id":5}"#.into(), new_key: r#"{"id":9}"#.into() },
         Event::Waiting { message: "another program is writing to the file".into(), ms: None },
@@ -56,6 +61,9 @@ const fn meaning(event: &Event) -> &'static str {
         Event::Inbox { .. } => {
             "There is a new entry in `rejected`, `discarded` or `conflict`: `sync-client rejected FILE --json` and its \
              like have the rows."
+        }
+        Event::Unanswered { .. } => {
+            "A conflict was not answered in time, or not at all: the policy of the file decided."
         }
         Event::HeldBack { .. } => "A table is not synced for now; the message says why.",
         Event::Rekeyed { .. } => "Two devices had minted a number: the row here has another one now.",
