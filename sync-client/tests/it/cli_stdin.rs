@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,7 +19,15 @@ struct Watch {
 
 impl Watch {
     fn start(dir: &TempDir, name: &str) -> Self {
-        let command = &["watch", name, "--stdin"];
+        Self::with(dir, &["watch", name, "--stdin"])
+    }
+
+    /// The same, asking about conflicts.
+    fn asking(dir: &TempDir, name: &str, seconds: &str) -> Self {
+        Self::with(dir, &["watch", name, "--stdin", "--ask", seconds, "--policy", "client-wins"])
+    }
+
+    fn with(dir: &TempDir, command: &[&str]) -> Self {
         let mut child = program(dir, command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let from = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { to: child.stdin.take(), from, child }
@@ -134,4 +143,124 @@ fn a_row_in_an_event_can_be_named_in_a_command() {
     assert_eq!(crate::cli::text(&a, names), "Ann,Bo");
     drop(watch.to.take());
     assert!(watch.child.wait().unwrap().success());
+}
+
+/// Two synced files whose devices have both changed one row, and named it after themselves.
+fn clash(dir: &TempDir, url: &str) -> (Connection, Connection) {
+    let (a, b) = (file(dir, "a.db", DDL), file(dir, "b.db", DDL));
+    a.execute_batch("INSERT INTO customers VALUES ('c1', 'Ann', 'x')").unwrap();
+    for name in ["a.db", "b.db"] {
+        run(dir, &["init", name, "--server", url, "--all", "--token", "ann"]).ends(0);
+        run(dir, &["sync", name]).ends(0);
+    }
+    a.execute_batch("UPDATE customers SET name = 'of a'").unwrap();
+    run(dir, &["sync", "a.db"]).ends(0);
+    b.execute_batch("UPDATE customers SET name = 'of b'").unwrap();
+    (a, b)
+}
+
+const NAME: &str = "SELECT name || coalesce(email, '') FROM customers";
+
+/// A conflict is told with its rows and waits for `resolve`. Meanwhile the app writes, and what was answered to rows that
+/// are others by then is asked again.
+#[test]
+fn conflicts_are_told_and_answered() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let (a, b) = clash(&dir, &server.url());
+    let mut watch = Watch::asking(&dir, "b.db", "60");
+    let row = |name: &str| json!({"id": "c1", "name": name, "email": "x"});
+    let told = watch.event("conflict");
+    let expected = json!({"event": "conflict", "id": 1, "table": "customers", "key": {"id": "c1"}, "op": "UPDATE",
+        "local": row("of b"), "base": row("Ann"), "server": row("of a"), "seconds": 60});
+    assert_eq!(told, expected);
+    // The file is free, and a sync that was asked for waits while other commands are answered.
+    b.busy_timeout(std::time::Duration::ZERO).unwrap();
+    b.execute_batch("UPDATE customers SET name = 'of b, again'").unwrap();
+    watch.say(r#"{"command":"sync","request":"long"}"#);
+    assert_eq!(watch.ask(&json!({"command": "status"}))["status"]["conflicts"], 0);
+    for wrong in [
+        json!({"command": "resolve", "id": 7, "take": "local"}),
+        json!({"command": "resolve", "id": 1}),
+        json!({"command": "resolve", "id": 1, "take": "local", "row": {}}),
+        json!({"command": "resolve", "id": 1, "row": {"colour": "red"}}),
+        json!({"command": "resolve", "id": 1, "row": {"id": "c2"}}),
+        json!({"command": "resolve", "id": 1, "row": [1]}),
+    ] {
+        let answer = watch.ask(&wrong);
+        assert_eq!((&answer["answer"], &answer["error"]["class"]), (&"resolve".into(), &"usage".into()), "{answer}");
+    }
+    let taken = watch.ask(&json!({"command": "resolve", "id": 1, "take": "server", "request": 1}));
+    assert_eq!(taken, json!({"answer": "resolve", "request": 1, "resolved": true}));
+    let told = watch.event("conflict");
+    assert_eq!((&told["id"], &told["local"]), (&2.into(), &row("of b, again")));
+    let again = watch.ask(&json!({"command": "resolve", "id": 1, "take": "server"}));
+    assert!(again["error"]["message"].as_str().unwrap().contains("No conflict with the id 1"), "{again}");
+    let taken = watch.ask(&json!({"command": "resolve", "id": 2, "row": {"id": "c1", "name": "both", "email": null}}));
+    assert_eq!(taken["resolved"], true);
+    let synced = watch.next("answer");
+    assert_eq!((&synced["request"], &synced["pending_rows"]), (&"long".into(), &0.into()), "{synced}");
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(crate::cli::text(&a, NAME), "both");
+    let entries = run(&dir, &["conflicts", "b.db", "--json"]).ends(0).json();
+    assert_eq!((&entries["rows"][0]["reason"], entries["rows"].as_array().unwrap().len()), (&"resolver".into(), 1));
+    assert_eq!(watch.ask(&json!({"command": "stop"}))["stopping"], true);
+    assert!(watch.child.wait().unwrap().success());
+}
+
+/// The program is killed while a conflict waits: nothing was done, and it is told again.
+#[test]
+fn a_conflict_outlives_the_program() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let (a, b) = clash(&dir, &server.url());
+    let mut watch = Watch::asking(&dir, "b.db", "60");
+    let told = watch.event("conflict");
+    watch.child.kill().unwrap();
+    watch.child.wait().unwrap();
+    let status = run(&dir, &["status", "b.db", "--json"]).ends(0).json();
+    assert_eq!((&status["pending_rows"], &status["conflicts"]), (&1.into(), &0.into()));
+    assert_eq!(crate::cli::text(&b, NAME), "of bx");
+    let mut watch = Watch::asking(&dir, "b.db", "60");
+    assert_eq!(watch.event("conflict"), told);
+    // Its input is closed while it waits: that ends it, too, and nothing was done.
+    drop(watch.to.take());
+    assert!(watch.child.wait().unwrap().success());
+    let mut watch = Watch::asking(&dir, "b.db", "60");
+    assert_eq!(watch.event("conflict"), told);
+    assert_eq!(watch.ask(&json!({"command": "resolve", "id": 1, "take": "local"}))["resolved"], true);
+    watch.ask(&json!({"command": "sync"}));
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(crate::cli::text(&a, NAME), "of bx");
+    drop(watch.to.take());
+    assert!(watch.child.wait().unwrap().success());
+}
+
+/// Past its time the policy decides and an event says so; who was not asked to ask decides at once.
+#[test]
+fn a_conflict_that_is_not_answered_is_the_policys() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let (a, b) = clash(&dir, &server.url());
+    let mut watch = Watch::asking(&dir, "b.db", "1");
+    watch.event("conflict");
+    let told = watch.event("unanswered");
+    assert_eq!((&told["table"], &told["key"]), (&"customers".into(), &json!({"id": "c1"})));
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("within 1 s") && message.contains("client-wins"), "{message}");
+    let late = watch.ask(&json!({"command": "resolve", "id": 1, "take": "server"}));
+    assert_eq!(late["error"]["class"], "usage", "{late}");
+    watch.ask(&json!({"command": "sync"}));
+    drop(watch.to.take());
+    assert!(watch.child.wait().unwrap().success());
+    run(&dir, &["sync", "a.db"]).ends(0);
+    assert_eq!(crate::cli::text(&a, NAME), "of bx");
+
+    a.execute_batch("UPDATE customers SET name = 'of a'").unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    b.execute_batch("UPDATE customers SET name = 'of b 2'").unwrap();
+    let mut watch = Watch::start(&dir, "b.db");
+    assert_eq!(watch.event("inbox")["kind"], "discarded");
+    let nobody = watch.ask(&json!({"command": "resolve", "id": 1, "take": "server"}));
+    assert!(nobody["error"]["message"].as_str().unwrap().contains("--ask"), "{nobody}");
+    drop(watch.to.take());
+    assert!(watch.child.wait().unwrap().success());
+    run(&dir, &["watch", "b.db", "--ask", "5"]).ends(2);
 }

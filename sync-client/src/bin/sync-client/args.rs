@@ -264,6 +264,9 @@ pub(crate) struct Watch {
     /// input is closed, as it is when that program ends in whatever way
     #[arg(long)]
     pub(crate) stdin: bool,
+    /// Ask that program about each conflict, and wait so long for its answers; then the policy decides
+    #[arg(long, value_name = "SECONDS", requires = "stdin")]
+    pub(crate) ask: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,7 +9,10 @@ use sync_client::{
     report::{Status, SyncReport},
 };
 
-use crate::output::{self, Failure};
+use crate::{
+    conflicts::{Take, Waiting},
+    output::{self, Failure},
+};
 
 /// What a line asks for.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -27,6 +30,14 @@ pub(crate) enum Command {
         id: Option<i64>,
         #[serde(default)]
         kind: Option<String>,
+    },
+    /// Answer a conflict; answered at once, since a sync waits for it.
+    Resolve {
+        id: u64,
+        #[serde(default)]
+        take: Option<Take>,
+        #[serde(default)]
+        row: Option<Value>,
     },
     /// What waits; answered at once, also during a sync.
     Status,
@@ -62,6 +73,7 @@ pub(crate) enum Outcome {
     Synced { report: SyncReport, pending_rows: u64, rejected_rows: u64 },
     Changed { changed: bool },
     Cleared { cleared: u64 },
+    Resolved { resolved: bool },
     Status { status: Box<Status> },
     Stopping { stopping: bool },
     Error { error: Failure },
@@ -75,7 +87,7 @@ pub(crate) struct Asked {
 
 /// Reads commands until there are no more, or until one says stop. What takes long goes to `long`, so that the end of the
 /// input is noticed meanwhile.
-pub(crate) fn read(input: impl BufRead, client: &Client, long: &Sender<Asked>) {
+pub(crate) fn read(input: impl BufRead, client: &Client, waiting: Option<&Waiting>, long: &Sender<Asked>) {
     for line in input.lines() {
         let Ok(line) = line else { return };
         if line.trim().is_empty() {
@@ -92,6 +104,17 @@ pub(crate) fn read(input: impl BufRead, client: &Client, long: &Sender<Asked>) {
             Command::Status => {
                 let outcome = client.status().map_or_else(failed, |s| Outcome::Status { status: Box::new(s) });
                 answer("status", asked.request, outcome);
+            }
+            Command::Resolve { id, take, row } => {
+                let resolved = match waiting {
+                    Some(waiting) => waiting.resolve(id, take, row.as_ref()),
+                    None => Err("Nobody is asked about conflicts: `watch` was started without --ask.".into()),
+                };
+                let outcome = match resolved {
+                    Ok(()) => Outcome::Resolved { resolved: true },
+                    Err(why) => Outcome::Error { error: Failure::usage(why) },
+                };
+                answer("resolve", asked.request, outcome);
             }
             Command::Stop => {
                 answer("stop", asked.request, Outcome::Stopping { stopping: true });
@@ -122,7 +145,7 @@ pub(crate) fn carry_out(client: &Client, file: &Path, asked: Asked) {
         Command::Retry(which) => ("retry", by_which(which, Client::retry_entry, Client::retry)),
         Command::Drop(which) => ("drop", by_which(which, Client::drop_entry, Client::drop_row)),
         Command::Clear { id, kind } => ("clear", cleared(client, id, kind.as_deref())),
-        Command::Status | Command::Stop => return,
+        Command::Resolve { .. } | Command::Status | Command::Stop => return,
     };
     if matches!(outcome, Outcome::Changed { changed: true }) {
         client.wake();
@@ -181,6 +204,8 @@ mod tests {
             (r#"{"command":"dance","request":"a"}"#, Some(Value::from("a"))),
             (r#"{"command":"retry","row":1,"request":null}"#, Some(Value::Null)),
             (r#"{"request":1}"#, Some(1.into())),
+            (r#"{"command":"resolve","request":2}"#, Some(2.into())),
+            (r#"{"command":"resolve","id":1,"take":"both","request":3}"#, Some(3.into())),
         ] {
             assert_eq!(parsed(line).unwrap_err().0, request, "{line}");
         }

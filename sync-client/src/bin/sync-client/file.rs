@@ -11,7 +11,7 @@ use std::{
 };
 
 use sync_client::{
-    Builder, Client, Error, read_status,
+    Asker, Builder, Client, Error, Policy, read_status,
     report::Event,
     transport::{Http, Transport as _},
 };
@@ -66,6 +66,21 @@ pub(crate) fn known_tables(rules: &Rules, tables: &[String]) -> Result<(), Failu
     }
 }
 
+/// Who is asked about conflicts, and how long an answer is waited for.
+pub(crate) struct Ask {
+    pub(crate) asker: Asker,
+    pub(crate) within: Duration,
+}
+
+impl Ask {
+    /// About every table: what holds for it otherwise decides where no answer comes.
+    fn about(&self, tables: &[String], builder: Builder) -> Builder {
+        let policy = || Policy::Ask(Arc::clone(&self.asker));
+        let builder = builder.answer_within(self.within).policy(policy());
+        tables.iter().fold(builder, |builder, table| builder.table_policy(table, policy()))
+    }
+}
+
 /// A synced file, open, and the way to its server.
 pub(crate) struct Opened {
     pub(crate) client: Client,
@@ -81,16 +96,29 @@ impl Opened {
         wait: &Patience,
         on_event: impl Fn(&Event) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
+        Self::asking(file, token, rules, wait, None, on_event)
+    }
+
+    /// The same, with somebody who is asked about conflicts.
+    pub(crate) fn asking(
+        file: &Path,
+        token: Source,
+        rules: &Rules,
+        wait: &Patience,
+        ask: Option<&Ask>,
+        on_event: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> Result<Self, Failure> {
         must_exist(file)?;
         let status = read_status(file)?;
         known_tables(rules, &status.tables)?;
         let http = Arc::new(Http::with_ca(&status.server, status.ca.as_deref().map(Path::new)).map_err(Error::from)?);
         let transport = Arc::<Http>::clone(&http);
-        let client = builder(file, Some(token), rules)
-            .transport(transport)
-            .on_event(on_event)
-            .patience(Duration::from_secs(wait.seconds))
-            .open()?;
+        let mut builder = builder(file, Some(token), rules);
+        if let Some(ask) = ask {
+            builder = ask.about(&status.tables, builder);
+        }
+        let client =
+            builder.transport(transport).on_event(on_event).patience(Duration::from_secs(wait.seconds)).open()?;
         Ok(Self { client, http })
     }
 

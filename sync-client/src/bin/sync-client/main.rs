@@ -5,6 +5,7 @@
 mod args;
 mod ask;
 mod commands;
+mod conflicts;
 mod fault;
 mod file;
 mod inbox;

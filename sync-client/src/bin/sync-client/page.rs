@@ -8,6 +8,7 @@ use sync_client::report::{ErrorClass, Event, Status, SyncReport};
 
 use crate::{
     commands::{Answer, Outcome, parse},
+    conflicts::{Told, over, raw},
     output::{Failure, json},
 };
 
@@ -63,7 +64,7 @@ const fn meaning(event: &Event) -> &'static str {
              like have the rows."
         }
         Event::Unanswered { .. } => {
-            "A conflict was not answered in time, or not at all: the policy of the file decided."
+            "A conflict (see below) was not answered in time, or not at all: the policy of the file decided."
         }
         Event::HeldBack { .. } => "A table is not synced for now; the message says why.",
         Event::Rekeyed { .. } => "Two devices had minted a number: the row here has another one now.",
@@ -108,6 +109,23 @@ fn commands() -> Vec<(&'static str, &'static str, Answer)> {
             answer("clear", None, Outcome::Cleared { cleared: 3 }),
         ),
         (
+            r#"{"command":"resolve","id":1,"take":"local"}"#,
+            "Answers a conflict: takes this file's row (`local`) or the `server`'s.",
+            answer("resolve", None, Outcome::Resolved { resolved: true }),
+        ),
+        (
+            r#"{"command":"resolve","id":2,"row":{"body":"both"}}"#,
+            "The same with a row made of both. Columns that it does not name come from the server's row, or, where there is \
+             none, from the local one.",
+            answer("resolve", None, Outcome::Resolved { resolved: true }),
+        ),
+        (
+            r#"{"command":"resolve","id":9,"take":"server"}"#,
+            "An answer that comes too late changes nothing. A local row that lost is in `discarded`: `retry` with the `id` of \
+             that entry puts it back.",
+            answer("resolve", None, Outcome::Error { error: Failure::usage(over(9)) }),
+        ),
+        (
             r#"{"command":"stop"}"#,
             "Ends the program, as closing its standard input does.",
             answer("stop", None, Outcome::Stopping { stopping: true }),
@@ -134,10 +152,33 @@ fn page() -> String {
         // Writing to a String cannot fail.
         let _ = write!(page, "{}\n\n```json\n{}\n```\n\n", meaning(&event), json(&event));
     }
+    let row = |body: &str| raw(format!(r#"{{"body":"{body}","id":"n1"}}"#));
+    let conflict = Told {
+        id: 1,
+        table: "notes".into(),
+        key: raw(r#"{"id":"n1"}"#.into()).expect("invariant: it is JSON"),
+        op: "UPDATE".into(),
+        local: row("mine"),
+        base: row("first"),
+        server: row("theirs"),
+        seconds: 30,
+    };
+    let _ = write!(
+        page,
+        "## Conflicts\n\n\
+         With `--ask SECONDS` each conflict is told, all that met together at once, and a command `resolve` is waited for \
+         that long. Then the policy of the file decides, and `unanswered` says so; without `--ask` it decides at once. \
+         `local` is null where the row was deleted here, `server` where it was deleted there, `base` where nobody knows how \
+         it was before. Values have the form that they have in `sync-client conflicts --json`.\n\n\
+         Nothing is locked meanwhile, and the app may write, also to this row: an answer is applied only if both rows are \
+         still what was told. Otherwise the conflict is told again, with another `id`; so it is after the program was \
+         stopped or killed.\n\n```json\n{}\n```\n\n",
+        json(&conflict)
+    );
     page.push_str(
         "## Commands and their answers\n\n\
          A command may have a member `request`, of any kind; its answer has the same one. Answers come in the order of the \
-         commands, but for `status`, which waits for nothing.\n\n",
+         commands, but for `status` and `resolve`, which wait for nothing.\n\n",
     );
     for (command, does, answer) in commands() {
         let _ = write!(page, "{does}\n\n```json\n{command}\n{}\n```\n\n", json(&answer));

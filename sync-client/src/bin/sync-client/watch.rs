@@ -2,8 +2,9 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
+    time::Duration,
 };
 
 use sync_client::{
@@ -13,7 +14,8 @@ use sync_client::{
 
 use crate::{
     args, commands,
-    file::{self, Opened},
+    conflicts::Waiting,
+    file::{self, Ask, Opened},
     output::{self, Done, Failure, Output},
     run::moved,
     text::{key, printable},
@@ -30,7 +32,7 @@ enum End {
 }
 
 pub(crate) fn watch(args: &args::Watch, out: Output) -> Result<Done, Failure> {
-    let (by_program, args) = (args.stdin, &args.work);
+    let (by_program, ask, args) = (args.stdin, args.ask, &args.work);
     let out = Output { json: out.json || by_program };
     file::must_exist(&args.file)?;
     let source = Source::require(args.token.given.as_deref(), &args.file)?;
@@ -40,7 +42,12 @@ pub(crate) fn watch(args: &args::Watch, out: Output) -> Result<Done, Failure> {
         let _ = sender.send(End::Signal);
     })?;
     let speaker = Speaker::default();
-    let opened = Opened::new(&args.file, source, &args.rules, &args.wait, move |event| {
+    let waiting = ask.map(|seconds| (Arc::new(Waiting::new(args.file.clone())), Duration::from_secs(seconds)));
+    let ask = waiting.as_ref().map(|(waiting, within)| {
+        let waiting = Arc::clone(waiting);
+        Ask { asker: Arc::new(move |question| waiting.ask(question)), within: *within }
+    });
+    let opened = Opened::asking(&args.file, source, &args.rules, &args.wait, ask.as_ref(), move |event| {
         let line = match event {
             // The worker says the same again with the time of its next try.
             Event::Failed { retry_in_ms: None, .. } => None,
@@ -66,7 +73,8 @@ pub(crate) fn watch(args: &args::Watch, out: Output) -> Result<Done, Failure> {
         let (client, worker, path) = (opened.client.clone(), opened.client.clone(), args.file.clone());
         thread::spawn(move || {
             // It ends when nobody has the other end any more, also where that was killed.
-            commands::read(io::stdin().lock(), &client, &long);
+            let waiting = waiting.as_ref().map(|(waiting, _)| &**waiting);
+            commands::read(io::stdin().lock(), &client, waiting, &long);
             let _ = closed.send(End::Closed);
         });
         thread::spawn(move || asked.iter().for_each(|asked| commands::carry_out(&worker, &path, asked)));
