@@ -73,6 +73,8 @@ impl Engine {
             self.pull_part(&mut pull)?;
         }
         for unfit in [Unfit::Undo, Unfit::Displace] {
+            // What is half uploaded is changes of this file, which imported ones have to meet.
+            self.thaw()?;
             let versions_count = self.versions_count(&export)?;
             let done = self.asking(|a| self.take_up(&export, committed, versions_count, &columns, unfit, a))?;
             if let Some(imported) = done {

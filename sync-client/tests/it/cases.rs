@@ -15,7 +15,7 @@ use crate::relay::through;
 use crate::world::{Clock, Device, SCHEMA, World};
 
 /// A client for a device's file that has no network for the requests that a test names. The device's own is closed.
-fn cut(w: &World, a: &mut Device, cut: impl Fn(&Request<'_>) -> bool + Send + Sync + 'static) -> Client {
+pub(crate) fn cut(w: &World, a: &mut Device, cut: impl Fn(&Request<'_>) -> bool + Send + Sync + 'static) -> Client {
     through(
         w,
         a,

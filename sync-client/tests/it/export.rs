@@ -256,6 +256,34 @@ fn work_of_a_file_that_never_synced_moves_too() {
     assert_eq!(a.text("SELECT name FROM people"), "offline from the first day");
 }
 
+/// A push of the importing file is uploaded in part: its rows are changes of this file all the same.
+#[test]
+fn imported_changes_meet_those_that_are_half_uploaded() {
+    let limits = sync_server::limits::Limits { max_rows_per_push_chunk: 2, ..Default::default() };
+    let w = World::with(SCHEMA, limits);
+    let (mut a, mut b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO people (id, name) VALUES ('p', 'of a')");
+    let (path, _) = export(&w, &mut a);
+    b.sql("INSERT INTO people (id, name) VALUES ('p', 'of b'); INSERT INTO people (id) VALUES ('q'), ('r'), ('s')");
+    // The network goes after the first of several chunks.
+    let chunks = AtomicUsize::new(0);
+    let client = crate::cases::cut(&w, &mut b, move |r| {
+        let chunk = usize::from(r.path.ends_with("/chunks"));
+        chunks.fetch_add(chunk, Ordering::Relaxed) + chunk > 1
+    });
+    client.sync().unwrap_err();
+    drop(client);
+    b.open();
+    assert_eq!(b.client().status().unwrap().outbox, "frozen");
+    b.client().import(&path).unwrap();
+    let discarded = b.client().discarded().unwrap();
+    assert!(discarded.len() == 1 && discarded[0].local_row.as_ref().unwrap().contains("of a"), "{discarded:?}");
+    a.open();
+    converge(&[&b, &a]);
+    assert_eq!(a.text("SELECT name FROM people"), "of b");
+}
+
 /// The importing file has rows of its own that refer to what the other device deleted: it stays, and is told of.
 #[test]
 fn an_imported_delete_breaks_no_reference() {
