@@ -203,6 +203,9 @@ impl Recorder {
             Event::Inbox { kind, table, key, message } => {
                 self.note(device, Hop::Settle, format!("{kind}: {table} {key}: {message}"));
             }
+            Event::Unanswered { table, key, message } => {
+                self.note(device, Hop::Settle, format!("{table} {key}: {message}"));
+            }
             Event::Failed { message, .. } => self.lock().failed = Some(message.clone()),
             // A new number is told by the inbox, too.
             Event::Rekeyed { .. }
