@@ -15,7 +15,7 @@ use crate::aside::{Aside, UNIQUE_HELD, Why};
 use crate::asking::Answers;
 use crate::changes::Changes;
 use crate::conflict::{Conflict, Policies};
-use crate::effects::Taken;
+use crate::effects::{DeletedValues, Taken};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::keep::Keep;
@@ -86,6 +86,8 @@ pub(crate) struct Applier<'a> {
     /// The bundle of an own push that a snapshot contains, 0 where only that it committed is known.
     pub(crate) pushed: Option<i64>,
     pub(crate) taken: Taken,
+    /// What they were referred to by, as far as it was asked for.
+    pub(crate) deleted_values: DeletedValues,
     /// Whether a push of this file is on its way back, and the rows that refer to what it deleted.
     pub(crate) on_its_way: bool,
     pub(crate) leaving: Vec<(usize, Vec<u8>)>,
@@ -140,6 +142,7 @@ impl<'a> Applier<'a> {
             aside: Aside::new(store)?,
             pushed: None,
             taken: Taken::new(),
+            deleted_values: DeletedValues::new(),
             on_its_way: false,
             leaving: Vec::new(),
             holes: Holes::default(),

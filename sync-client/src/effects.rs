@@ -1,13 +1,13 @@
 //! What a push of this file did to rows beside what was sent: the server's rules, its cascades, its defaults. A row
 //! that leaves or changes here without the app having written that is recorded whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::OptionalExtension as _;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
-use sync_core::schema::Table;
+use sync_core::schema::{ForeignKey, Table};
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit};
@@ -18,18 +18,34 @@ use crate::orphans::{by_key, parent_key};
 use crate::settle::over;
 use crate::stage::StagedRow;
 use crate::store::Store;
+use crate::store::references::referred;
 
 impl Store {
     /// The frozen rows by their keys, for the transaction that learns their fate.
     pub(crate) fn remember_frozen(&self) -> Result<(), Error> {
         // Not an index on the outbox: a schema of ours that changed would have to be read again.
         self.conn.execute_batch(
-            "CREATE TEMP TABLE IF NOT EXISTS _sync_frozen (t INTEGER, k BLOB, ordinal INTEGER, op INTEGER, \
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_frozen (t INTEGER, k BLOB, ordinal INTEGER, op INTEGER, base BLOB, \
              PRIMARY KEY (t, k)) WITHOUT ROWID; \
              DELETE FROM temp._sync_frozen; \
-             INSERT INTO temp._sync_frozen SELECT t, k, ordinal, op FROM main._sync_out;",
+             INSERT INTO temp._sync_frozen SELECT t, k, ordinal, op, CASE op WHEN 3 THEN base END FROM main._sync_out;",
         )?;
         Ok(())
+    }
+
+    /// The values by which a foreign key referred to rows that the frozen deletes took.
+    fn values_of_deleted(&self, parent: usize, fk: &ForeignKey) -> Result<BTreeSet<Vec<u8>>, Error> {
+        let sql = "SELECT base FROM temp._sync_frozen WHERE t = ? AND op = ? AND base IS NOT NULL";
+        let mut s = self.conn.prepare_cached(sql)?;
+        let mut rows = s.query((self.managed[parent].id, Op::Delete.stored()))?;
+        let mut out = BTreeSet::new();
+        while let Some(r) = rows.next()? {
+            let mut row = record::decode(&r.get::<_, Vec<u8>>(0)?)?;
+            row.resize(self.table(parent).columns.len(), None);
+            let row: Vec<Value> = row.into_iter().map(|v| v.unwrap_or(Value::Null)).collect();
+            out.extend(referred(fk, self.table(parent), &row).map(by_value));
+        }
+        Ok(out)
     }
 
     /// What was sent for a key; none where it was not among the frozen rows.
@@ -137,7 +153,7 @@ impl Applier<'_> {
     }
 
     /// Whether a row refers, by a foreign key that acts, to one that an own push deleted, or that went with it.
-    fn refers_to_taken(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
+    fn refers_to_taken(&mut self, position: usize, row: &[Value]) -> Result<bool, Error> {
         let store = self.store;
         for fk in store.table(position).foreign_keys.iter().filter(|f| f.on_delete == "CASCADE") {
             let Some(parent) = store.schema().position(&fk.parent) else { continue };
@@ -148,10 +164,14 @@ impl Applier<'_> {
                 if store.frozen_op(t, &k)? == Some(Op::Delete) || self.taken.contains(&(parent, k)) {
                     return Ok(true);
                 }
-            } else if fk.columns.iter().all(|i| !row[*i].is_null()) && !self.store.refers_to_a_row(fk, parent, row)? {
-                let sql = "SELECT 1 FROM temp._sync_frozen WHERE t = ? AND op = ? LIMIT 1";
-                if store.conn.prepare_cached(sql)?.exists((t, Op::Delete.stored()))?
-                    || self.taken.iter().any(|(p, _)| *p == parent)
+            } else if fk.columns.iter().all(|i| !row[*i].is_null()) {
+                // Another row may have the value by now: it was deleted all the same.
+                let at = (parent, fk.parent_columns.clone());
+                if !self.deleted_values.contains_key(&at) {
+                    self.deleted_values.insert(at.clone(), store.values_of_deleted(parent, fk)?);
+                }
+                if self.deleted_values[&at].contains(&by_value(fk.columns.iter().map(|i| &row[*i]).collect()))
+                    || self.taken.iter().any(|(p, _)| *p == parent) && !store.refers_to_a_row(fk, parent, row)?
                 {
                     return Ok(true);
                 }
@@ -163,6 +183,14 @@ impl Applier<'_> {
 
 /// Rows that went with an own push, by table and stored key.
 pub(crate) type Taken = BTreeSet<(usize, Vec<u8>)>;
+
+/// Values of rows that an own push deleted, by the table and the columns that a foreign key refers to.
+pub(crate) type DeletedValues = BTreeMap<(usize, Vec<String>), BTreeSet<Vec<u8>>>;
+
+/// Values in a form that compares as they do.
+fn by_value(values: Vec<&Value>) -> Vec<u8> {
+    record::encode(&values.into_iter().cloned().collect::<Vec<_>>())
+}
 
 /// An entry for an effect: its kind, reason and message, the row as it was, and as it is.
 fn effect<'e>(

@@ -14,7 +14,7 @@ mod meta;
 mod migrate;
 mod names;
 mod outbox;
-mod references;
+pub(crate) mod references;
 mod shape;
 mod strayed;
 mod versions;

@@ -105,7 +105,7 @@ impl Store {
 const FIRST: usize = 3;
 
 /// The values of a row by which a foreign key refers to it; none where one is NULL.
-fn referred<'v>(fk: &ForeignKey, parent: &Table, row: &'v [Value]) -> Option<Vec<&'v Value>> {
+pub(crate) fn referred<'v>(fk: &ForeignKey, parent: &Table, row: &'v [Value]) -> Option<Vec<&'v Value>> {
     let values: Option<Vec<&Value>> =
         fk.parent_columns.iter().map(|c| parent.column(c).and_then(|i| row.get(i))).collect();
     values.filter(|v| v.iter().all(|v| !v.is_null()))

@@ -218,3 +218,34 @@ fn what_others_referred_to_meanwhile_is_not_taken_along() {
         }
     }
 }
+
+/// The row that a delete takes along refers by a value that another row has by then.
+#[test]
+fn what_a_delete_takes_along_is_told_also_where_its_value_lives_on() {
+    for on_delete in ["CASCADE", "SET NULL"] {
+        for by_snapshot in [false, true] {
+            let w = World::with(
+                &format!(
+                    "CREATE TABLE p (id TEXT PRIMARY KEY NOT NULL, code TEXT UNIQUE);
+                     CREATE TABLE c (id TEXT PRIMARY KEY NOT NULL, code TEXT REFERENCES p(code) ON DELETE {on_delete})"
+                ),
+                Limits::default(),
+            );
+            let a = w.device("a");
+            a.app.pragma_update(None, "foreign_keys", false).unwrap();
+            a.sql("INSERT INTO p VALUES ('old', 'c'); INSERT INTO c VALUES ('child', 'c'), ('other', NULL)");
+            a.sync();
+            a.sql("DELETE FROM p WHERE id = 'old'; INSERT INTO p VALUES ('new', 'c')");
+            a.client().push().unwrap();
+            if by_snapshot {
+                a.client().rebuild().unwrap();
+            }
+            a.sync();
+            let told = [a.client().discarded().unwrap(), a.client().conflicts().unwrap()].concat();
+            let stays = a.count("SELECT count(*) FROM c WHERE id = 'child' AND code = 'c'");
+            assert_eq!(told.len() as i64, 1 - stays, "{on_delete} {by_snapshot}: {told:?}");
+            assert!(told.iter().all(|e| e.local_row.as_deref() == Some(r#"{"code":"c","id":"child"}"#)), "{told:?}");
+            converge(&[&a, &w.device("b")]);
+        }
+    }
+}
