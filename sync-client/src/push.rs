@@ -166,6 +166,7 @@ impl Engine {
             let error = match self.api.create_push(&outbox.source_id, &request) {
                 Ok(reply) if reply.status == CreatePushReply::ALREADY_COMMITTED => {
                     let committed = reply.committed.ok_or_else(|| missing("already_committed"))?;
+                    self.is_of(&committed, outbox)?;
                     return Ok(Created::Committed(committed));
                 }
                 Ok(reply) => {
@@ -240,6 +241,7 @@ impl Engine {
         match self.api.commit(&outbox.source_id, push_id) {
             Ok(reply) => {
                 self.env.fault(FaultPoint::AfterCommit);
+                self.is_of(&reply, &outbox)?;
                 self.committed(outbox, &reply)?;
                 Ok(Pushed::Committed)
             }
@@ -296,6 +298,15 @@ impl Engine {
             }
             Err(CallError::Other(e)) => Err(e),
         }
+    }
+
+    /// What confirms a bundle names it; otherwise it is of another push, which something on the way kept.
+    fn is_of(&self, reply: &CommitReply, outbox: &Outbox) -> Result<(), Error> {
+        if (reply.source_bundle_id, &reply.source_id) == (outbox.source_bundle_id, &outbox.source_id) {
+            return Ok(());
+        }
+        let known = Meta::LatestKnown.integer(&self.store.conn)?.max(Meta::Checkpoint.integer(&self.store.conn)?);
+        Err(Error::OldReply { said: reply.bundle_seq, known })
     }
 
     /// A commit's reply, or `already_committed`.

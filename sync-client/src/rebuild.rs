@@ -49,6 +49,7 @@ impl Engine {
     pub(crate) fn rebuild_once(&mut self, report: &mut PullReport) -> Result<Pulled, Error> {
         let source = self.source_id()?;
         let mut stage = self.stage()?;
+        let resumed = stage.snapshot.is_some();
         let downloaded = self.download_snapshot(&mut stage, &source);
         let session = match downloaded {
             Ok(Some(session)) => session,
@@ -67,6 +68,13 @@ impl Engine {
             Ok(Some(asked)) => asked,
             other => return other.map(|_| Pulled::Rebuild),
         };
+        // What is newer than it is neither gone nor decided. One that was begun before is made anew.
+        if asked.fork.is_none() && !asked.earlier {
+            match self.not_older(&session) {
+                Err(Error::OldReply { .. }) if resumed => return Ok(Pulled::Rebuild),
+                other => other?,
+            }
+        }
         let outcome = self.asking(|answers| self.apply_snapshot(&stage, &session, &asked, answers))?;
         let cleared = stage.clear();
         self.keep_stage(stage, &cleared);
@@ -103,6 +111,12 @@ impl Engine {
         let stale = asked.committed.is_some_and(|committed| committed > seq)
             || history.is_some() && self.lineage_at(source, seq, history)? == Lineage::Other;
         Ok((!stale).then_some(asked))
+    }
+
+    /// A snapshot of the history that this file has pulled is at least as new as what was pulled.
+    fn not_older(&self, session: &SnapshotSession) -> Result<(), Error> {
+        let (said, known) = (session.snapshot_bundle_seq, Meta::Checkpoint.integer(&self.store.conn)?);
+        if said < known { Err(Error::OldReply { said, known }) } else { Ok(()) }
     }
 
     fn apply_snapshot(

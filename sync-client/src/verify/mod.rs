@@ -64,7 +64,11 @@ impl Engine {
         self.pull_part(&mut pull)?;
         let source = self.source_id()?;
         let server = self.api.capabilities(&source).map_err(Error::from)?;
+        let known = Meta::Checkpoint.integer(&self.store.conn)?;
         let session = self.api.create_snapshot(&source).map_err(Error::from)?;
+        if session.snapshot_bundle_seq < known && self.shares_history(&session)? {
+            return Err(Error::OldReply { said: session.snapshot_bundle_seq, known });
+        }
         let outcome = self.verify_at(&source, &session, &server, repair);
         self.api.delete_snapshot(&source, &session.snapshot_id);
         let report = outcome?;

@@ -243,3 +243,98 @@ fn pages_without_an_end_are_given_up() {
         assert_eq!(dump(&a.path), dump(&b.path));
     }
 }
+
+/// Replies to the first request of a kind, given again from the moment that this is told to.
+#[derive(Default)]
+struct Kept {
+    on: AtomicBool,
+    replies: Mutex<BTreeMap<String, (u16, String)>>,
+}
+
+impl Kept {
+    fn send(&self, http: &Http, r: &Request<'_>) -> Result<Response, TransportError> {
+        let key = format!("{:?} {}", r.method, r.path);
+        let kept = self.replies.lock().unwrap().get(&key).cloned().filter(|_| self.on.load(Ordering::Relaxed));
+        if let Some((status, body)) = kept {
+            return Ok(Response { status, retry_after: None, body: Box::new(Cursor::new(body)) });
+        }
+        let mut response = http.send(r)?;
+        let body = text(&mut response);
+        self.replies.lock().unwrap().entry(key).or_insert_with(|| (response.status, body.clone()));
+        Ok(with_text(response, body))
+    }
+}
+
+/// A snapshot that is older than what this file has seen of the same history says nothing of what is newer: neither what
+/// was added since is gone, nor did anybody else decide what became of it.
+#[test]
+fn an_old_snapshot_takes_nothing_back() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    let kept = Arc::new(Kept::default());
+    let of_snapshots = Arc::clone(&kept);
+    let (client, between) = meets(&w, &mut a, move |http, r| match r.method {
+        // The session outlives whoever made it.
+        Method::Delete if r.path.starts_with("/sync/snapshot-sessions") => answer(204, ""),
+        Method::Post if r.path == "/sync/snapshot-sessions" => of_snapshots.send(http, r),
+        _ => http.send(r),
+    });
+    a.sql("INSERT INTO people (id) VALUES ('0')");
+    client.sync().unwrap();
+    client.rebuild().unwrap();
+    a.sql("INSERT INTO people (id) VALUES ('deleted'), ('edited')");
+    client.sync().unwrap();
+    kept.on.store(true, Ordering::Relaxed);
+    a.sql("DELETE FROM people WHERE id = 'deleted'; UPDATE people SET name = 'x' WHERE id = 'edited'");
+    for verb in
+        [(|c| c.rebuild().map(drop)) as fn(&Client) -> Result<(), Error>, |c| c.verify(Repair::FromServer).map(drop)]
+    {
+        // A verb that pushes first knows one bundle more.
+        let error = verb(&client).unwrap_err();
+        assert!(matches!(error, Error::OldReply { said: 1, known: 2.. }), "{error}");
+        assert!(between.sent() < FEW);
+        assert_eq!(a.text("SELECT group_concat(id || coalesce(name, '')) FROM people"), "0,editedx");
+    }
+    between.leaves();
+    client.sync().unwrap();
+    for entries in [client.discarded(), client.conflicts(), client.rejected()] {
+        assert_eq!(entries.unwrap(), []);
+    }
+    drop(client);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(b.text("SELECT group_concat(id || coalesce(name, '')) FROM people"), "0,editedx");
+}
+
+/// What repeats an old answer to a push: the bundle that it names is not the one that was sent.
+#[test]
+fn an_old_confirmation_is_of_another_push() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    let kept = Arc::new(Kept::default());
+    let of_pushes = Arc::clone(&kept);
+    let (client, between) = meets(&w, &mut a, move |http, r| match r.method {
+        Method::Post if r.path.starts_with("/sync/push-sessions") => of_pushes.send(http, r),
+        _ => http.send(r),
+    });
+    a.sql("INSERT INTO people (id) VALUES ('0')");
+    client.sync().unwrap();
+    kept.on.store(true, Ordering::Relaxed);
+    a.sql("INSERT INTO people (id) VALUES ('1')");
+    for verb in
+        [(|c| c.sync().map(drop)) as fn(&Client) -> Result<(), Error>, |c| c.push().map(drop), |c| c.sync().map(drop)]
+    {
+        between.sent();
+        let error = verb(&client).unwrap_err();
+        assert!(matches!(error, Error::OldReply { .. }), "{error}");
+        assert!(between.sent() < 30, "it does not ask again and again");
+    }
+    assert_eq!(a.count("SELECT count(*) FROM people"), 2);
+    between.leaves();
+    client.sync().unwrap();
+    assert_eq!(client.status().unwrap().outbox, "none");
+    drop(client);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM people"), 2);
+}
