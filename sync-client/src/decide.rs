@@ -6,6 +6,7 @@ use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
+use sync_core::schema::Table;
 use sync_core::value::Value;
 use sync_core::wire::{decode_key, decode_payload};
 
@@ -25,9 +26,20 @@ struct Kept {
     kind: String,
     table: String,
     key: String,
+    op: String,
     reason: String,
     /// The whole local row; none for a DELETE.
     local: Option<String>,
+    /// The row that it lost to, where there was one.
+    server: Option<String>,
+}
+
+impl Kept {
+    /// Whether what it lost to is another version of the same row.
+    fn lost_to_its_like(&self, table: &Table, key: &[Value]) -> bool {
+        let members = self.server.as_ref().and_then(|row| sync_core::json::from_slice(row.as_bytes()).ok());
+        members.is_some_and(|members| decode_payload(table, key, &members).is_ok())
+    }
 }
 
 impl Engine {
@@ -97,9 +109,20 @@ impl Engine {
                     sync_core::json::from_slice(text.as_bytes()).map_err(|e| Error::Damaged(e.to_string()))?;
                 let row = decode_payload(table, &key, &members)
                     .map_err(|e| Error::Argument(format!("the row does not fit its table any more: {e}")))?;
+                // A row that was new here and left its table: its key came free.
+                if entry.op == Op::Insert.name()
+                    && !entry.lost_to_its_like(table, &key)
+                    && live.as_ref().is_some_and(|live| !record::agrees(live, &row.values))
+                {
+                    return Err(Error::Argument(format!(
+                        "{} {} cannot be put back: another row has its key by now; give that one another key first",
+                        entry.table, entry.key
+                    )));
+                }
                 self.write_again(&applier, position, &key, row.values, live.as_deref())?;
             }
         }
+        self.keep_overwritten(tx, entry, position, &key, live.as_deref())?;
         match self.store.dirty(m.id, k.as_bytes())? {
             Some(_) => self.store.let_go(m.id, k.as_bytes())?,
             None => {
@@ -110,6 +133,40 @@ impl Engine {
         self.store.notice()?;
         tx.execute("DELETE FROM main._sync_inbox WHERE id = ?", [entry.id])?;
         Ok(())
+    }
+
+    /// A row that an entry was put back over, where the entry does not show it itself.
+    fn keep_overwritten(
+        &self,
+        tx: &Connection,
+        entry: &Kept,
+        position: usize,
+        key: &[Value],
+        live: Option<&[Value]>,
+    ) -> Result<(), Error> {
+        let (store, table, m) = (&self.store, self.store.table(position), &self.store.managed[position]);
+        let Some(live) = live else { return Ok(()) };
+        let stands = m.sql.read(tx, key)?.is_some_and(|now| now.is_ok_and(|now| now == live));
+        let k = Key::pack(key)?;
+        let dirty = store.dirty(m.id, k.as_bytes())?;
+        // What the server has of the same row is in its history, and seen by whoever puts an edit back.
+        if stands || dirty.is_none() && entry.lost_to_its_like(table, key) {
+            return Ok(());
+        }
+        let base = dirty.and_then(|d| d.base);
+        inbox::Entry {
+            kind: "discarded",
+            at: self.env.now_ms(),
+            table,
+            key,
+            op: op_of(Some(live), store.known(m.id, k.as_bytes())?, base.as_ref()),
+            reason: "put_back_over",
+            message: "an entry of the inbox was put back over this row",
+            local: Some(live),
+            base: base.as_ref(),
+            server: None,
+        }
+        .store(tx)
     }
 
     fn delete_again(
@@ -316,7 +373,7 @@ fn parent_is_another(
     key: &[Value],
     fk: &sync_core::schema::ForeignKey,
     row: &[Value],
-    table: &sync_core::schema::Table,
+    table: &Table,
 ) -> bool {
     if position != parent {
         return true;
@@ -331,7 +388,7 @@ fn parent_is_another(
 /// The newest entry that a condition holds for.
 fn kept(conn: &Connection, condition: &str, values: impl rusqlite::Params) -> Result<Option<Kept>, Error> {
     let sql = format!(
-        "SELECT id, kind, tbl, key, reason, local_row FROM main._sync_inbox WHERE {condition} ORDER BY id DESC LIMIT 1"
+        "SELECT id, kind, tbl, key, op, reason, local_row, server_row FROM main._sync_inbox WHERE {condition} ORDER BY id DESC LIMIT 1"
     );
     Ok(conn
         .query_row(&sql, values, |r| {
@@ -340,8 +397,10 @@ fn kept(conn: &Connection, condition: &str, values: impl rusqlite::Params) -> Re
                 kind: r.get(1)?,
                 table: r.get(2)?,
                 key: r.get(3)?,
-                reason: r.get(4)?,
-                local: r.get(5)?,
+                op: r.get(4)?,
+                reason: r.get(5)?,
+                local: r.get(6)?,
+                server: r.get(7)?,
             })
         })
         .optional()?)

@@ -196,3 +196,75 @@ fn pages_hold_together_what_the_list_holds() {
     }
     assert!(b.client().inbox_page("rejected", Some("nonsense"), 1).is_err());
 }
+
+/// The key of a row that left its table is free: the app's next row may have it, and what refers to that.
+#[test]
+fn an_entry_is_not_put_back_over_another_row() {
+    for sent in [false, true] {
+        let w = World::with(
+            "CREATE TABLE n (id INTEGER PRIMARY KEY, u TEXT UNIQUE, v TEXT);
+             CREATE TABLE k (id TEXT PRIMARY KEY NOT NULL, n INTEGER REFERENCES n(id))",
+            Default::default(),
+        );
+        let (a, b) = (w.device("a"), w.device("b"));
+        a.sql("INSERT INTO n VALUES (1, 'U', 'of a')");
+        a.sync();
+        b.sql("INSERT INTO n VALUES (2, 'U', 'displaced')");
+        b.sync();
+        let entry = the_only(b.client().rejected().unwrap());
+        a.sql("UPDATE n SET u = 'free'");
+        a.sync();
+        b.sync();
+        b.sql("INSERT INTO n (u, v) VALUES ('other', 'new'); INSERT INTO k SELECT 'k', id FROM n WHERE u = 'other'");
+        if sent {
+            b.sync();
+        }
+        let rows = b.text("SELECT group_concat(id || v) FROM n");
+        if b.count("SELECT count(*) FROM n WHERE id = 2") == 1 {
+            for text in [why(b.client().retry_entry(entry.id)), why(b.client().retry("n", "2"))] {
+                assert!(text.contains("another row has its key"), "{text}");
+            }
+            assert_eq!(b.text("SELECT group_concat(id || v) FROM n"), rows);
+            // Its own values may come again.
+            b.sql("DELETE FROM k; UPDATE n SET id = 3 WHERE id = 2");
+        }
+        assert!(b.client().retry_entry(entry.id).unwrap());
+        converge(&[&a, &b]);
+        assert_eq!(a.count("SELECT count(*) FROM n WHERE v IN ('displaced', 'new', 'of a')"), 3);
+    }
+}
+
+/// What an entry is put back over is kept, where the entry does not show it.
+#[test]
+fn what_is_put_back_over_a_later_edit_keeps_that() {
+    let w = World::new();
+    let base = "INSERT INTO people (id, name, age) VALUES ('p', 'first', 1)";
+    let (a, b) = lost(&w, base, "UPDATE people SET name = 'a'", "UPDATE people SET name = 'b'");
+    let entry = the_only(b.client().discarded().unwrap());
+    b.sql("UPDATE people SET name = 'later', age = 7");
+    assert!(b.client().retry_entry(entry.id).unwrap());
+    let kept = the_only(b.client().discarded().unwrap());
+    assert_eq!(kept.reason, "put_back_over");
+    assert!(kept.local_row.unwrap().contains("later"));
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT name FROM people"), "b");
+    // And back again, also over a row that was sent.
+    assert!(b.client().retry_entry(kept.id).unwrap());
+    assert_eq!(the_only(b.client().discarded().unwrap()).reason, "put_back_over");
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT name || age FROM people"), "later7");
+}
+
+/// A delete that is put back likewise.
+#[test]
+fn a_delete_that_is_put_back_keeps_a_later_edit() {
+    let w = World::new();
+    let base = "INSERT INTO people (id, name) VALUES ('p', 'first')";
+    let (a, b) = lost(&w, base, "UPDATE people SET name = 'a'", "DELETE FROM people");
+    let entry = the_only(b.client().discarded().unwrap());
+    b.sql("UPDATE people SET name = 'later'");
+    assert!(b.client().retry_entry(entry.id).unwrap());
+    assert!(the_only(b.client().discarded().unwrap()).local_row.unwrap().contains("later"));
+    converge(&[&a, &b]);
+    assert_eq!(a.count("SELECT count(*) FROM people"), 0);
+}
