@@ -115,15 +115,14 @@ impl CallError {
     }
 
     /// Whether a push of one row, or of rows that cannot be parted, that failed so shows that it is refused: no outage
-    /// answers like this. (A pull came before a conflict without words is taken for one.)
+    /// answers like this.
     pub(crate) fn proves_refusal(&self) -> bool {
         match self {
             // Names of rows that were not sent prove nothing.
             Self::Reply(r) if !r.reply.rejections.is_empty() => false,
+            // What stands between may be gone tomorrow: it shows nothing of the row, whatever its status.
             Self::Reply(r) => {
-                r.status == 422
-                    || r.status == 409 && r.between.is_some()
-                    || r.reply.code() == Some(Code::PushChunkInvalid)
+                r.between.is_none() && (r.status == 422 || r.reply.code() == Some(Code::PushChunkInvalid))
             }
             Self::Other(_) => false,
         }
