@@ -200,6 +200,11 @@ impl Applier<'_> {
                     if self.bring_back(position, &key, &row, op)? {
                         continue;
                     }
+                    // The app itself took the parent, or its delete would have been set aside. What unsynced rows
+                    // refer to stays, and the server says what is wrong with it.
+                    if store.kept_by_local(position, &key)?.is_some() {
+                        continue;
+                    }
                     let why = "the row that this one refers to was deleted on the server";
                     self.displace(position, &key, "parent_deleted", why, None)?;
                 }

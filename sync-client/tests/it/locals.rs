@@ -210,3 +210,33 @@ fn rows_follow_a_value_as_declared() {
         assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, held), "{action}");
     }
 }
+
+/// The app itself took the parent away, and another device did too: what unsynced rows refer to stays all the same.
+#[test]
+fn a_row_whose_parent_the_app_took_is_not_displaced() {
+    for action in ["", "ON DELETE CASCADE", "ON DELETE SET NULL"] {
+        let w = World::with(
+            "CREATE TABLE p (id TEXT PRIMARY KEY NOT NULL);
+             CREATE TABLE c (id TEXT PRIMARY KEY NOT NULL, p TEXT REFERENCES p(id))",
+            Limits::default(),
+        );
+        let a = w.device("a");
+        let b = device(&w, "b", &format!("CREATE TABLE l (c TEXT REFERENCES c(id) {action}, v TEXT)"));
+        b.app.pragma_update(None, "foreign_keys", false).unwrap();
+        a.sql("INSERT INTO p VALUES ('p')");
+        a.sync();
+        b.sync();
+        b.sql("INSERT INTO c VALUES ('mine', 'p'); INSERT INTO l VALUES ('mine', 'local'); DELETE FROM p");
+        a.sql("DELETE FROM p");
+        a.sync();
+        b.sync();
+        assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check WHERE \"table\" = 'l'"), 0, "{action}");
+        assert_eq!(b.count("SELECT count(*) FROM c"), i64::from(action.is_empty()), "{action}");
+        let rejected = b.client().rejected().unwrap();
+        assert!(rejected.iter().any(|r| r.key.contains("mine")), "{action}: {rejected:?}");
+        // Once the local row is gone, it is one of those that wait for a person.
+        b.sql("DELETE FROM l; DELETE FROM c");
+        b.sync();
+        converge(&[&a, &b]);
+    }
+}
