@@ -150,6 +150,11 @@ pub(crate) fn read(stored: Option<String>) -> Result<Vec<HeldTable>, Error> {
 fn sentence(why: &Unlike) -> String {
     let named = |declared: &str| if declared.is_empty() { "without a type".into() } else { format!("as {declared}") };
     match why {
+        Unlike::Type { column, here, there } if here.eq_ignore_ascii_case(there) => format!(
+            "column {column} is declared {} at both ends, but the table is STRICT at one of them only, so values could \
+             change on the way; declare it alike (`sync-client schema` prints this file's), and the table is synced",
+            named(here)
+        ),
         Unlike::Type { column, here, there } => format!(
             "column {column} is declared {} here and {} on the server, so values could change on the way; declare it \
              alike at both ends (`sync-client schema` prints this file's), and the table is synced",

@@ -379,3 +379,14 @@ fn the_commands_say_which_tables_are_held_back() {
     assert!(sheet.contains("held back     table marks: it refers to items"), "{sheet}");
     run(&dir, &["verify", "a.db"]).ends(0);
 }
+
+/// The same word means another thing in a STRICT table.
+#[test]
+fn a_table_that_is_strict_at_one_end_says_so() {
+    let mut w = World::with("CREATE TABLE n (id TEXT PRIMARY KEY NOT NULL, v ANY)", Default::default());
+    w.schema = "CREATE TABLE n (id TEXT PRIMARY KEY NOT NULL, v ANY) STRICT".into();
+    let a = w.device("a");
+    a.sync();
+    let held = a.client().status().unwrap().held_back;
+    assert!(held.len() == 1 && held[0].message.contains("STRICT at one of them only"), "{held:?}");
+}

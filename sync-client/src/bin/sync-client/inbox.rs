@@ -101,7 +101,8 @@ fn change(
     };
     if !changed {
         return Err(Failure::local(format!(
-            "{what}: nothing of it waits for a person. `sync-client rejected` and `discarded` show what does."
+            "{what}: nothing of it is refused. `sync-client rejected` shows what is; an entry of `sync-client discarded` \
+             is named by its number: --id."
         )));
     }
     out.result(&Report { changed: true }, || format!("{what} {done}."));
