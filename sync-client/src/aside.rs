@@ -1,7 +1,7 @@
 //! Case C14: remote rows that only this file's schema refuses. They are set aside, what refers to them too, and all
 //! come back once the schema is another, a newer version fits, or the UNIQUE value that they wait for is free.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
@@ -29,7 +29,9 @@ pub(crate) struct Aside {
     /// Rows set aside in this transaction: their table, and what is known of them.
     absent: VecDeque<(usize, Vec<Value>)>,
     /// Rows that came and whose parent was not here then.
-    waiting: Vec<(usize, Vec<u8>)>,
+    pub(crate) waiting: Vec<(usize, Vec<u8>)>,
+    /// Rows that were set aside and came, as far as they are not set aside again.
+    pub(crate) returned: BTreeSet<(usize, Vec<u8>)>,
 }
 
 /// Why a remote row is not in its table.
@@ -105,6 +107,7 @@ impl Applier<'_> {
         let table = self.store.table(position);
         // One line a row, however often it is tried.
         self.store.conn.prepare_cached(TRIED)?.execute((&table.name, key_json(table, key)))?;
+        self.aside.returned.remove(&(position, Key::pack(key)?.as_bytes().to_vec()));
         self.record(&Entry {
             kind: "conflict",
             at: self.now,
@@ -121,27 +124,6 @@ impl Applier<'_> {
         self.aside.unique |= why == Why::Unique;
         Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
         self.outcome.set_aside += 1;
-        Ok(())
-    }
-
-    /// A row came while others are set aside: one of those may be its parent, or it may be one that was and fits now.
-    pub(crate) fn came_beside_absent(&mut self, r: &StagedRow) -> Result<(), Error> {
-        let (store, table) = (self.store, self.store.table(r.position));
-        if r.row.is_none() {
-            return Ok(());
-        }
-        let key = Key::from_stored(r.k.clone()).unpack()?;
-        let returned = store.conn.prepare_cached(RETURNED)?.execute((&table.name, key_json(table, &key)))?;
-        if returned > 0 && store.schema().references_to(r.position).next().is_some() {
-            Meta::Rebuild.set(&store.conn, "rows whose parent was set aside may fit now")?;
-        }
-        if table.foreign_keys.is_empty() {
-            return Ok(());
-        }
-        let Some(Ok(row)) = store.managed[r.position].sql.read(&store.conn, &key)? else { return Ok(()) };
-        if !self.parents_exist(table, &row)? {
-            self.aside.waiting.push((r.position, r.k.clone()));
-        }
         Ok(())
     }
 
@@ -349,7 +331,7 @@ pub(crate) const ENTRY_IS_ASIDE: &str =
 const TRIED: &str =
     concat!("DELETE FROM main._sync_inbox WHERE kind = 'conflict' AND ", any_aside!(), " AND tbl = ? AND key = ?");
 /// It is not any more.
-const RETURNED: &str = concat!(
+pub(crate) const RETURNED: &str = concat!(
     "UPDATE main._sync_inbox SET reason = 'returned' WHERE kind = 'conflict' AND ",
     any_aside!(),
     " AND tbl = ? AND key = ?"

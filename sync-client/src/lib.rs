@@ -79,6 +79,7 @@ mod rekey;
 mod release;
 mod renamed;
 pub mod report;
+mod returned;
 mod rounding;
 mod same_bundle;
 mod search;

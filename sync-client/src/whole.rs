@@ -106,6 +106,7 @@ impl<'a> Applier<'a> {
 
     fn ended(mut self) -> Result<Outcome, Error> {
         if self.aside.any {
+            self.settle_returned()?;
             self.try_aside(self.touched.iter().copied())?;
         }
         if let Some(w) = self.watch.take() {

@@ -1,5 +1,6 @@
 //! The client's integration tests, in one binary.
 
+mod aside;
 mod asked;
 mod attach;
 mod between;
