@@ -264,3 +264,44 @@ fn a_conflict_that_is_not_answered_is_the_policys() {
     assert!(watch.child.wait().unwrap().success());
     run(&dir, &["watch", "b.db", "--ask", "5"]).ends(2);
 }
+
+/// One line in another encoding is that line's fault alone.
+#[test]
+fn a_line_that_is_not_utf8_is_answered() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    file(&dir, "a.db", DDL);
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    let mut watch = Watch::start(&dir, "a.db");
+    watch.to.as_mut().unwrap().write_all(b"{\"command\":\"status\",\"request\":\"M\xfcller\"}\n").unwrap();
+    let answer = watch.next("answer");
+    assert_eq!((&answer["answer"], &answer["error"]["class"]), (&"none".into(), &"usage".into()), "{answer}");
+    assert_eq!(watch.ask(&json!({"command": "status", "request": 2}))["request"], 2);
+    drop(watch.to.take());
+    assert!(watch.child.wait().unwrap().success());
+}
+
+/// Whoever started it is gone but for the other end of its standard output, which nobody reads: it does not keep the file.
+#[test]
+fn it_ends_with_its_input_though_nobody_reads_its_output() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    file(&dir, "a.db", DDL);
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    let Watch { mut child, mut to, from } = Watch::start(&dir, "a.db");
+    // The answers are more than any pipe holds.
+    to.as_mut().unwrap().write_all("{\"command\":\"status\"}\n".repeat(2000).as_bytes()).unwrap();
+    drop(to);
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait().unwrap()));
+    assert!(end.recv_timeout(std::time::Duration::from_secs(60)).expect("it ends").success());
+    drop(from);
+    run(&dir, &["sync", "a.db"]).ends(0);
+
+    // Nor does it stay where the output is closed: an answer is what tells it.
+    let Watch { mut child, mut to, from } = Watch::start(&dir, "a.db");
+    drop(from);
+    writeln!(to.as_mut().unwrap(), "{{\"command\":\"status\"}}").unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait().unwrap()));
+    assert!(end.recv_timeout(std::time::Duration::from_secs(60)).expect("it ends").success());
+    drop(to);
+}

@@ -1,6 +1,10 @@
 //! The commands of `watch --stdin`: one JSON object a line, each answered by one on standard output, beside the events.
 
-use std::{io::BufRead, path::Path, sync::mpsc::Sender};
+use std::{
+    io::BufRead,
+    path::Path,
+    sync::mpsc::{Receiver, Sender},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -85,27 +89,32 @@ pub(crate) struct Asked {
     request: Option<Value>,
 }
 
-/// Reads commands until there are no more, or until one says stop. What takes long goes to `long`, so that the end of the
-/// input is noticed meanwhile.
-pub(crate) fn read(input: impl BufRead, client: &Client, waiting: Option<&Waiting>, long: &Sender<Asked>) {
-    for line in input.lines() {
-        let Ok(line) = line else { return };
-        if line.trim().is_empty() {
+/// Hands lines on until there are no more. Nothing is done with them here, so that the end of the input is noticed also
+/// where an answer waits for somebody to read it.
+pub(crate) fn lines(mut input: impl BufRead, to: &Sender<Vec<u8>>) {
+    loop {
+        let mut line = Vec::new();
+        match input.read_until(b'\n', &mut line) {
+            Ok(n) if n > 0 && to.send(line).is_ok() => {}
+            _ => return,
+        }
+    }
+}
+
+/// Takes commands until there are no more, until one says stop, or until nobody reads the answers. What takes long goes to
+/// `long`, so that others are answered meanwhile.
+pub(crate) fn read(lines: &Receiver<Vec<u8>>, client: &Client, waiting: Option<&Waiting>, long: &Sender<Asked>) {
+    for line in lines {
+        if line.trim_ascii().is_empty() {
             continue;
         }
-        let asked = match parse(&line) {
-            Ok(asked) => asked,
-            Err((request, why)) => {
-                answer("none", request, Outcome::Error { error: Failure::usage(why) });
-                continue;
-            }
-        };
-        match asked.command {
-            Command::Status => {
+        let read = match parse(&line) {
+            Err((request, why)) => answer("none", request, Outcome::Error { error: Failure::usage(why) }),
+            Ok(Asked { command: Command::Status, request }) => {
                 let outcome = client.status().map_or_else(failed, |s| Outcome::Status { status: Box::new(s) });
-                answer("status", asked.request, outcome);
+                answer("status", request, outcome)
             }
-            Command::Resolve { id, take, row } => {
+            Ok(Asked { command: Command::Resolve { id, take, row }, request }) => {
                 let resolved = match waiting {
                     Some(waiting) => waiting.resolve(id, take, row.as_ref()),
                     None => Err("Nobody is asked about conflicts: `watch` was started without --ask.".into()),
@@ -114,20 +123,22 @@ pub(crate) fn read(input: impl BufRead, client: &Client, waiting: Option<&Waitin
                     Ok(()) => Outcome::Resolved { resolved: true },
                     Err(why) => Outcome::Error { error: Failure::usage(why) },
                 };
-                answer("resolve", asked.request, outcome);
+                answer("resolve", request, outcome)
             }
-            Command::Stop => {
-                answer("stop", asked.request, Outcome::Stopping { stopping: true });
+            Ok(Asked { command: Command::Stop, request }) => {
+                answer("stop", request, Outcome::Stopping { stopping: true });
                 return;
             }
-            _ if long.send(asked).is_err() => return,
-            _ => {}
+            Ok(asked) => long.send(asked).is_ok(),
+        };
+        if !read {
+            return;
         }
     }
 }
 
-/// Carries a command out, and answers.
-pub(crate) fn carry_out(client: &Client, file: &Path, asked: Asked) {
+/// Carries a command out, and answers; false where nobody reads the answer any more.
+pub(crate) fn carry_out(client: &Client, file: &Path, asked: Asked) -> bool {
     let by_which = |which: Which,
                     by_id: fn(&Client, i64) -> Result<bool, Error>,
                     by_key: fn(&Client, &str, &str) -> Result<bool, Error>| {
@@ -145,13 +156,13 @@ pub(crate) fn carry_out(client: &Client, file: &Path, asked: Asked) {
         Command::Retry(which) => ("retry", by_which(which, Client::retry_entry, Client::retry)),
         Command::Drop(which) => ("drop", by_which(which, Client::drop_entry, Client::drop_row)),
         Command::Clear { id, kind } => ("clear", cleared(client, id, kind.as_deref())),
-        Command::Resolve { .. } | Command::Status | Command::Stop => return,
+        Command::Resolve { .. } | Command::Status | Command::Stop => return true,
     };
     if matches!(outcome, Outcome::Changed { changed: true }) {
         client.wake();
     }
     tracing::debug!("{name} of {} was carried out", file.display());
-    answer(name, asked.request, outcome);
+    answer(name, asked.request, outcome)
 }
 
 fn synced(client: &Client) -> Result<Outcome, Error> {
@@ -173,13 +184,14 @@ fn failed(e: Error) -> Outcome {
     Outcome::Error { error: e.into() }
 }
 
-fn answer(answer: &'static str, request: Option<Value>, outcome: Outcome) {
-    // Where nobody reads it any more, the next event notices.
-    output::line(&output::json(&Answer { answer, request, outcome }));
+/// False where nobody reads it any more.
+fn answer(answer: &'static str, request: Option<Value>, outcome: Outcome) -> bool {
+    output::line(&output::json(&Answer { answer, request, outcome }))
 }
 
 /// The command of a line, or why it is none, with what its answer has to name where that can be told.
-pub(crate) fn parse(line: &str) -> Result<Asked, (Option<Value>, String)> {
+pub(crate) fn parse(line: &[u8]) -> Result<Asked, (Option<Value>, String)> {
+    let line = str::from_utf8(line).map_err(|e| (None, format!("This line is not UTF-8: {e}.")))?;
     let mut object: Value = serde_json::from_str(line).map_err(|e| (None, format!("This line is not JSON: {e}.")))?;
     let request = object.as_object_mut().and_then(|o| o.remove("request"));
     match serde_json::from_value(object) {
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn lines_are_commands_or_told_why_not() {
-        let parsed = |line: &str| parse(line).map(|a| (a.command, a.request));
+        let parsed = |line: &str| parse(line.as_bytes()).map(|a| (a.command, a.request));
         assert_eq!(parsed(r#"{"command":"sync","request":7}"#), Ok((Command::Sync, Some(7.into()))));
         let which = Which { id: None, table: Some("t".into()), key: Some(serde_json::json!({"id": 1})) };
         assert_eq!(parsed(r#"{"command":"retry","table":"t","key":{"id":1}}"#), Ok((Command::Retry(which), None)));
@@ -209,5 +221,6 @@ mod tests {
         ] {
             assert_eq!(parsed(line).unwrap_err().0, request, "{line}");
         }
+        assert!(parse(b"{\"command\":\"status\",\"request\":\"M\xfcller\"}").is_err());
     }
 }

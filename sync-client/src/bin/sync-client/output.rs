@@ -4,7 +4,10 @@ use std::{
     fmt::Display,
     io::{self, Write as _},
     path::Path,
-    process::ExitCode,
+    process::{self, ExitCode},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
 };
 
 use serde::{Serialize, Serializer};
@@ -211,8 +214,29 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("invariant: reports are plain structs with string keys")
 }
 
+/// Writes to stdout that were begun and ended: odd while one is under way.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
 /// Writes a line to stdout; false where nobody reads it any more.
 pub(crate) fn line(text: &str) -> bool {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok()
+    WRITES.fetch_add(1, Ordering::SeqCst);
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_ok();
+    WRITES.fetch_add(1, Ordering::SeqCst);
+    written
 }
+
+/// Ends the process once a write to stdout has waited for a reader this long; for when it is to end anyway. Nothing is lost
+/// by that, as by no other end, and the file is free for others.
+pub(crate) fn end_if_stuck() {
+    loop {
+        let before = WRITES.load(Ordering::SeqCst);
+        thread::sleep(UNREAD);
+        if !before.is_multiple_of(2) && WRITES.load(Ordering::SeqCst) == before {
+            process::exit(0);
+        }
+    }
+}
+
+/// A reader that is there takes a line sooner.
+const UNREAD: Duration = Duration::from_secs(2);

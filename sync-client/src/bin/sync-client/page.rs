@@ -190,7 +190,7 @@ fn page() -> String {
 #[test]
 fn the_page_is_what_the_program_says() {
     for (command, ..) in commands() {
-        parse(command).unwrap_or_else(|(_, why)| panic!("{command}: {why}"));
+        parse(command.as_bytes()).unwrap_or_else(|(_, why)| panic!("{command}: {why}"));
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/JSON.md");
     if std::env::var_os("SYNC_WRITE_PAGES").is_some() {

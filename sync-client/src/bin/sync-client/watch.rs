@@ -69,19 +69,32 @@ pub(crate) fn watch(args: &args::Watch, out: Output) -> Result<Done, Failure> {
     }
     opened.client.start()?;
     if by_program {
+        let (lines, read) = mpsc::channel();
         let (long, asked) = mpsc::channel();
+        let unanswered = closed.clone();
         let (client, worker, path) = (opened.client.clone(), opened.client.clone(), args.file.clone());
         thread::spawn(move || {
             // It ends when nobody has the other end any more, also where that was killed.
+            commands::lines(io::stdin().lock(), &lines);
+            drop(lines);
+            output::end_if_stuck();
+        });
+        thread::spawn(move || {
             let waiting = waiting.as_ref().map(|(waiting, _)| &**waiting);
-            commands::read(io::stdin().lock(), &client, waiting, &long);
+            commands::read(&read, &client, waiting, &long);
             let _ = closed.send(End::Closed);
         });
-        thread::spawn(move || asked.iter().for_each(|asked| commands::carry_out(&worker, &path, asked)));
+        thread::spawn(move || {
+            if !asked.iter().all(|asked| commands::carry_out(&worker, &path, asked)) {
+                let _ = unanswered.send(End::Unread);
+            }
+        });
     }
     out.note(format_args!("Watching {}; Ctrl-C stops.", args.file.display()));
     // Both senders outlive this wait: one in the client, one in the handler.
     let end = ended.recv().unwrap_or(End::Signal);
+    // What is to be stopped may hang in a write.
+    thread::spawn(output::end_if_stuck);
     opened.client.stop();
     if matches!(end, End::Signal) {
         out.note("Stopped.");
