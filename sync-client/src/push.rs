@@ -327,7 +327,16 @@ impl Engine {
     /// that was restored or wiped may have forgotten what it had confirmed.
     pub(crate) fn confirm_committed(&self) -> Result<Option<i64>, Error> {
         let Some(outbox) = self.store.outbox()?.filter(|o| o.state != OutboxState::Frozen) else { return Ok(None) };
-        match self.create_after(&outbox, None, 1)? {
+        let created = match self.create_after(&outbox, None, 1) {
+            // What cannot be known counts as not committed: a row that had is found equal to the snapshot's, and what
+            // is sent once more goes under another source.
+            Err(e) if e.is_wordless(&[409, 410]) => {
+                self.fresh_source()?;
+                return Ok(None);
+            }
+            other => other?,
+        };
+        match created {
             Created::Committed(reply) => {
                 let ours = reply.request_hash.as_ref().is_none_or(|h| *h == outbox.request_hash.hex());
                 Ok(ours.then_some(reply.bundle_seq))

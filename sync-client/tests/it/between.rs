@@ -187,10 +187,10 @@ fn a_refused_row_is_found_without_words() {
     converge(&[&a, &b]);
 }
 
-/// A wiped server, a pruned history, a copy of the file: what is answered in errors only is found without their words.
+/// A wiped server, a pruned history with or without the own push, a copy of the file: what is answered in errors only is found without their words.
 #[test]
 fn what_only_errors_say_is_found_without_words() {
-    for what in ["wiped", "pruned", "copied"] {
+    for what in ["wiped", "pruned", "confirmed", "copied"] {
         let mut w = World::with(SCHEMA, Limits::default());
         let (mut a, mut b) = (w.device("a"), w.device("b"));
         a.sql("INSERT INTO people (id) VALUES ('x')");
@@ -210,7 +210,11 @@ fn what_only_errors_say_is_found_without_words() {
             std::fs::remove_dir_all(w.data()).unwrap();
             w.start();
         }
-        if what == "pruned" {
+        if what == "confirmed" {
+            a.sql("INSERT INTO people (id) VALUES ('confirmed')");
+            a.client().push().unwrap();
+        }
+        if matches!(what, "pruned" | "confirmed") {
             for n in 0..5 {
                 b.sql(&format!("INSERT INTO people (id) VALUES ('of b {n}')"));
                 b.sync();
