@@ -323,7 +323,27 @@ impl Engine {
             Meta::OutboxDisturbed.set(&store.conn, 1)?;
         }
         store.drop_dirty(m.id, k.as_bytes())?;
+        self.clear_unshared(position, key)?;
         store.fetch_again(m.id, k.as_bytes())
+    }
+
+    /// Empties the columns of a row that the server lacks: no row of the server's could, and only what was given up put
+    /// anything there. One that this schema insists on stays.
+    fn clear_unshared(&self, position: usize, key: &[Value]) -> Result<(), Error> {
+        let (table, m) = (self.store.table(position), &self.store.managed[position]);
+        let mut empty: Record = vec![None; table.columns.len()];
+        for i in self.store.offered.lacking(table) {
+            if !table.key.contains(&i) && !table.columns[i].not_null {
+                empty[i] = Some(Value::Null);
+            }
+        }
+        if empty.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        match m.sql.update_partial(&self.store.conn, key, &empty) {
+            Err(e) if !is_constraint(&e) => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn drop_entry(&self, id: i64) -> Result<bool, Error> {

@@ -99,3 +99,24 @@ fn a_dropped_table_holds_nobody_up() {
     b.sync();
     assert_eq!(b.count("SELECT count(*) FROM notes"), 1);
 }
+
+/// A row whose value waits for a column that the server lacks is given up while the server's row is not known here: the
+/// value goes too, since no row of the server's could take it away.
+#[test]
+fn a_given_up_value_of_a_column_that_the_server_lacks_goes() {
+    let w = World::with(ONE, Limits::default());
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO t VALUES ('1', 'one')");
+    a.sync();
+    a.sql("ALTER TABLE t ADD COLUMN due TEXT; UPDATE t SET due = 'monday', title = 'two'");
+    a.sync();
+    assert_eq!(a.client().rejected().unwrap()[0].reason, "unknown_column");
+    // Its base is not known any more.
+    a.sql("UPDATE _sync_dirty SET base = NULL; UPDATE _sync_row SET v = 0");
+    assert!(a.client().drop_row("t", r#"{"id":"1"}"#).unwrap());
+    a.sync();
+    assert_eq!(a.text("SELECT title || ifnull(due, ' and nothing') FROM t"), "one and nothing");
+    assert!(a.client().discarded().unwrap()[0].local_row.as_ref().unwrap().contains("monday"));
+    b.sync();
+    assert_eq!(b.text("SELECT title FROM t"), "one");
+}
