@@ -294,17 +294,20 @@ impl Store {
         if op == Op::Delete.name() {
             return Ok(self.kept_by_local(position, &key)?.is_some());
         }
-        if let Some(live) = m.sql.read_bytes(&self.conn, &key)? {
-            return self.fixed_by_local(position, &live);
+        if let Some(live) = m.sql.read_bytes(&self.conn, &key)?
+            && self.fixed_by_local(position, &live)?
+        {
+            return Ok(true);
         }
-        // It is not here since a row that cannot leave holds a UNIQUE value of it.
+        // Or a row that cannot leave holds a UNIQUE value that it has there.
+        let own = Key::pack(&key)?;
         let row = row.and_then(json).and_then(|members| decode_payload(table, &key, &members).ok());
         let Some(row) = row else { return Ok(false) };
         for u in &table.uniques {
             let values: Option<Vec<Value>> = u.columns.iter().map(|i| row.values[*i].clone()).collect();
             let Some(values) = values.filter(|v| v.iter().all(|v| !v.is_null())) else { continue };
             for k in self.holders(position, u, &values)? {
-                if self.kept_by_local(position, &Key::from_stored(k).unpack()?)?.is_some() {
+                if k != own.as_bytes() && self.kept_by_local(position, &Key::from_stored(k).unpack()?)?.is_some() {
                     return Ok(true);
                 }
             }

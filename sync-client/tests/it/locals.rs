@@ -240,3 +240,24 @@ fn a_row_whose_parent_the_app_took_is_not_displaced() {
         converge(&[&a, &b]);
     }
 }
+
+/// A row that both have waits for a UNIQUE value that a row of this file holds, and that one cannot leave: it waits, and
+/// no sync takes it for one that may go.
+#[test]
+fn a_row_that_waits_for_a_kept_rows_unique_value_is_not_fetched_again() {
+    let w = World::with("CREATE TABLE item (id TEXT PRIMARY KEY, code TEXT UNIQUE);", Limits::default());
+    let (a, b) = (w.device("a"), w.device("b"));
+    a.sql("CREATE TABLE pin (item TEXT REFERENCES item(id)); INSERT INTO item VALUES ('x', 'old')");
+    converge(&[&a, &b]);
+    b.sql("UPDATE item SET code = 'c' WHERE id = 'x'");
+    b.sync();
+    a.sql("INSERT INTO item VALUES ('mine', 'c'); INSERT INTO pin VALUES ('mine')");
+    a.sync();
+    for _ in 0..2 {
+        assert_eq!(a.client().status().unwrap().set_aside_rows, 1);
+        assert!(!a.sync().pull.rebuilt);
+    }
+    a.sql("DELETE FROM pin; DELETE FROM item WHERE id = 'mine'");
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT code FROM item"), "c");
+}
