@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Migration;
 
 /// The app's DDL: cascades, SET NULL, a composite key, numbers that devices mint twice, blob keys,
-/// UNIQUE values, a full-text index and a counter kept by triggers, columns of any type.
+/// UNIQUE values, columns of any type, rows that get another key and are never deleted, rows that only a UNIQUE
+/// column identifies, two tables that may swap their names.
 pub const SCHEMA: &str = "
 CREATE TABLE people (id TEXT PRIMARY KEY NOT NULL, name TEXT, email TEXT UNIQUE, age INTEGER, score REAL, photo BLOB);
 CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL,
@@ -18,6 +19,11 @@ CREATE TABLE counters (id INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT NOT NULL
   parent INTEGER REFERENCES counters(id) ON DELETE SET NULL);
 CREATE TABLE marks (id BLOB PRIMARY KEY NOT NULL, counter INTEGER NOT NULL REFERENCES counters(id), text TEXT);
 CREATE TABLE settings (name TEXT PRIMARY KEY NOT NULL, value);
+CREATE TABLE rooms (id TEXT PRIMARY KEY NOT NULL, name TEXT);
+CREATE TABLE seats (id TEXT PRIMARY KEY NOT NULL, room TEXT REFERENCES rooms(id) ON DELETE CASCADE, text TEXT);
+CREATE TABLE codes (code TEXT NOT NULL UNIQUE, text TEXT);
+CREATE TABLE left_shelf (id TEXT PRIMARY KEY NOT NULL, text TEXT);
+CREATE TABLE right_shelf (id TEXT PRIMARY KEY NOT NULL, text TEXT);
 CREATE INDEX notes_person ON notes(person);
 ";
 
@@ -67,6 +73,18 @@ pub fn migration(kind: Migration, n: u64) -> String {
              INSERT OR REPLACE INTO settings VALUES ('s1', '{w}');
              DELETE FROM settings WHERE name = 's2';
              COMMIT; PRAGMA foreign_keys = ON"
+            .into(),
+        Migration::RenameAside => "BEGIN; DROP TABLE IF EXISTS settings_backup;
+             ALTER TABLE settings RENAME TO settings_backup;
+             CREATE TABLE settings (name TEXT PRIMARY KEY NOT NULL, value);
+             INSERT INTO settings SELECT name, value FROM settings_backup;
+             INSERT OR REPLACE INTO settings VALUES ('s3', '{w}');
+             DELETE FROM settings WHERE name = 's4';
+             COMMIT"
+            .into(),
+        Migration::SwapNames => "BEGIN; ALTER TABLE left_shelf RENAME TO shelf;
+             ALTER TABLE right_shelf RENAME TO left_shelf; ALTER TABLE shelf RENAME TO right_shelf;
+             UPDATE left_shelf SET text = '{w}' WHERE id = 'l1'; COMMIT"
             .into(),
     }
 }
@@ -122,6 +140,16 @@ kinds!(
     SettingDelete,
     Nick,
     Extra,
+    RoomInsert,
+    RoomKey,
+    SeatInsert,
+    SeatMove,
+    SeatDelete,
+    CodePut,
+    CodeKey,
+    CodeDelete,
+    ShelfPut,
+    ShelfDelete,
     Desk,
     Pin,
     Lock,
@@ -223,6 +251,30 @@ impl Sql {
             ),
             Kind::SettingDelete => format!("DELETE FROM settings WHERE name = 's{n}'"),
             Kind::Nick => format!("UPDATE people SET nick = '<w{w}>' WHERE id = 'p{n}'"),
+            Kind::RoomInsert => format!("INSERT OR IGNORE INTO rooms VALUES ('r{n}', '<w{w}>')"),
+            // Nobody deletes a room: what has one stays, whatever the room is called.
+            Kind::RoomKey => format!("UPDATE rooms SET id = 'r{m}', name = '<w{w}>' WHERE id = 'r{n}'"),
+            Kind::SeatInsert => format!(
+                "INSERT OR IGNORE INTO seats SELECT 's{n}', id, '<w{w}>' FROM rooms ORDER BY id LIMIT 1 OFFSET {}",
+                m / 3
+            ),
+            Kind::SeatMove => format!(
+                "UPDATE seats SET room = (SELECT id FROM rooms ORDER BY id LIMIT 1 OFFSET {}), text = '<w{w}>'
+                 WHERE id = 's{n}'",
+                m / 3
+            ),
+            Kind::SeatDelete => format!("DELETE FROM seats WHERE id = 's{n}'"),
+            Kind::CodePut => format!(
+                "INSERT INTO codes VALUES ('c{n}', '<w{w}>') ON CONFLICT (code) DO UPDATE SET text = excluded.text"
+            ),
+            Kind::CodeKey => format!("UPDATE codes SET code = 'c{m}', text = '<w{w}>' WHERE code = 'c{n}'"),
+            Kind::CodeDelete => format!("DELETE FROM codes WHERE code = 'c{n}'"),
+            Kind::ShelfPut => {
+                format!("REPLACE INTO {} VALUES ('l{n}', '<w{w}>')", ["left_shelf", "right_shelf"][usize::from(k % 2)])
+            }
+            Kind::ShelfDelete => {
+                format!("DELETE FROM {} WHERE id = 'l{n}'", ["left_shelf", "right_shelf"][usize::from(k % 2)])
+            }
             Kind::Desk => format!("INSERT INTO desk SELECT id, 'of ' || id FROM people WHERE id = 'p{n}'"),
             Kind::Pin => format!("INSERT INTO pins SELECT id, 'of ' || id FROM counters WHERE id = {n}"),
             Kind::Lock => format!("INSERT INTO locks SELECT id, 'of ' || id FROM notes WHERE id = 'n{n}'"),

@@ -48,6 +48,27 @@ impl World {
         }
     }
 
+    /// One of our triggers goes, as in an app's clean-up, and what the app writes then may go unseen.
+    pub(crate) fn drop_trigger(&self, n: u8, a: &AppStep) {
+        let d = self.device(a.device);
+        if let Some(conn) = lock(&d.app).as_ref() {
+            let sql = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '\\_sync\\_%' ESCAPE '\\' ORDER BY name";
+            let mut s = conn.prepare(sql).expect("a statement");
+            let names: Vec<String> = s.query_map([], |r| r.get(0)).expect("rows").flatten().collect();
+            if let Some(name) = names.get(usize::from(n) % names.len().max(1)) {
+                let frames = frames(conn).unwrap_or(0);
+                let done = conn.execute_batch(&format!("DROP TRIGGER {name}"));
+                self.tell(|| format!("    {}: DROP TRIGGER {name} {done:?}", d.index));
+                if done.is_ok() {
+                    d.unseen.store(true, Ordering::Relaxed);
+                    d.committed(conn, frames, lock(&self.ledger).now()).expect("frames are counted");
+                    self.covered("trigger", "dropped");
+                }
+            }
+        }
+        self.app(a);
+    }
+
     /// The app changes its schema, with whatever runs beside it.
     pub(crate) fn migrate(&self, n: usize, kind: Migration) {
         let d = self.device(n);

@@ -32,7 +32,14 @@ impl World {
         if let Err(e) = conn.execute_batch("INSERT INTO search(search, rank) VALUES ('integrity-check', 1)") {
             self.fail(Violation::new("search is right", format!("device {}: {e}", d.index)));
         }
-        // After the index's own check, which also makes this connection read it anew.
+        let wrong = if self.helpers { crate::helpers::wrong(conn)? } else { Vec::new() };
+        if !wrong.is_empty() {
+            self.fail(Violation::new("helpers are as if filled afresh", format!("device {}: {wrong:?}", d.index)));
+        }
+        if self.helpers {
+            self.covered("helpers", "compared");
+        }
+        // After the indexes' own checks, which also make this connection read them anew.
         let sound: String = conn.query_row("PRAGMA quick_check", [], |r| r.get(0))?;
         if sound != "ok" {
             self.fail(Violation::new("the file is sound", format!("device {}: {sound}", d.index)));

@@ -78,7 +78,7 @@ fn required() -> Vec<String> {
 }
 
 const STEPS: &str = "app verb wait reopen restart_server backup restore wipe backup_device restore_device \
-    copy_device migrate migrate_server detach inbox switch_user damage retain";
+    copy_device migrate migrate_server detach inbox switch_user damage drop_trigger retain";
 
 /// What the engine can decide: how a file is attached, how an outbox moves on, what becomes of a conflict.
 const DECIDED: &[(&str, &[&str])] = &[
@@ -135,5 +135,8 @@ const DECIDED: &[(&str, &[&str])] = &[
     ("import", &["taken up", "refused"]),
     ("damage", &["mended", "pushed"]),
     ("within", &["more", "done"]),
+    ("cache", &["old page"]),
+    ("helpers", &["compared"]),
+    ("trigger", &["dropped"]),
     ("way", &["no names", "no words", "filter", "narrow"]),
 ];

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
@@ -125,6 +125,7 @@ impl Device {
     pub(crate) fn open_app(&self) -> rusqlite::Result<()> {
         let conn = Connection::open_with_flags(self.path(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         conn.busy_timeout(std::time::Duration::ZERO)?;
+        conn.set_prepared_statement_cache_capacity(128);
         conn.pragma_update(None, "foreign_keys", self.setup.foreign_keys)?;
         conn.pragma_update(None, "recursive_triggers", true)?;
         conn.pragma_update(None, "synchronous", if self.setup.durable { "FULL" } else { "NORMAL" })?;
@@ -268,10 +269,10 @@ pub(crate) fn rows(conn: &Connection) -> rusqlite::Result<State> {
             Err(e) if def.name == "extras" && e.to_string().contains("no such table") => continue,
             Err(e) => return Err(e),
         };
-        let names: Vec<String> = s.column_names().map(str::to_owned).collect();
+        let names: Vec<Arc<str>> = s.column_names().map(Into::into).collect();
         let mut found = s.query([])?;
         while let Some(r) = found.next()? {
-            let row: Row = names.iter().enumerate().map(|(i, n)| (n.clone(), val(r.get_ref_unwrap(i)))).collect();
+            let row: Row = names.iter().enumerate().map(|(i, n)| (Arc::clone(n), val(r.get_ref_unwrap(i)))).collect();
             let key: Vec<Val> = def.key.iter().map(|k| row[*k].clone()).collect();
             out.insert((def.name, key), row);
         }
@@ -340,7 +341,7 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
         outbox: conn.query_row("SELECT coalesce(max(state), 'none') FROM _sync_outbox", [], |r| r.get(0))?,
         ..Seen::default()
     };
-    let mut s = conn.prepare("SELECT id, name FROM _sync_table")?;
+    let mut s = conn.prepare_cached("SELECT id, name FROM _sync_table")?;
     let tables: Vec<(i64, String)> = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
     for (t, name) in tables {
         let Some(def) = crate::model::table(&name) else { continue };
@@ -374,7 +375,7 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
             }
         }
     }
-    let mut s = conn.prepare(
+    let mut s = conn.prepare_cached(
         "SELECT tbl, key, reason, kind || ' ' || reason, kind || ' ' || op || ' ' || tbl || ' ' || key || ' ' || reason || ': ' ||
            coalesce(local_row, '') || ' / ' || coalesce(server_row, '') FROM _sync_inbox",
     )?;

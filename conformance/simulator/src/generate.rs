@@ -67,6 +67,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         bundle_rows: d.pick(&[0, 0, 0, 6]),
         rules: false,
         numbers_again: false,
+        helpers: false,
         way: Way::Clear,
     };
     let mut steps: Vec<Step> = (0..30 + d.below(50)).map(|_| step(d, devices, mood, busy)).collect();
@@ -86,6 +87,8 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
     }
     setup.rules = d.chance(1, 3);
     setup.numbers_again = d.chance(1, 2);
+    // They make every write of that table dear.
+    setup.helpers = d.chance(1, 3);
     if d.chance(1, 3) {
         let filter = Way::Filter(d.pick(&[0, 400, 403, 404, 406, 502]));
         let way = d.pick(&[Way::NoNames, Way::NoWords, filter, Way::Narrow]);
@@ -108,6 +111,9 @@ fn step(d: &mut Dice, devices: usize, mood: Mood, busy: u64) -> Step {
         Mood::Histories | Mood::Everything if rare < 16 => return Step::CopyDevice(device),
         Mood::Migrations | Mood::Everything if (16..24).contains(&rare) => {
             return Step::Migrate(device, migration(d));
+        }
+        Mood::Migrations | Mood::Everything if (27..30).contains(&rare) => {
+            return Step::DropTrigger(d.below(256) as u8, app(d, device, busy));
         }
         Mood::Migrations | Mood::Everything if (24..27).contains(&rare) => return Step::MigrateServer,
         Mood::Accounts if rare < 5 => return Step::SwitchUser(device, d.below(2) as u8, leave(d), joins(d)),
@@ -205,8 +211,9 @@ fn fault(d: &mut Dice, devices: usize, mood: Mood) -> Fault {
     let total = network + crashes + history + migrations + 8;
     let mut roll = d.below(total);
     if roll < network {
-        return match d.below(7) {
+        return match d.below(8) {
             0 => Fault::RequestLost,
+            7 => Fault::Stale,
             1 | 2 => Fault::ReplyLost,
             3 => Fault::Duplicated,
             4 => Fault::Late(n),

@@ -75,11 +75,11 @@ impl Phase {
     }
 
     /// The faults that can happen in it, by name. A disk is full for a whole verb, and only bundles are
-    /// tampered with: a server's other replies are taken for true.
+    /// tampered with, or kept in a cache: a server's other replies are taken for true.
     pub(crate) fn faults(self) -> impl Iterator<Item = &'static str> {
         let possible = move |f: &&&str| match **f {
             "disk_full" => false,
-            "tampered" => matches!(self, Self::Pull),
+            "tampered" | "stale" => matches!(self, Self::Pull),
             _ => true,
         };
         Fault::NAMES.iter().filter(possible).copied()
@@ -100,6 +100,7 @@ impl Fault {
         "cut",
         "status",
         "tampered",
+        "stale",
         "crash_client",
         "power_cut",
         "crash_server",
@@ -125,6 +126,7 @@ impl Fault {
             Self::Cut(_) => "cut",
             Self::Status(_) => "status",
             Self::Tampered(_) => "tampered",
+            Self::Stale => "stale",
             Self::CrashClient => "crash_client",
             Self::PowerCut(_) => "power_cut",
             Self::CrashServer(_) => "crash_server",
@@ -152,6 +154,7 @@ impl Fault {
                 | Self::Cut(_)
                 | Self::Status(_)
                 | Self::Tampered(_)
+                | Self::Stale
         )
     }
 
@@ -159,7 +162,7 @@ impl Fault {
         match self {
             Self::DiskFull(_) => false,
             // What bundles say is verified; a server's other replies are taken for true.
-            Self::Tampered(_) => matches!(point, Point::Send(Endpoint::Pull)),
+            Self::Tampered(_) | Self::Stale => matches!(point, Point::Send(Endpoint::Pull)),
             f if f.of_network() => matches!(point, Point::Send(_)),
             _ => true,
         }
@@ -246,6 +249,7 @@ impl World {
             | Fault::Cut(_)
             | Fault::Status(_)
             | Fault::Tampered(_)
+            | Fault::Stale
             | Fault::DiskFull(_) => {}
         }
     }
@@ -298,6 +302,8 @@ impl Transport for Link {
             },
         };
         let reply = world.altered(endpoint, reply);
+        let reply =
+            if endpoint == Endpoint::Pull { world.cached(r, reply, fault == Some(Fault::Stale)) } else { reply };
         let more = world.hook(self.device, Point::Received(endpoint));
         debug_assert!(more.is_none(), "faults of the network hit requests");
         let body: Box<dyn Read + Send> = match fault {

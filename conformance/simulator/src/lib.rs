@@ -12,6 +12,7 @@ pub mod cover;
 mod device;
 pub mod dice;
 pub mod generate;
+mod helpers;
 mod history;
 mod hooks;
 mod ledger;

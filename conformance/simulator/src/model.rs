@@ -22,7 +22,7 @@ pub(crate) enum Val {
 /// A table and a key.
 pub(crate) type Id = (&'static str, Vec<Val>);
 /// Columns by name.
-pub(crate) type Row = BTreeMap<String, Val>;
+pub(crate) type Row = BTreeMap<Arc<str>, Val>;
 /// Every row of a user.
 pub(crate) type State = BTreeMap<Id, Row>;
 
@@ -84,6 +84,11 @@ pub(crate) const TABLES: &[TableDef] = &[
         parents: &[("counter", "counters", OnDelete::Refuse)],
     },
     TableDef { name: "settings", key: &["name"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "rooms", key: &["id"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "seats", key: &["id"], reals: &[], blobs: &[], parents: &[("room", "rooms", OnDelete::Cascade)] },
+    TableDef { name: "codes", key: &["code"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "left_shelf", key: &["id"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "right_shelf", key: &["id"], reals: &[], blobs: &[], parents: &[] },
     TableDef { name: "extras", key: &["id"], reals: &[], blobs: &[], parents: &[("note", "notes", OnDelete::SetNull)] },
 ];
 
@@ -145,6 +150,8 @@ pub(crate) struct UserModel {
     former: Vec<Vec<Arc<State>>>,
     /// Tokens that a cascade or a rule took on the server, and those in a column that whoever deleted the row may lack.
     pub(crate) cascaded: BTreeSet<u64>,
+    /// Those that a room took along, though nobody deletes rooms.
+    pub(crate) carried: BTreeSet<u64>,
     /// Those of them that the pushing device had in its file then: it has to tell of them.
     pub(crate) taken_from_pusher: BTreeSet<u64>,
 }
@@ -164,6 +171,7 @@ impl Default for UserModel {
             ruled: BTreeSet::new(),
             former: Vec::new(),
             cascaded: BTreeSet::new(),
+            carried: BTreeSet::new(),
             taken_from_pusher: BTreeSet::new(),
         }
     }
@@ -397,6 +405,9 @@ impl UserModel {
                     match action {
                         OnDelete::Cascade => {
                             if let Some(row) = state.remove(&child) {
+                                if gone.0 == "rooms" {
+                                    self.carried.extend(row.values().flat_map(tokens_of));
+                                }
                                 self.cascaded.extend(row.values().flat_map(tokens_of));
                             }
                             changed.insert(child.clone());
@@ -404,7 +415,7 @@ impl UserModel {
                         }
                         OnDelete::SetNull => {
                             if let Some(row) = state.get_mut(&child) {
-                                row.insert((*column).to_owned(), Val::Null);
+                                row.insert((*column).into(), Val::Null);
                             }
                             changed.insert(child);
                         }

@@ -57,6 +57,10 @@ impl World {
             let ruled = lock(&self.models).get_mut(&r.user).map(|m| std::mem::take(&mut m.ruled)).unwrap_or_default();
             ruled.into_iter().for_each(|name| self.covered("rule", name));
             let rejections = body["rejections"].as_array().into_iter().flatten();
+            if lock(&self.models).get(&r.user).is_some_and(|m| !m.carried.is_empty()) {
+                let text = format!("a push of {} took rows along with a room that nobody deleted", r.source);
+                self.fail(Violation::new("a key change takes nothing along", text));
+            }
             rejections.filter_map(|r| r["kind"].as_str()).for_each(|kind| self.covered("rejection", kind));
         }
         Some(reply)

@@ -33,6 +33,9 @@ pub struct Setup {
     /// Whether SQLite gives the number of a deleted row to a new one (a key without AUTOINCREMENT).
     #[serde(default)]
     pub numbers_again: bool,
+    /// Whether the apps keep helpers beside the table with INTEGER keys.
+    #[serde(default)]
+    pub helpers: bool,
     /// What stands between the devices and the server until faults stop.
     #[serde(default)]
     pub way: Way,
@@ -145,6 +148,8 @@ pub enum Step {
     /// A row of a device changes behind everybody's back, and `verify` repairs it, with the server's row or the
     /// file's.
     Damage(usize, bool),
+    /// A trigger of ours goes, and the app writes on.
+    DropTrigger(u8, AppStep),
     /// The server keeps so many bundles from now on.
     Retain(i64),
 }
@@ -256,6 +261,8 @@ pub enum Fault {
     Status(u16),
     /// A page of bundles arrives with one left out, or with another text in a row.
     Tampered(u32),
+    /// A cache answers with what the same page of bundles was when it was first asked for.
+    Stale,
     /// The client dies here; its file stays as it is.
     CrashClient,
     /// The power goes: what was not durable may be gone.
@@ -294,9 +301,14 @@ pub enum Migration {
     AddIndex,
     /// Create, copy, drop, rename.
     RebuildTable,
+    /// Rename, create, copy; the old table stays as a backup.
+    RenameAside,
+    /// Two tables get each other's names.
+    SwapNames,
 }
 
 impl Migration {
     /// Every kind.
-    pub const ALL: &[Self] = &[Self::AddColumn, Self::AddTable, Self::AddIndex, Self::RebuildTable];
+    pub const ALL: &[Self] =
+        &[Self::AddColumn, Self::AddTable, Self::AddIndex, Self::RebuildTable, Self::RenameAside, Self::SwapNames];
 }

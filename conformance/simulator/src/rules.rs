@@ -81,7 +81,7 @@ fn set(state: &mut State, id: &Id, column: &str, from: &[Val], to: i64) -> bool 
     let Some(row) = state.get_mut(id) else { return false };
     let is = row.get(column).cloned().unwrap_or(Val::Null);
     if from.contains(&is) {
-        row.insert(column.to_owned(), Val::Int(to));
+        row.insert(column.into(), Val::Int(to));
     }
     from.contains(&is)
 }

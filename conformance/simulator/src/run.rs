@@ -96,7 +96,7 @@ pub fn shrink(plan: &Plan, invariant: &'static str, mut tries: u32) -> Plan {
 /// What can be taken from a step: its statements, its faults, and then the statements of these.
 fn parts(step: &Step) -> usize {
     match step {
-        Step::App(a) => a.sql.len(),
+        Step::App(a) | Step::DropTrigger(_, a) => a.sql.len(),
         Step::Verb(v) => v.faults.len() + v.faults.iter().map(|f| statements(&f.what)).sum::<usize>(),
         _ => 0,
     }
@@ -104,7 +104,7 @@ fn parts(step: &Step) -> usize {
 
 fn without(step: &mut Step, n: usize) {
     match step {
-        Step::App(a) => drop(a.sql.remove(n)),
+        Step::App(a) | Step::DropTrigger(_, a) => drop(a.sql.remove(n)),
         Step::Verb(v) if n < v.faults.len() => drop(v.faults.remove(n)),
         Step::Verb(v) => {
             let mut n = n - v.faults.len();

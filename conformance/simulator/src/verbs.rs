@@ -177,7 +177,7 @@ impl World {
             Error::Failing { .. } | Error::Intermediary { .. } => fired || self.way() != Way::Clear,
             // A filter may cut connections.
             Error::Offline { lost: true, .. } => fired || matches!(self.way(), Way::Filter(_)),
-            Error::Offline { .. } | Error::Stopped => fired,
+            Error::Offline { .. } | Error::Stopped | Error::OldReply { .. } => fired,
             // Then a person says that both are to be kept.
             Error::BothHaveRows { .. } | Error::OtherAccount { .. } => {
                 let fails = lock(&d.joins).replace(Joins::Merge) == Some(Joins::Fail);

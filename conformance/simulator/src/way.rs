@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use sync_client::transport::TransportError;
+use sync_client::transport::{Request, TransportError};
 
 use crate::device::lock;
 use crate::model::UserModel;
@@ -55,6 +55,20 @@ impl World {
             }
             _ => reply,
         }
+    }
+
+    /// What a cache makes of a page of bundles: with `old`, the page as it was when it was first asked for.
+    pub(crate) fn cached(&self, r: &Request<'_>, reply: Reply, old: bool) -> Reply {
+        if reply.status != 200 {
+            return reply;
+        }
+        let mut pages = lock(&self.pages);
+        let page = pages.entry((r.token.to_owned(), r.path.to_owned())).or_insert_with(|| reply.body.clone());
+        if !old || *page == reply.body {
+            return reply;
+        }
+        self.covered("cache", "old page");
+        Reply { body: page.clone(), ..reply }
     }
 
     /// A push that fails keeps no device from what others committed.

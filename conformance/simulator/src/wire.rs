@@ -30,7 +30,7 @@ pub(crate) fn read_key(def: &TableDef, key: &Json) -> Result<Vec<Val>, Wrong> {
 /// Where a value has no meaning.
 pub(crate) fn read_row(def: &TableDef, payload: &Json) -> Result<Row, Wrong> {
     let members = payload.as_object().ok_or("a payload that is no object")?;
-    members.iter().map(|(name, v)| Ok((name.clone(), read_value(def, name, v)?))).collect()
+    members.iter().map(|(name, v)| Ok((name.as_str().into(), read_value(def, name, v)?))).collect()
 }
 
 fn read_value(def: &TableDef, column: &str, v: &Json) -> Result<Val, Wrong> {

@@ -12,6 +12,7 @@ use crate::app::LOCAL_SCHEMA;
 use crate::cover::Cover;
 use crate::device::{Device, lock};
 use crate::dice::Dice;
+use crate::helpers::HELPERS;
 use crate::ledger::Ledger;
 use crate::model::{Mark, UserModel};
 use crate::plan::{Plan, Planned, Step, Way};
@@ -64,6 +65,7 @@ pub(crate) struct World {
     pub(crate) schema: String,
     pub(crate) models: Mutex<BTreeMap<String, UserModel>>,
     rules: bool,
+    pub(crate) helpers: bool,
     pub(crate) way: Way,
     /// It does not stand there any more.
     pub(crate) clear: AtomicBool,
@@ -74,6 +76,8 @@ pub(crate) struct World {
     pub(crate) violation: Mutex<Option<Violation>>,
     pub(crate) backup: Mutex<Option<(PathBuf, Marks)>>,
     pub(crate) exports: Mutex<Vec<Exported>>,
+    /// Pages of bundles by user and request, as they were at first.
+    pub(crate) pages: Mutex<BTreeMap<(String, String), Vec<u8>>>,
     pub(crate) writes: Mutex<u64>,
     /// Somebody was told to wait for another device.
     pub(crate) waits: Mutex<bool>,
@@ -110,6 +114,7 @@ impl World {
             ids: Mutex::new(Dice::new(plan.seed)),
             models: Mutex::default(),
             rules: plan.setup.rules,
+            helpers: plan.setup.helpers,
             way: plan.setup.way,
             clear: AtomicBool::new(false),
             all: Mutex::default(),
@@ -119,13 +124,14 @@ impl World {
             violation: Mutex::default(),
             backup: Mutex::default(),
             exports: Mutex::default(),
+            pages: Mutex::default(),
             writes: Mutex::new(0),
             waits: Mutex::new(false),
             migrated: Mutex::new(false),
             trace,
         });
         world.start_server();
-        let schema = format!("{schema}{LOCAL_SCHEMA}");
+        let schema = format!("{schema}{LOCAL_SCHEMA}{}", if plan.setup.helpers { HELPERS } else { "" });
         for (n, setup) in plan.setup.devices.iter().enumerate() {
             let d = Device::make(world.dir.path(), n, *setup, user_name(setup.user), &schema).expect("a device");
             lock(&world.all).push(Arc::new(d));
@@ -215,6 +221,7 @@ impl World {
             Step::Inbox(n, retry) => self.inbox(*n, *retry),
             Step::SwitchUser(n, to, how, joins) => self.switch_user(*n, *to, *how, *joins),
             Step::Damage(n, from_file) => self.damage(*n, *from_file),
+            Step::DropTrigger(n, a) => self.drop_trigger(*n, a),
             Step::Retain(bundles) => {
                 self.server.retain(*bundles);
                 self.restart_server();
@@ -251,6 +258,7 @@ fn step_name(step: &Step) -> &'static str {
         Step::Inbox(..) => "inbox",
         Step::SwitchUser(..) => "switch_user",
         Step::Damage(..) => "damage",
+        Step::DropTrigger(..) => "drop_trigger",
         Step::Retain(_) => "retain",
     }
 }
