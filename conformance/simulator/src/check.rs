@@ -171,11 +171,10 @@ impl World {
                 inboxes.push('\n');
             }
         }
-        // A file that was lost, copied or put back does not know what it pushed.
-        let pushers_forget = lock(&self.models).values().any(UserModel::was_rewritten)
-            || ["device copied", "device restored", "user switched"]
-                .iter()
-                .any(|name| lock(&self.cover).count("history", name) > 0);
+        let happened = |name: &str| lock(&self.cover).count("history", name) > 0;
+        // Such a file does not know what it pushed, and still means to insert what others deleted since.
+        let older_self = ["device copied", "device restored", "user switched"].into_iter().any(happened);
+        let pushers_forget = older_self || lock(&self.models).values().any(UserModel::forgot);
         for model in lock(&self.models).values() {
             found.extend(&model.cascaded);
             if pushers_forget {
@@ -192,12 +191,12 @@ impl World {
             return Err(Violation::new("no write is lost", format!("token (hash) and device: {missing:?}")));
         }
         // A delete that came between the loss of the server's history and the merge of the devices that have the
-        // row still is nobody's to know.
-        // Nor what a copy of a file, or its older self, still means to insert.
-        let rewritten = lock(&self.models).values().any(UserModel::was_rewritten)
-            || lock(&self.cover).count("history", "device copied") > 0
-            || lock(&self.cover).count("history", "device restored") > 0
-            || lock(&self.cover).count("history", "user switched") > 0;
+        // row still is nobody's to know. Data that stay away are a history that is lost; those that came back are not.
+        // Nor what one of two files said that meet as strangers.
+        let rewritten = older_self
+            || happened("twins")
+            || lock(&self.away).is_some()
+            || lock(&self.models).values().any(UserModel::was_rewritten);
         for (table, key) in ledger.resurrected(&there).into_iter().filter(|_| !rewritten) {
             let named = held.contains(&(*table, key.clone()))
                 || key.iter().all(|v| match v {

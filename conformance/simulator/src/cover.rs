@@ -77,7 +77,7 @@ fn required() -> Vec<String> {
     out
 }
 
-const STEPS: &str = "app verb wait reopen restart_server backup restore wipe backup_device restore_device \
+const STEPS: &str = "app verb wait reopen restart_server backup restore wipe away back replace backup_device restore_device \
     copy_device migrate migrate_server detach inbox switch_user damage drop_trigger retain";
 
 /// What the engine can decide: how a file is attached, how an outbox moves on, what becomes of a conflict.
@@ -137,6 +137,8 @@ const DECIDED: &[(&str, &[&str])] = &[
     ("within", &["more", "done"]),
     ("cache", &["old page"]),
     ("helpers", &["compared"]),
+    ("copy", &["copy", "merge"]),
+    ("history", &["without data", "data back", "file replaced"]),
     ("trigger", &["dropped"]),
     ("way", &["no names", "no words", "filter", "narrow"]),
 ];

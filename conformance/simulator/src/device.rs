@@ -204,6 +204,33 @@ impl Device {
         Ok(())
     }
 
+    /// Puts a copy of the file in its place, with all that was committed. False where somebody is writing.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn take_copy(&self) -> std::io::Result<bool> {
+        let emptied = lock(&self.app).as_ref().and_then(|c| {
+            // Until it reads, a connection does not know that there is a log by now.
+            c.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get::<_, i64>(0)).ok()?;
+            c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, i64>(0)).ok()
+        });
+        if emptied != Some(0) {
+            return Ok(false);
+        }
+        let (path, copy) = (self.path(), self.next_path("copy"));
+        std::fs::copy(&path, &copy)?;
+        *lock(&self.app) = None;
+        std::fs::rename(copy, &path)?;
+        for suffix in ["-wal", "-shm"] {
+            let beside = suffixed(&path, suffix);
+            if beside.exists() {
+                std::fs::remove_file(beside)?;
+            }
+        }
+        self.open_app().map_err(std::io::Error::other)?;
+        Ok(true)
+    }
+
     /// The device starts again from what its crash left.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ enum Mood {
     Histories,
     Migrations,
     Accounts,
+    Away,
     Crowd,
     Everything,
 }
@@ -40,6 +41,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         Mood::Histories,
         Mood::Migrations,
         Mood::Accounts,
+        Mood::Away,
         Mood::Everything,
     ]);
     let mood = if d.chance(1, 24) { Mood::Crowd } else { mood };
@@ -67,6 +69,7 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         bundle_rows: d.pick(&[0, 0, 0, 6]),
         rules: false,
         numbers_again: false,
+        twins: false,
         helpers: false,
         way: Way::Clear,
     };
@@ -89,11 +92,12 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
     setup.numbers_again = d.chance(1, 2);
     // They make every write of that table dear.
     setup.helpers = d.chance(1, 3);
+    setup.twins = mood != Mood::Crowd && d.chance(1, 12);
     if d.chance(1, 3) {
         let filter = Way::Filter(d.pick(&[0, 400, 403, 404, 406, 502]));
         let way = d.pick(&[Way::NoNames, Way::NoWords, filter, Way::Narrow]);
         // Where only errors say that a history is another one, nothing else can be known.
-        let rewritten = matches!(mood, Mood::Histories | Mood::Everything | Mood::Crowd);
+        let rewritten = matches!(mood, Mood::Histories | Mood::Away | Mood::Everything | Mood::Crowd);
         setup.way = if way == Way::NoWords && rewritten { Way::Narrow } else { way };
     }
     Plan { seed, setup, steps }
@@ -116,6 +120,9 @@ fn step(d: &mut Dice, devices: usize, mood: Mood, busy: u64) -> Step {
             return Step::DropTrigger(d.below(256) as u8, app(d, device, busy));
         }
         Mood::Migrations | Mood::Everything if (24..27).contains(&rare) => return Step::MigrateServer,
+        Mood::Away if rare < 5 => return Step::Away,
+        Mood::Away if rare < 13 => return Step::Back,
+        Mood::Crashes if rare < 3 => return Step::Replace(device),
         Mood::Accounts if rare < 5 => return Step::SwitchUser(device, d.below(2) as u8, leave(d), joins(d)),
         Mood::Accounts if rare < 10 => return Step::Detach(device, Leave::Export),
         Mood::Accounts if rare < 14 => {

@@ -8,7 +8,7 @@ use crate::app::ADDED;
 use crate::check::tokens_of_entry;
 use crate::device::{Device, copy_file, lock, seen};
 use crate::hooks::ServerEnv;
-use crate::model::Mark;
+use crate::model::{Mark, State, UserModel};
 use crate::plan::Leave;
 use crate::world::{Violation, World};
 
@@ -66,6 +66,66 @@ impl World {
         }
         *lock(&self.backup) = None;
         self.start_server();
+    }
+
+    /// The server starts where its data are not, as on a volume that is not mounted.
+    pub(crate) fn go_without_data(&self) {
+        let mut away = lock(&self.away);
+        if away.is_some() {
+            return;
+        }
+        self.covered("history", "without data");
+        lock(&self.run).rewritten = true;
+        lock(&self.ledger).server_went_back();
+        self.server.stop();
+        *away = Some((self.server.dir(), lock(&self.models).clone()));
+        let dir = self.server.fresh_dir();
+        self.server.use_dir(dir);
+        lock(&self.models).values_mut().for_each(UserModel::go_away);
+        self.start_server();
+    }
+
+    /// What was written to the server meanwhile is gone with that place; the files have it.
+    pub(crate) fn find_data_again(&self) {
+        let Some((dir, mut known)) = lock(&self.away).take() else { return };
+        self.covered("history", "data back");
+        lock(&self.run).rewritten = true;
+        lock(&self.ledger).server_went_back();
+        self.server.stop();
+        self.server.use_dir(dir);
+        for (user, m) in lock(&self.models).iter_mut() {
+            m.come_back(known.remove(user).unwrap_or_else(|| self.new_user()));
+        }
+        self.start_server();
+    }
+
+    /// A copy of the file, as it is, is moved over it, while the client has the old one open but does nothing: what it
+    /// records in a file that is gone is gone, too.
+    pub(crate) fn replace_file(&self, n: usize) {
+        let d = self.device(n);
+        if d.take_copy().expect("the file is copied") {
+            self.covered("history", "file replaced");
+        }
+    }
+
+    /// Before anybody syncs, each file is a copy of the same one, and has changed a little since.
+    pub(crate) fn make_twins(&self) {
+        for n in 0..self.devices() {
+            let d = self.device(n);
+            let app = lock(&d.app);
+            let conn = app.as_ref().expect("invariant: the app runs");
+            let changed =
+                if n == 0 { String::new() } else { format!("UPDATE counters SET label = '<w{n}>' WHERE id = {n};") };
+            let sql = format!(
+                "WITH RECURSIVE c(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM c WHERE i < 30)
+                 INSERT INTO counters (label) SELECT '<w0:' || i || '>' FROM c; {changed}"
+            );
+            conn.execute_batch(&sql).expect("rows");
+            let rows = crate::device::rows(conn).expect("rows");
+            lock(&self.ledger).note(n, &State::new(), &rows);
+        }
+        *lock(&self.writes) += 100;
+        self.covered("history", "twins");
     }
 
     pub(crate) fn migrate_server(&self) {

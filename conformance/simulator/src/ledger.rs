@@ -16,6 +16,8 @@ pub(crate) struct Ledger {
     forgiven: BTreeSet<u64>,
     /// The same, but the server had it: until it goes back, too.
     with_server: BTreeSet<u64>,
+    /// Tokens of rows that got another key: a delete of them there says nothing of who else took that key.
+    moved: BTreeSet<(Id, u64)>,
     /// Tokens of rows that an app deleted: the row, by whom, when.
     deleted: BTreeMap<u64, (Id, usize, u64)>,
     now: u64,
@@ -30,6 +32,9 @@ impl Ledger {
             self.written.entry(*t).or_insert((device, self.now));
         }
         self.superseded.extend(old.difference(&new));
+        for (id, row) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
+            self.moved.extend(row.values().flat_map(tokens_of).filter(|t| old.contains(t)).map(|t| (id.clone(), t)));
+        }
         for (id, row) in before.iter().filter(|(id, _)| !after.contains_key(*id)) {
             for t in row.values().flat_map(tokens_of).filter(|t| !new.contains(t)) {
                 self.deleted.insert(t, (id.clone(), device, self.now));
@@ -90,7 +95,10 @@ impl Ledger {
 
     /// Rows that are there although an app deleted them, as they were.
     pub(crate) fn resurrected(&self, there: &BTreeSet<(Id, u64)>) -> Vec<&Id> {
-        let same = |(t, (id, _, _)): &(&u64, &(Id, usize, u64))| there.contains(&(id.clone(), **t));
+        let same = |(t, (id, _, _)): &(&u64, &(Id, usize, u64))| {
+            let known = (id.clone(), **t);
+            there.contains(&known) && !self.moved.contains(&known)
+        };
         self.deleted.iter().filter(same).map(|(_, (id, _, _))| id).collect()
     }
 }

@@ -139,8 +139,10 @@ pub(crate) struct UserModel {
     staged: BTreeMap<String, Staged>,
     /// Chunks whose replies the server's death swallowed.
     unheard: Vec<(String, Json)>,
-    /// The server went back: it may have forgotten chunks.
+    /// The server went back, or was without its data: it may have forgotten chunks.
     forgetful: bool,
+    /// The server went back: what was deleted since may be there again.
+    rewritten: bool,
     /// A commit whose reply the server's death swallowed.
     in_doubt: Option<String>,
     /// Whether the server has rules, and what they did lately.
@@ -166,6 +168,7 @@ impl Default for UserModel {
             staged: BTreeMap::new(),
             unheard: Vec::new(),
             forgetful: false,
+            rewritten: false,
             in_doubt: None,
             rules: false,
             ruled: BTreeSet::new(),
@@ -207,11 +210,36 @@ impl UserModel {
         self.staged.extend(to.staged);
         self.in_doubt = None;
         self.forgetful = true;
+        self.rewritten = true;
+    }
+
+    /// The server has the data again of which it was without, and of which this was known.
+    pub(crate) fn come_back(&mut self, known: Self) {
+        let between = std::mem::replace(self, known);
+        self.former.extend(between.former);
+        self.former.push(between.states);
+        self.cascaded.extend(between.cascaded);
+        self.taken_from_pusher.extend(between.taken_from_pusher);
+        self.rewritten |= between.rewritten;
+        self.in_doubt = None;
+        self.forgetful = true;
+    }
+
+    /// The server begins without any data, which it may find again.
+    pub(crate) fn go_away(&mut self) {
+        let rewritten = self.rewritten;
+        self.rewind(Mark::default());
+        self.rewritten = rewritten;
+    }
+
+    /// Whether the server went back at any time, or was without its data.
+    pub(crate) const fn forgot(&self) -> bool {
+        self.forgetful
     }
 
     /// Whether the server went back at any time.
     pub(crate) const fn was_rewritten(&self) -> bool {
-        self.forgetful
+        self.rewritten
     }
 
     /// What a rewind needs later.

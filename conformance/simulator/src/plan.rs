@@ -33,6 +33,9 @@ pub struct Setup {
     /// Whether SQLite gives the number of a deleted row to a new one (a key without AUTOINCREMENT).
     #[serde(default)]
     pub numbers_again: bool,
+    /// Whether the files are copies of one, with a few rows changed, that become known to the account as strangers.
+    #[serde(default)]
+    pub twins: bool,
     /// Whether the apps keep helpers beside the table with INTEGER keys.
     #[serde(default)]
     pub helpers: bool,
@@ -129,6 +132,10 @@ pub enum Step {
     Restore,
     /// The server's disk is lost, with everything.
     Wipe,
+    /// The server starts without its data: its disk is not there.
+    Away,
+    /// Its disk is there again.
+    Back,
     /// The user makes a backup of a device's file.
     BackupDevice(usize),
     /// The user goes back to it.
@@ -148,6 +155,8 @@ pub enum Step {
     /// A row of a device changes behind everybody's back, and `verify` repairs it, with the server's row or the
     /// file's.
     Damage(usize, bool),
+    /// A copy of the file takes its place, while the client has it open.
+    Replace(usize),
     /// A trigger of ours goes, and the app writes on.
     DropTrigger(u8, AppStep),
     /// The server keeps so many bundles from now on.

@@ -156,6 +156,11 @@ impl Server {
         to
     }
 
+    /// Where its disk is.
+    pub(crate) fn dir(&self) -> PathBuf {
+        lock(&self.dir).clone()
+    }
+
     /// Goes on with another disk, from the next start on.
     pub(crate) fn use_dir(&self, dir: PathBuf) {
         *lock(&self.dir) = dir;

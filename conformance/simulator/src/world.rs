@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) cover: Mutex<Cover>,
     pub(crate) violation: Mutex<Option<Violation>>,
     pub(crate) backup: Mutex<Option<(PathBuf, Marks)>>,
+    /// The disk that the server is without, and what is known of it.
+    pub(crate) away: Mutex<Option<(PathBuf, BTreeMap<String, UserModel>)>>,
     pub(crate) exports: Mutex<Vec<Exported>>,
     /// Pages of bundles by user and request, as they were at first.
     pub(crate) pages: Mutex<BTreeMap<(String, String), Vec<u8>>>,
@@ -123,6 +125,7 @@ impl World {
             cover: Mutex::default(),
             violation: Mutex::default(),
             backup: Mutex::default(),
+            away: Mutex::default(),
             exports: Mutex::default(),
             pages: Mutex::default(),
             writes: Mutex::new(0),
@@ -135,6 +138,9 @@ impl World {
         for (n, setup) in plan.setup.devices.iter().enumerate() {
             let d = Device::make(world.dir.path(), n, *setup, user_name(setup.user), &schema).expect("a device");
             lock(&world.all).push(Arc::new(d));
+        }
+        if plan.setup.twins {
+            world.make_twins();
         }
         world
     }
@@ -207,6 +213,9 @@ impl World {
             Step::Backup => self.back_up(),
             Step::Restore => self.restore(),
             Step::Wipe => self.wipe(),
+            Step::Away => self.go_without_data(),
+            Step::Back => self.find_data_again(),
+            Step::Replace(n) => self.replace_file(*n),
             Step::BackupDevice(n) => self.back_up_device(*n),
             Step::RestoreDevice(n) => self.restore_device(*n),
             Step::CopyDevice(n) => self.copy_device(*n),
@@ -249,6 +258,9 @@ fn step_name(step: &Step) -> &'static str {
         Step::Backup => "backup",
         Step::Restore => "restore",
         Step::Wipe => "wipe",
+        Step::Away => "away",
+        Step::Back => "back",
+        Step::Replace(_) => "replace",
         Step::BackupDevice(_) => "backup_device",
         Step::RestoreDevice(_) => "restore_device",
         Step::CopyDevice(_) => "copy_device",
