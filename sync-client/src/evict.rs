@@ -68,11 +68,10 @@ impl Applier<'_> {
             whole.push(over(fit(record::decode(stored)?, table), live.as_deref()));
             m.sql.delete(&store.conn, &key)?;
         }
-        let replace = m.sql.insert.replacen("OR ABORT", "OR REPLACE", 1);
         let one_by_one = here.len().saturating_mul(whole.len()) <= MOST_LOOKS;
         let mut evicted = Vec::new();
         for row in whole {
-            match store.conn.prepare_cached(&replace)?.execute(params_from_iter(&row)) {
+            match store.conn.prepare_cached(&m.sql.replace)?.execute(params_from_iter(&row)) {
                 Ok(_) => {}
                 Err(e) if is_constraint(&e) => continue,
                 Err(e) => return Err(e.into()),

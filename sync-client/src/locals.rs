@@ -116,7 +116,7 @@ impl Store {
         let (table, same) = (quote(&r.child), equal(&r.columns));
         let set = |values: &mut dyn Iterator<Item = String>| {
             let set: Vec<String> = r.columns.iter().zip(values).map(|(c, v)| format!("{} = {v}", quote(c))).collect();
-            format!("UPDATE OR ABORT main.{table} SET {} WHERE {same}", set.join(", "))
+            format!("UPDATE{} main.{table} SET {} WHERE {same}", r.or_abort, set.join(", "))
         };
         let sql = match (action, new) {
             ("CASCADE", None) => format!("DELETE FROM main.{table} WHERE {same}"),

@@ -113,7 +113,8 @@ impl Mover<'_> {
                 let set: Vec<String> =
                     changes.iter().map(|(i, _)| format!("{} = ?", quote(&table.columns[*i].sql_name))).collect();
                 let name = quote(&table.sql_name);
-                let sql = format!("UPDATE OR ABORT main.{name} SET {} WHERE {}", set.join(", "), m.sql.by_key);
+                let (or_abort, by_key) = (m.sql.or_abort, &m.sql.by_key);
+                let sql = format!("UPDATE{or_abort} main.{name} SET {} WHERE {by_key}", set.join(", "));
                 store
                     .conn
                     .prepare_cached(&sql)?

@@ -275,12 +275,17 @@ impl Store {
         let woken = Meta::Resume.integer(conn)? != 0 && Meta::KeptColumns.get::<String>(conn)?.is_none();
         let attached = woken || Meta::Attached.integer(conn)? != 0;
         let captures = names::triggers(conn)?;
+        let refusing = app_triggers::end_more(conn, &copies)?;
+        if refusing {
+            locals.refuse();
+        }
         let mut managed = Vec::new();
         for table in found.schema.tables() {
             let early =
                 app.iter().any(|t| t.table.eq_ignore_ascii_case(&table.sql_name) || t.writes.contains(&table.name));
             let (id, seen) = capture(conn, table, &captures, early, stance, now)?;
-            let m = Managed { id, sql: RowSql::new(table), order: table.canonical_order() };
+            let sql = if refusing { RowSql::refusing(table) } else { RowSql::new(table) };
+            let m = Managed { id, sql, order: table.canonical_order() };
             if seen == Seen::Partly {
                 suspect_all(conn, &m, table, now)?;
             }

@@ -179,3 +179,59 @@ fn a_row_comes_once_the_apps_own_index_takes_it() {
     b.sync();
     assert_eq!((b.count("SELECT count(*) FROM entry"), b.client().status().unwrap().set_aside_rows), (2, 0));
 }
+
+/// What the app's triggers say of conflicts in their own tables counts for rows that come, as for the app's own.
+#[test]
+fn triggers_may_ignore_and_replace() {
+    let rows = "INSERT INTO list VALUES (1, 'one', 'x'), (2, 'one', 'y'), (3, 'two', 'z')";
+    for (tables, body) in [
+        ("CREATE TABLE tag (p UNIQUE)", "INSERT OR IGNORE INTO tag VALUES (NEW.name)"),
+        ("CREATE TABLE tag (p UNIQUE)", "INSERT OR REPLACE INTO tag VALUES (NEW.name)"),
+        ("CREATE TABLE tag (p UNIQUE)", "REPLACE INTO tag VALUES (NEW.name)"),
+        ("CREATE TABLE tag (p UNIQUE ON CONFLICT IGNORE)", "INSERT INTO tag VALUES (NEW.name)"),
+        ("CREATE TABLE tag (p UNIQUE ON CONFLICT REPLACE)", "INSERT INTO tag VALUES (NEW.name)"),
+        (
+            "CREATE TABLE tag (p UNIQUE); INSERT INTO tag VALUES ('one'), ('three')",
+            "UPDATE OR IGNORE tag SET p = NEW.name WHERE p = 'three'",
+        ),
+    ] {
+        let w = World::with(&schema(""), Limits::default());
+        let a = w.device("a");
+        let b = w.device_with("b", Policy::ServerWins, |app| {
+            let on = |event: &str| format!("CREATE TRIGGER on_{event} AFTER {event} ON list BEGIN {body}; END;");
+            app.execute_batch(&format!("{tables}; {} {}", on("INSERT"), on("UPDATE"))).unwrap();
+        });
+        a.sql(rows);
+        a.sync();
+        b.sync();
+        a.sql("UPDATE list SET name = 'two' WHERE id = 2; UPDATE list SET name = 'one' WHERE id = 3");
+        a.sync();
+        b.sync();
+        assert_eq!(b.client().status().unwrap().set_aside_rows, 0, "{tables}: {body}");
+        assert_eq!(b.text("SELECT group_concat(name, ' ') FROM (SELECT * FROM list ORDER BY id)"), "one two one");
+        assert_eq!(b.text("SELECT group_concat(p, ' ') FROM (SELECT * FROM tag ORDER BY p)"), "one two", "{body}");
+    }
+}
+
+/// What would undo more than the row, or less, is refused for it alone.
+#[test]
+fn triggers_may_not_end_the_transaction() {
+    for (declared, said) in
+        [("", "OR ROLLBACK"), ("", "OR FAIL"), ("ON CONFLICT ROLLBACK", ""), ("ON CONFLICT FAIL", "")]
+    {
+        let w = World::with(&schema(""), Limits::default());
+        let a = w.device("a");
+        let b = w.device_with("b", Policy::ServerWins, |app| {
+            app.execute_batch(&format!(
+                "CREATE TABLE tag (p UNIQUE {declared}); CREATE TABLE seen (p); CREATE TRIGGER i AFTER INSERT ON list BEGIN
+                 INSERT INTO seen VALUES (NEW.name); INSERT {said} INTO tag VALUES (NEW.name); END;"
+            ))
+            .unwrap();
+        });
+        a.sql("INSERT INTO list VALUES (1, 'one', 'x'), (2, 'one', 'y'), (3, 'two', 'z')");
+        a.sync();
+        b.sync();
+        assert_eq!(b.count("SELECT count(*) FROM list"), 2, "{declared} {said}");
+        assert_eq!((b.count("SELECT count(*) FROM seen"), b.client().status().unwrap().set_aside_rows), (2, 1));
+    }
+}

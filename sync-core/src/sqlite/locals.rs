@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use rusqlite::Connection;
 
 use super::declared::{self, Declared};
+use super::introspect::object_sql;
+use super::sql::{OR_ABORT, or_abort};
 use super::{quote, quote_all};
 use crate::schema::Schema;
 
@@ -25,6 +27,8 @@ pub struct Reference {
     pub on_delete: String,
     /// As `on_delete`.
     pub on_update: String,
+    /// What stands between UPDATE and the table: see [`super::sql::or_abort`].
+    pub or_abort: &'static str,
 }
 
 /// Columns of a table that rows of unsynced tables refer to.
@@ -96,6 +100,11 @@ impl Locals {
     #[must_use]
     pub fn tables(&self) -> BTreeSet<String> {
         self.targets.iter().flat_map(|p| &p.references).map(|r| r.child.to_ascii_lowercase()).collect()
+    }
+
+    /// Our writes to their rows say that every conflict is refused.
+    pub fn refuse(&mut self) {
+        self.targets.iter_mut().flat_map(|p| &mut p.references).for_each(|r| r.or_abort = OR_ABORT);
     }
 
     /// The targets of a synced table.
@@ -218,6 +227,7 @@ fn reference(conn: &Connection, child: &str, key: &Declared) -> rusqlite::Result
         defaults,
         on_delete: key.on_delete.clone(),
         on_update: key.on_update.clone(),
+        or_abort: object_sql(conn, "table", child)?.map_or("", |sql| or_abort(&sql)),
     })
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params_from_iter};
 
-use super::{NotUtf8, placeholders, quote, quote_all, value};
+use super::{NotUtf8, placeholders, quote, quote_all, sql, value};
 use crate::record::Record;
 use crate::schema::Table;
 use crate::value::Value;
@@ -21,6 +21,10 @@ pub struct RowSql {
     pub select: String,
     /// Writes a new row.
     pub insert: String,
+    /// Writes a new row in place of those that are in its way.
+    pub replace: String,
+    /// What stands between UPDATE and the table: see [`sql::or_abort`].
+    pub or_abort: &'static str,
     /// Removes a row by its key.
     pub delete: String,
     /// Where the key's columns stand.
@@ -36,12 +40,24 @@ pub struct RowSql {
 }
 
 impl RowSql {
-    /// The statements of a table of the main database.
+    /// The statements of a table of the main database. Conflicts with what is in it are refused; what its triggers say of
+    /// those in other tables counts.
     #[must_use]
     pub fn new(table: &Table) -> Self {
+        Self::saying(table, sql::or_abort(&table.sql))
+    }
+
+    /// The same where conflicts of its triggers are refused too, whatever other tables declare for them.
+    #[must_use]
+    pub fn refusing(table: &Table) -> Self {
+        Self::saying(table, sql::OR_ABORT)
+    }
+
+    fn saying(table: &Table, or_abort: &'static str) -> Self {
         let name = format!("main.{}", quote(&table.sql_name));
         let names: Vec<String> = table.columns.iter().map(|c| quote(&c.sql_name)).collect();
         let columns = names.join(", ");
+        let values = format!("INTO {name} ({columns}) VALUES ({})", placeholders(names.len()));
         let key = quote_all(table.key.iter().map(|i| table.columns[*i].sql_name.as_str()));
         let by_key = table.key.iter().map(|i| format!("{} = ?", names[*i])).collect::<Vec<_>>().join(" AND ");
         let all_key = names.len() == table.key.len();
@@ -57,9 +73,11 @@ impl RowSql {
         let referred = own.filter_map(|c| table.column(c)).filter(|i| !table.key.contains(i)).collect();
         Self {
             select: format!("SELECT {columns} FROM {name} WHERE {by_key}"),
-            insert: format!("INSERT OR ABORT INTO {name} ({columns}) VALUES ({})", placeholders(names.len())),
-            update: format!("UPDATE OR ABORT {name} SET {set} WHERE {by_key}"),
-            touch: format!("UPDATE OR ABORT {name} SET {touch} WHERE {by_key}"),
+            insert: format!("INSERT{or_abort} {values}"),
+            replace: format!("INSERT OR REPLACE {values}"),
+            or_abort,
+            update: format!("UPDATE{or_abort} {name} SET {set} WHERE {by_key}"),
+            touch: format!("UPDATE{or_abort} {name} SET {touch} WHERE {by_key}"),
             referred,
             delete: format!("DELETE FROM {name} WHERE {by_key}"),
             columns,
@@ -154,7 +172,8 @@ impl RowSql {
         let names: Vec<&str> =
             self.names.iter().zip(row).filter(|(_, v)| v.is_some()).map(|(n, _)| n.as_str()).collect();
         let sql = format!(
-            "INSERT OR ABORT INTO {} ({}) VALUES ({})",
+            "INSERT{} INTO {} ({}) VALUES ({})",
+            self.or_abort,
             self.table,
             names.join(", "),
             placeholders(names.len())
@@ -195,7 +214,7 @@ impl RowSql {
 
     fn set(&self, conn: &Connection, key: &[Value], set: &[(usize, &Value)]) -> rusqlite::Result<usize> {
         let columns: Vec<String> = set.iter().map(|(i, _)| format!("{} = ?", self.names[*i])).collect();
-        let sql = format!("UPDATE OR ABORT {} SET {} WHERE {}", self.table, columns.join(", "), self.by_key);
+        let sql = format!("UPDATE{} {} SET {} WHERE {}", self.or_abort, self.table, columns.join(", "), self.by_key);
         conn.prepare_cached(&sql)?.execute(params_from_iter(set.iter().map(|(_, v)| *v).chain(key)))
     }
 }
@@ -303,6 +322,39 @@ mod tests {
         assert_eq!(sql.update(&conn, &key, &row("other")).unwrap(), 1);
         assert!(heard().contains("key"));
         assert_eq!(sql.update(&conn, &key, &row("k")).unwrap(), 0, "it is another one now");
+    }
+
+    /// What a trigger says of a conflict counts, and a table that says something itself refuses all the same.
+    #[test]
+    fn what_triggers_say_of_conflicts_counts() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(
+            "CREATE TABLE plain (id TEXT PRIMARY KEY NOT NULL, tag TEXT, u TEXT UNIQUE);
+             CREATE TABLE own (id TEXT PRIMARY KEY NOT NULL, tag TEXT, u TEXT UNIQUE ON CONFLICT REPLACE);
+             CREATE TABLE tag (tag UNIQUE); CREATE TABLE last (n UNIQUE, tag); CREATE TABLE lenient (tag UNIQUE ON CONFLICT IGNORE);
+             CREATE TRIGGER i AFTER INSERT ON plain BEGIN INSERT OR IGNORE INTO tag VALUES (NEW.tag);
+               INSERT OR REPLACE INTO last VALUES (1, NEW.tag); INSERT INTO lenient VALUES (NEW.tag); END;
+             CREATE TRIGGER u AFTER UPDATE ON plain BEGIN INSERT OR IGNORE INTO tag VALUES (NEW.tag);
+               UPDATE OR IGNORE tag SET tag = 'b' WHERE tag = 'a'; INSERT INTO lenient VALUES (NEW.tag); END;",
+        )
+        .unwrap();
+        let schema = introspect(&conn, Some(&["plain".into(), "own".into()])).unwrap().schema;
+        let row = |id: &str, tag: &str, u: &str| -> Vec<Value> { vec![id.into(), tag.into(), u.into()] };
+        let part = |tag: &str| -> Record { vec![Some("3".into()), Some(tag.into()), None] };
+        let sql = RowSql::new(schema.table("plain").unwrap());
+        sql.insert(&conn, &row("1", "a", "1")).unwrap();
+        sql.insert(&conn, &row("2", "a", "2")).unwrap();
+        sql.insert_partial(&conn, &part("b")).unwrap();
+        sql.update(&conn, &["2".into()], &row("2", "b", "2")).unwrap();
+        sql.update_partial(&conn, &["3".into()], &part("a")).unwrap();
+        sql.update_partial(&conn, &["3".into()], &vec![None; 3]).unwrap();
+        let count = |sql: &str| conn.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM tag") + count("SELECT count(*) FROM lenient"), 4);
+        sql.insert(&conn, &row("4", "a", "1")).unwrap_err();
+        let sql = RowSql::new(schema.table("own").unwrap());
+        sql.insert(&conn, &row("1", "a", "1")).unwrap();
+        sql.insert(&conn, &row("2", "a", "1")).unwrap_err();
+        assert_eq!(count("SELECT count(*) FROM own WHERE id = '1'"), 1);
     }
 
     #[test]

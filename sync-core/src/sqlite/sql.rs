@@ -215,6 +215,25 @@ pub fn collated_columns(sql: &str) -> Vec<Collated> {
     out
 }
 
+/// What our writes say of conflicts in the table of a `CREATE TABLE` statement, so that they are refused. Where the table
+/// says nothing itself, SQLite refuses them anyhow, and our word would count inside its triggers too, in place of theirs.
+#[must_use]
+pub fn or_abort(sql: &str) -> &'static str {
+    let declared = tokens(sql).windows(2).any(|pair| pair[0].is("ON") && pair[1].is("CONFLICT"));
+    if declared { OR_ABORT } else { "" }
+}
+
+/// Whether a trigger or a table says `OR ROLLBACK`, `OR FAIL` or the like of a conflict.
+#[must_use]
+pub fn ends_more(sql: &str) -> bool {
+    let all = tokens(sql);
+    let clause = |t: &Token<'_>| t.is("OR") || t.is("CONFLICT");
+    all.windows(2).any(|pair| clause(&pair[0]) && (pair[1].is("ROLLBACK") || pair[1].is("FAIL")))
+}
+
+/// Says that a conflict is refused.
+pub const OR_ABORT: &str = " OR ABORT";
+
 /// Whether every SQLite has this collation.
 #[must_use]
 pub fn is_builtin_collation(name: &str) -> bool {
@@ -260,6 +279,20 @@ mod tests {
         assert_eq!(names, ["a", "b \"c", "d", "e", "f'g", "x", "00", "é"]);
         let called: Vec<String> = called("SELECT Fn(1), \"g\" (2), count (*) FROM t").into_iter().collect();
         assert_eq!(called, ["count", "fn", "g"]);
+    }
+
+    #[test]
+    fn what_a_table_says_of_conflicts_is_found() {
+        for (sql, said) in [
+            ("CREATE TABLE t (a UNIQUE on /* a */ conflict IGNORE)", " OR ABORT"),
+            ("CREATE TABLE t (a NOT NULL, UNIQUE (a) ON\nCONFLICT REPLACE)", " OR ABORT"),
+            (
+                "CREATE TABLE \"on conflict\" (a DEFAULT 'on conflict' REFERENCES b ON DELETE CASCADE) -- ON CONFLICT",
+                "",
+            ),
+        ] {
+            assert_eq!(or_abort(sql), said, "{sql}");
+        }
     }
 
     #[test]

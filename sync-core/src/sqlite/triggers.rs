@@ -13,8 +13,9 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use super::capture::captures;
 use super::copies::{Contents, contents, temp_copy};
-use super::quote;
+use super::introspect::object_sql;
 use super::stubs::Stubs;
+use super::{quote, sql};
 use crate::schema::Schema;
 
 /// One trigger of the main schema.
@@ -235,6 +236,25 @@ pub fn plan(schema: &Schema, triggers: &[Trigger]) -> Plan {
     }
     plan.reached = reached;
     plan
+}
+
+/// Whether one of these triggers, or a table that they write, says of a conflict that it ends more than the statement, or
+/// less: a write that sets it off has to say otherwise.
+///
+/// # Errors
+/// SQLite's.
+pub fn end_more(conn: &Connection, copies: &[Trigger]) -> rusqlite::Result<bool> {
+    for t in copies {
+        if sql::ends_more(&t.sql) {
+            return Ok(true);
+        }
+        for table in &t.writes {
+            if object_sql(conn, "table", table)?.is_some_and(|sql| sql::ends_more(&sql)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Installs copies of triggers on this connection alone.

@@ -316,7 +316,8 @@ impl Apply<'_> {
                 Affinity::Integer | Affinity::Numeric | Affinity::Real => Value::Integer(i64::MIN / 2 - row.ordinal),
             };
             let sql = format!(
-                "UPDATE OR ABORT main.{} SET {} = ? WHERE {}",
+                "UPDATE{} main.{} SET {} = ? WHERE {}",
+                t.sql.or_abort,
                 quote(&t.table.sql_name),
                 quote(&column.sql_name),
                 t.sql.by_key

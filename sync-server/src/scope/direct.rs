@@ -243,7 +243,8 @@ impl Returning {
         Self {
             insert: format!("{} RETURNING {}", t.sql.insert, t.sql.columns),
             update: format!(
-                "UPDATE OR ABORT main.{name} SET {} WHERE {} RETURNING {}",
+                "UPDATE{} main.{name} SET {} WHERE {} RETURNING {}",
+                t.sql.or_abort,
                 set.join(", "),
                 t.sql.by_key,
                 t.sql.columns

@@ -123,7 +123,8 @@ fn info(scope: &Connection, schema: &Schema, i: usize) -> rusqlite::Result<Table
         "SELECT lower(name) FROM pragma_table_info(?, 'main') WHERE \"notnull\" AND dflt_value IS NULL AND pk = 0";
     let required = scope.prepare(sql)?.query_map([&table.sql_name], |r| r.get(0))?.collect::<Result<_, _>>()?;
     Ok(TableInfo {
-        sql: RowSql::new(&table),
+        // Rules say nothing of conflicts themselves, and a table that declares REPLACE would lose rows unseen.
+        sql: RowSql::refusing(&table),
         order: table.canonical_order(),
         referenced: referenced.into_iter().collect(),
         required,
