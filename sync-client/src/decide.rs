@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _};
 use sync_core::engine::change::Known;
+use sync_core::json::{Members, Scalar};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
@@ -379,8 +380,14 @@ impl Engine {
             .ok_or_else(|| Error::Argument(format!("{table} is not a synced table of this file")))?;
         let t = self.store.table(position);
         let text = inbox::normalise_key(t, key);
-        let members = sync_core::json::from_slice(text.as_bytes())
+        let mut members: Members = sync_core::json::from_slice(text.as_bytes())
             .map_err(|e| Error::Argument(format!("the key is not a JSON object: {e}")))?;
+        // Keys travel as text; a person and a program may write a number as one.
+        for (_, value) in &mut members.0 {
+            if let Scalar::Integer(number) = value {
+                *value = Scalar::Text(number.to_string());
+            }
+        }
         let values = decode_key(t, &members).map_err(|e| Error::Argument(e.to_string()))?;
         Ok((position, inbox::key_json(t, &values), values))
     }

@@ -305,3 +305,29 @@ fn it_ends_with_its_input_though_nobody_reads_its_output() {
     assert!(end.recv_timeout(std::time::Duration::from_secs(60)).expect("it ends").success());
     drop(to);
 }
+
+/// Keys are text in what is told; commands take a number as one, too, here and on the command line.
+#[test]
+fn a_number_in_a_key_is_written_either_way() {
+    let ddl = "CREATE TABLE counters (id INTEGER PRIMARY KEY, n INTEGER";
+    let (dir, server) = (TempDir::new().unwrap(), serve(&format!("{ddl} CHECK (n > 0));")));
+    file(&dir, "a.db", &format!("{ddl}); INSERT INTO counters VALUES (6, -1), (9007199254740993, -1);"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(5);
+    let listed = run(&dir, &["rejected", "a.db", "--json"]).ends(0).json();
+    assert_eq!(listed["rows"][0]["key"].to_string().replace('\\', "").trim_matches('"'), r#"{"id":"6"}"#);
+    for key in [r#"{"id": 6}"#, r#"{"id":"6"}"#, "6", r#"{ "id" : 9007199254740993 }"#] {
+        run(&dir, &["retry", "a.db", "counters", key]).ends(0);
+        run(&dir, &["sync", "a.db"]).ends(5);
+    }
+    let mut watch = Watch::start(&dir, "a.db");
+    for key in [json!({"id": 6}), json!({"id": "6"}), json!(6), json!({"id": 9_007_199_254_740_993_u64})] {
+        let retry = json!({"command": "retry", "table": "counters", "key": key});
+        assert_eq!(watch.ask(&retry)["changed"], true, "{key}");
+        watch.ask(&json!({"command": "sync"}));
+    }
+    let drop_row = json!({"command": "drop", "table": "counters", "key": {"id": 6}});
+    assert_eq!(watch.ask(&drop_row)["changed"], true);
+    drop(watch.to.take());
+    assert!(watch.child.wait().unwrap().success());
+}

@@ -36,7 +36,7 @@ fn events() -> Vec<Event> {
             message: "no answer came within 30 s: the file's policy decided, server-wins".into(),
         },
         Event::HeldBack { table: "notes".into(), message: "column n is TEXT here and INTEGER on the server".into() },
-        Event::Rekeyed { table: "counters".into(), old_key: r#"{"id":5}"#.into(), new_key: r#"{"id":9}"#.into() },
+        Event::Rekeyed { table: "counters".into(), old_key: r#"{"id":"5"}"#.into(), new_key: r#"{"id":"9"}"#.into() },
         Event::Waiting { message: "another program is writing to the file".into(), ms: None },
         Event::Finished { report: SyncReport::default() },
         Event::Failed { class: ErrorClass::Offline, message: "no network".into(), retry_in_ms: Some(500) },
@@ -71,8 +71,9 @@ const fn meaning(event: &Event) -> &'static str {
         Event::Waiting { .. } => "It waits for something else, and goes on by itself; `ms` may be null.",
         Event::Finished { .. } => "A sync ended well.",
         Event::Failed { .. } => {
-            "A sync failed; the next try comes in `retry_in_ms`. The class is `offline`, `auth`, `refused`, `local` or \
-             `protocol`."
+            "A sync failed; the next try comes in `retry_in_ms`. The class is `offline`, `auth`, `refused`, `local`, \
+             `protocol`, `failing` (the server was reached, and fails) or `intermediary` (something on the way answers in \
+             its place)."
         }
     }
 }
@@ -97,6 +98,11 @@ fn commands() -> Vec<(&'static str, &'static str, Answer)> {
             "Sends a refused row again, or puts a displaced one back; `\"id\": 4` names an entry in place of a row. \
              `changed` is false where nothing of it waits.",
             answer("retry", None, Outcome::Changed { changed: true }),
+        ),
+        (
+            r#"{"command":"retry","table":"counters","key":{"id":6}}"#,
+            "The same of a table whose key is a number: `{\"id\":\"6\"}`, as events and lists have it, names the same row.",
+            answer("retry", None, Outcome::Changed { changed: false }),
         ),
         (
             r#"{"command":"drop","id":4}"#,
@@ -132,7 +138,8 @@ fn commands() -> Vec<(&'static str, &'static str, Answer)> {
         ),
         (
             r#"{"command":"clear","kind":"all","request":"x"}"#,
-            "What cannot be done is answered with `error`; the classes are those of `failed`, and `usage`. A line that is \
+            "What cannot be done is answered with `error`; the classes are those of `failed`, `usage`, and `stopped` for a \
+             sync that the end of the program cut short: nothing is lost, and the next one goes on. A line that is \
              no command is answered with `\"answer\": \"none\"`.",
             answer("clear", None, Outcome::Error { error: Failure::usage("there is no such kind") }),
         ),
@@ -144,7 +151,8 @@ fn page() -> String {
         "# What `sync-client watch FILE --stdin` reads and writes\n\n\
          One JSON object a line, both ways: commands on standard input, events and answers on standard output. It ends \
          with `stop`, and when standard input is closed, so that it does not outlive the program that started it. Members \
-         may be added; a reader passes over what it does not know. Keys of rows are objects of the key's columns. \
+         may be added; a reader passes over what it does not know. Keys of rows are objects of the key's columns, whose values are \
+         text, numbers too (`{\"id\":\"6\"}`), since some readers have only doubles; commands also take `{\"id\":6}`. \
          `examples/watch.py` and `examples/watch.mjs` are whole programs.\n\n\
          ## Events\n\n",
     );
