@@ -219,3 +219,28 @@ fn a_failure_names_the_file() {
         );
     }
 }
+
+/// A variable that is not set is no token.
+#[test]
+fn an_empty_token_is_a_mistake() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    file(&dir, "a.db", DDL);
+    for (token, said) in
+        [("", "there is no token in it"), (" \n", "there is no token in it"), ("a\nb", "more than one line")]
+    {
+        for more in [&["init", "a.db", "--all", "--server"][..], &["init", "a.db", "--all", "--offline", "--server"]] {
+            let ran = run(&dir, &[more, &[&server.url(), "--token", token]].concat()).ends(2);
+            assert!(ran.stderr.contains(said), "{}", ran.stderr);
+        }
+        run(&dir, &["clone", &server.url(), "b.db", "--token", token]).ends(2);
+    }
+    assert_eq!(names(dir.path()), ["a.db"]);
+    run(&dir, &["status", "a.db"]).ends(1);
+    // What an editor leaves around it is not of it.
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    std::fs::write(dir.path().join("a.db-sync-token"), "\u{feff}ann\r\n").unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    std::fs::write(dir.path().join("a.db-sync-token"), "ann\nbob\n").unwrap();
+    let ran = run(&dir, &["sync", "a.db"]).ends(1);
+    assert!(ran.stderr.contains("a.db-sync-token has more than one line"), "{}", ran.stderr);
+}

@@ -155,8 +155,14 @@ const COMPARE_JSON: &str = "Ends with 5 where something differs. Rows that a syn
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Token {
     /// The token (against a `--dev` server: the user id). `SYNC_TOKEN` is better: others see arguments
-    #[arg(long = "token", value_name = "TOKEN")]
+    #[arg(long = "token", value_name = "TOKEN", value_parser = token)]
     pub(crate) given: Option<String>,
+}
+
+/// Nothing in place of a token is a mistake of whoever called this, such as a variable that is not set.
+fn token(given: &str) -> Result<String, String> {
+    let token = given.trim();
+    if token.is_empty() { Err("there is no token in it; nothing was changed".into()) } else { Ok(token.to_owned()) }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -108,6 +108,9 @@ pub(crate) fn init(args: &args::Init, out: Output) -> Result<Done, Failure> {
     // A URL that cannot work is refused before the file remembers it.
     Http::with_ca(&args.server, args.trust.ca.as_deref()).map_err(Error::from)?;
     let source = Source::find(args.token.given.as_deref(), &args.file);
+    if let Some(given @ Source::Fixed(_)) = &source {
+        given.check()?;
+    }
     let before = sync_client::read_status(&args.file).ok();
     let old_token = Source::File(token::beside(&args.file)).read().ok();
     let (online, required) = ask::server(args, source.as_ref(), out)?;

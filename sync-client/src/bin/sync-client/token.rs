@@ -27,8 +27,8 @@ impl Source {
     /// The first of `--token`, `SYNC_TOKEN` and the file beside `file`.
     pub(crate) fn find(given: Option<&str>, file: &Path) -> Option<Self> {
         let fixed = given.map(str::to_owned).or_else(|| std::env::var(VARIABLE).ok());
-        if let Some(token) = fixed.filter(|token| !token.trim().is_empty()) {
-            return Some(Self::Fixed(token.trim().to_owned()));
+        if let Some(token) = fixed.as_deref().map(bare).filter(|token| !token.is_empty()) {
+            return Some(Self::Fixed(token.to_owned()));
         }
         let path = beside(file);
         path.exists().then_some(Self::File(path))
@@ -43,17 +43,28 @@ impl Source {
                 path.display()
             ))
         })?;
-        // Loose permissions are named now rather than after a try.
-        source.read().map_err(Failure::local)?;
+        // Loose permissions, and what no request can carry, are named now rather than after a try.
+        source.check()?;
         Ok(source)
     }
 
     /// The token as it is now.
     pub(crate) fn read(&self) -> Result<String, String> {
         match self {
-            Self::Fixed(token) => Ok(token.clone()),
-            Self::File(path) => read_private(path),
+            Self::Fixed(token) => can_be_sent(token, || format!("the token given with --token or {VARIABLE}")),
+            Self::File(path) => {
+                can_be_sent(&read_private(path)?, || format!("the token in the file {}", path.display()))
+            }
         }
+    }
+
+    /// Whether it can be had and sent.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let failure = match self {
+            Self::Fixed(_) => Failure::usage,
+            Self::File(_) => Failure::local,
+        };
+        self.read().map(drop).map_err(failure)
     }
 
     /// Answers a client that asks for tokens. Where the server refused one, only another will do.
@@ -117,6 +128,20 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// A token without what editors and shells put around it.
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
+/// A header has no control characters; the token itself is never told.
+fn can_be_sent(token: &str, which: impl Fn() -> String) -> Result<String, String> {
+    if token.chars().any(char::is_control) {
+        let what = if token.contains('\n') { "more than one line" } else { "characters that no request can carry" };
+        return Err(format!("{} has {what}", which()));
+    }
+    Ok(token.to_owned())
+}
+
 fn read_private(path: &Path) -> Result<String, String> {
     let failed = |error: io::Error| format!("the token file {} cannot be read: {error}", path.display());
     // One handle for both the check and the read, so that they see the same file.
@@ -132,8 +157,9 @@ fn read_private(path: &Path) -> Result<String, String> {
             ));
         }
     }
-    let token = io::read_to_string(open).map_err(failed)?.trim().to_owned();
-    if token.is_empty() { Err(format!("the token file {} is empty", path.display())) } else { Ok(token) }
+    let text = io::read_to_string(open).map_err(failed)?;
+    let token = bare(&text);
+    if token.is_empty() { Err(format!("the token file {} is empty", path.display())) } else { Ok(token.to_owned()) }
 }
 
 #[cfg(test)]
@@ -153,6 +179,20 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         forget(&file).unwrap();
         forget(&file).unwrap();
+    }
+
+    #[test]
+    fn what_editors_leave_around_a_token_is_not_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = keep(&dir.path().join("app.db"), "\u{feff} secret\r\n\n").unwrap();
+        assert_eq!(Source::File(path.clone()).read().unwrap(), "secret");
+        for (wrong, said) in [("two\nlines", "more than one line"), ("a\u{7}b", "no request can carry")] {
+            keep(&dir.path().join("app.db"), wrong).unwrap();
+            let message = Source::File(path.clone()).read().unwrap_err();
+            assert!(message.contains("app.db-sync-token") && message.contains(said), "{message}");
+            let message = Source::Fixed(wrong.into()).read().unwrap_err();
+            assert!(message.contains("--token or SYNC_TOKEN") && !message.contains(wrong), "{message}");
+        }
     }
 
     #[test]
