@@ -4,6 +4,7 @@
 
 use std::io::{Cursor, Read};
 
+use sync_core::json::Members;
 use sync_core::protocol::error::ErrorReply;
 
 /// An error reply as the server's, or the first words of what is none.
@@ -24,7 +25,7 @@ pub(crate) enum Unread {
 }
 
 /// The body of a reply that says that all is well, with nothing taken from it; `Err` with the first words where it is
-/// not a JSON object. An empty one, or one that breaks off before its first byte, is left to whoever reads it.
+/// not a JSON object, or a short one with nothing in it that any reply of a server has. An empty one, or one that breaks off before its first byte, is left to whoever reads it.
 pub(crate) fn look(mut body: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>, String> {
     let mut begin = Vec::new();
     let mut buffer = [0; 16];
@@ -36,7 +37,12 @@ pub(crate) fn look(mut body: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send
         }
     }
     if begins_object(&begin) {
-        return Ok(Box::new(Cursor::new(begin).chain(body)));
+        // An error is met again by whoever reads on.
+        let failed = match body.by_ref().take(READ_WORDS).read_to_end(&mut begin) {
+            Ok(n) if n < READ_WORDS as usize && is_anothers(&begin) => return Err(first_words(&begin)),
+            read => read.err(),
+        };
+        return Ok(Box::new(Cursor::new(begin).chain(Failed(failed)).chain(body)));
     }
     // What can be had of it, for the person who reads the error.
     let _ = body.take(READ_WORDS).read_to_end(&mut begin);
@@ -50,6 +56,12 @@ impl Read for Failed {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         self.0.take().map_or(Ok(0), Err)
     }
+}
+
+/// Whether this is a whole JSON object without a single member that a server's replies can be known by.
+fn is_anothers(bytes: &[u8]) -> bool {
+    let known = |name: &str| MEMBERS.contains(&name);
+    sync_core::json::from_slice::<Members>(bytes).is_ok_and(|members| !members.0.iter().any(|(name, _)| known(name)))
 }
 
 fn begins_object(bytes: &[u8]) -> bool {
@@ -87,6 +99,18 @@ fn push_words(words: &mut String, text: &str) {
     words.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
 }
 
+/// Each reply has at least one of them, whatever it answers; words that anybody says (`status`) are left out.
+const MEMBERS: [&str; 9] = [
+    "protocol_version",
+    "statements",
+    "resolution",
+    "push_id",
+    "bundle_seq",
+    "stable_bundle_seq",
+    "next_row_ordinal",
+    "rows",
+    "snapshot_id",
+];
 /// White space before a reply that is passed over.
 const MOST_SPACE: usize = 4096;
 /// As much of a page is looked at.
@@ -130,12 +154,21 @@ mod tests {
 
     #[test]
     fn a_good_reply_is_handed_on_whole() {
-        for body in [r#"{"a":1}"#, "  \n {\"long\":\"0123456789012345678901234567890123456789\"}", ""] {
+        let long = format!(r#"{{"bundles":["{}"],"stable_bundle_seq":1}}"#, "x".repeat(20_000));
+        for body in
+            [r#"{"rows":1}"#, "  \n {\"push_id\":\"0123456789012345678901234567890123456789\"}", "", "{\"cut\":", &long]
+        {
             let mut read = String::new();
-            look(Box::new(body.as_bytes())).ok().unwrap().read_to_string(&mut read).unwrap();
+            look(Box::new(Cursor::new(body.to_owned()))).ok().unwrap().read_to_string(&mut read).unwrap();
             assert_eq!(read, body);
         }
-        for (page, words) in [("<!doctype html><p>Log in", "Log in"), ("[1]", "[1]"), ("ok", "ok")] {
+        for (page, words) in [
+            ("<!doctype html><p>Log in", "Log in"),
+            ("[1]", "[1]"),
+            ("ok", "ok"),
+            ("{}", "{}"),
+            (r#"{"status":"ok"}"#, r#"{"status":"ok"}"#),
+        ] {
             assert_eq!(look(Box::new(page.as_bytes())).err().as_deref(), Some(words));
         }
         let mut cut = look(Box::new(Failed(Some(std::io::Error::other("gone"))))).ok().unwrap();

@@ -378,3 +378,57 @@ fn a_half_uploaded_push_stays_while_others_rows_come() {
     reopen(&mut a, client);
     converge(&[&a, &b]);
 }
+
+/// Something else answers with JSON and 200: it is not the server, and once that was heard the URL is not to blame.
+#[test]
+fn json_of_something_else_is_not_the_servers() {
+    use std::io::{Read as _, Write as _};
+    let (dir, server) = (tempfile::TempDir::new().unwrap(), crate::support::serve(crate::cli::DDL));
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", other.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{\"status\":\"ok\"}",
+            );
+        }
+    });
+    let run = |args: &[&str]| crate::cli::run(&dir, args);
+    crate::cli::file(&dir, "a.db", crate::cli::DDL);
+    let init =
+        |url: &str, more: &[&str]| run(&[&["init", "a.db", "--all", "--token", "ann", "--server", url], more].concat());
+    let ran = init(&url, &[]).ends(4);
+    assert!(ran.stderr.contains("Is this the URL of a sync server?"), "{}", ran.stderr);
+    let ran = run(&["clone", &url, "b.db", "--token", "ann"]).ends(4);
+    assert!(
+        ran.stderr.contains("URL of a sync server? Nothing was made.") && !ran.stderr.contains("init"),
+        "{}",
+        ran.stderr
+    );
+    init(&server.url(), &[]).ends(0);
+
+    // The same at the URL of a server that was heard, for each call of a sync.
+    let (w, mut a, _) = two();
+    for part in ["/sync/capabilities", "/sync/pull", "/sync/push-sessions", "/chunks", "/commit"] {
+        let begins = AtomicBool::new(true);
+        let client = through(&w, &mut a, move |http, r| {
+            let is_it = r.method != Method::Delete && r.path.split('?').next().unwrap().ends_with(part);
+            if is_it && begins.swap(false, Ordering::SeqCst) {
+                return Ok(Response { status: 200, retry_after: None, body: Box::new(&br#"{"status":"ok"}"#[..]) });
+            }
+            http.send(r)
+        });
+        a.sql("INSERT INTO people (id) VALUES (hex(randomblob(8)))");
+        match client.sync() {
+            Err(Error::Intermediary { status: 200, known: true, words, .. }) => {
+                assert!(words.contains("ok"), "{words}")
+            }
+            other => panic!("{part}: {other:?}"),
+        }
+        client.sync().unwrap();
+        assert_eq!(client.rejected().unwrap(), [], "{part}");
+        reopen(&mut a, client);
+    }
+}

@@ -114,6 +114,22 @@ impl Failure {
         text
     }
 
+    /// The same of a file that was not made: there is none to `init`, and no changes wait.
+    pub(crate) fn of_clone(error: Error) -> Self {
+        let advice = match &error {
+            Error::Intermediary { status: 300..=399, known: false, .. } => {
+                "It redirects, which is not followed, so that the token goes nowhere else: give the final URL. Nothing was \
+                 made."
+            }
+            Error::Intermediary { known: false, .. } if error.class() == ErrorClass::Intermediary => {
+                "Is this the URL of a sync server? Nothing was made."
+            }
+            Error::Intermediary { .. } | Error::Failing { .. } => "Nothing was made; try again later.",
+            _ => return error.into(),
+        };
+        Self { advice, ..error.into() }
+    }
+
     /// Adds what to do next, where the server cannot be reached.
     pub(crate) fn when_offline(self, advice: &str) -> Self {
         if self.exit == OFFLINE { self.and(advice) } else { self }
@@ -145,7 +161,6 @@ impl From<Error> for Failure {
             (_, ErrorClass::Failing | ErrorClass::Intermediary) => {
                 "Changes wait in the file, and the next sync tries again: `sync-client pending FILE` names the rows."
             }
-            (Error::Protocol(_), _) => NO_SYNC_SERVER,
             (Error::OtherAccount { .. } | Error::BothHaveRows { .. }, _) => {
                 "`sync-client init FILE` again with --attach merge or --attach take-remote says which."
             }

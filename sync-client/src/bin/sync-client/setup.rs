@@ -236,7 +236,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
             let http = Arc::<Http>::clone(&http);
             sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)
         };
-        let schema = ask::patiently(&http, &args.wait, out, fetch)?;
+        let schema = ask::patiently(&http, &args.wait, out, fetch).map_err(Failure::of_clone)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
         match make(args, &source, &schema, out) {
             Ok(not_made) => left_out = not_made,
