@@ -206,11 +206,11 @@ fn agent(config: Config, gate: &Arc<Gate>) -> Agent {
 fn meaning(error: &ureq::Error) -> TransportError {
     match error {
         #[cfg(feature = "tls")]
-        ureq::Error::Rustls(tls) => TransportError::Offline(trust::meaning(tls)),
+        ureq::Error::Rustls(tls) => TransportError::Broken(trust::meaning(tls)),
         ureq::Error::Io(error) => {
             #[cfg(feature = "tls")]
             if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                return TransportError::Offline(trust::meaning(tls));
+                return TransportError::Broken(trust::meaning(tls));
             }
             TransportError::of(error)
         }

@@ -73,7 +73,7 @@ pub enum TransportError {
     /// [`Transport::interrupt`] was called.
     #[error("stopped")]
     Interrupted,
-    /// The connection broke, or what came is not HTTP.
+    /// The connection broke, or what came is not HTTP, or not TLS with a certificate to trust.
     #[error("the connection failed: {0}")]
     Broken(String),
     /// The request cannot be made at all: a bad base URL, or a token that no header can carry.

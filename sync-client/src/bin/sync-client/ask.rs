@@ -31,7 +31,8 @@ pub(crate) fn server(args: &args::Init, source: Option<&Source>, out: Output) ->
     let ask = || sync_client::ask_server(Arc::<Http>::clone(&http) as _, Arc::new(source.clone().answers()), &id);
     match patiently(&http, &args.wait, out, ask) {
         Ok(required) => Ok((Some(true), required)),
-        Err(error) if error.class() == ErrorClass::Offline => {
+        // A host that answers otherwise than a server does was reached.
+        Err(error) if error.class() == ErrorClass::Offline && !matches!(error, Error::Offline { lost: true, .. }) => {
             out.note(format_args!("The server cannot be asked now ({error}); the first sync is for later."));
             Ok((Some(false), Vec::new()))
         }
