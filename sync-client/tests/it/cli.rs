@@ -165,6 +165,7 @@ fn a_url_that_cannot_work_is_not_remembered() {
 fn without_a_token_nothing_is_tried() {
     let dir = TempDir::new().unwrap();
     file(&dir, "app.db", DDL);
+    run(&dir, &["init", "app.db", "--server", &nobody(), "--all", "--offline"]).ends(0);
     let ran = run(&dir, &["sync", "app.db"]).ends(2);
     assert!(ran.stderr.contains("SYNC_TOKEN") && ran.stderr.contains("app.db-sync-token"), "{}", ran.stderr);
     run(&dir, &["clone", &nobody(), "new.db"]).ends(2);

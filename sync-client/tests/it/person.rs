@@ -209,6 +209,8 @@ fn a_failure_names_the_file() {
         &["retry", "a.db", "customers", "x"],
         &["init", "plain.db", "--server", "http://h", "--tables", "none", "--offline"],
         &["init", "gone.db", "--server", "http://h", "--all", "--offline"],
+        &["sync", "plain.db"],
+        &["watch", "plain.db"],
     ] {
         let ran = run(&dir, args);
         let name = args.iter().find(|a| a.ends_with(".db")).unwrap();
@@ -218,6 +220,9 @@ fn a_failure_names_the_file() {
             ran.stderr
         );
     }
+    // What it lacks first is said first.
+    let ran = run(&dir, &["sync", "plain.db"]).ends(1);
+    assert!(ran.stderr.contains("not synced yet") && !ran.stderr.contains("token"), "{}", ran.stderr);
 }
 
 /// A variable that is not set is no token.

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use sync_client::TokenRequest;
+use sync_client::{Error, TokenRequest};
 
 use crate::output::Failure;
 
@@ -37,6 +37,12 @@ impl Source {
     /// The same; none is a failure that says how to give one.
     pub(crate) fn require(given: Option<&str>, file: &Path) -> Result<Self, Failure> {
         let source = Self::find(given, file).ok_or_else(|| {
+            // A file that is not synced needs more than a token.
+            if file.is_file()
+                && let Err(error @ Error::NotInitialized) = sync_client::read_status(file)
+            {
+                return error.into();
+            }
             let path = beside(file);
             Failure::usage(format!(
                 "There is no token: set {VARIABLE}, give --token, or put it into {} (mode 0600).",
