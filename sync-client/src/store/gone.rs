@@ -139,7 +139,7 @@ fn what_happened(conn: &Connection, name: &str) -> Result<String, Error> {
     Ok(if there {
         format!("table {name} was taken out of those that are synced (its rows stay in this file)")
     } else {
-        format!("the app dropped table {name}")
+        format!("table {name} was not in the file any more (dropped or renamed)")
     })
 }
 

@@ -52,11 +52,11 @@ fn a_table_dropped_with_rows_in_flight_holds_nobody_up() {
             Some(false) => {
                 assert_eq!((told.len(), told[0].reason.as_str()), (1, "table_gone"), "{told:?}");
                 assert_eq!(told[0].local_row.as_deref(), Some(r#"{"note":"n","tag":"red"}"#));
-                assert!(told[0].message.contains("the app dropped table tags before this change was on the server"));
+                assert!(told[0].message.contains("(dropped or renamed) before this change was on the server"));
             }
             None => {
                 assert_eq!((told.len(), told[0].reason.as_str()), (1, "table_gone"), "{told:?}");
-                assert!(told[0].message.contains("the app dropped table tags while 1 changed rows of it were not"));
+                assert!(told[0].message.contains("(dropped or renamed) while 1 changed rows of it were not"));
             }
         }
         // It comes back as a table like any other.
