@@ -128,6 +128,8 @@ pub struct Status {
     pub synced_through: Mark,
     /// Refused rows that wait for a person.
     pub rejected_rows: u64,
+    /// Of these, rows that stay in this file by their key: it is NULL, or not of its column's kind.
+    pub local_rows: u64,
     /// Tables that are others on the server: no row of them is sent or taken.
     pub held_back: Vec<HeldTable>,
     /// Integers beyond 2^53 were seen to come from this server rounded: what another device wrote may be rounded here until

@@ -60,6 +60,9 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         _ => None,
     };
     let last_success = when(Meta::LastSuccess)?;
+    let keyless = keyless_rows(&conn)?;
+    let unfit =
+        one("SELECT count(*) FROM main._sync_dirty WHERE held IS NOT NULL AND held = 'key_form'")?.unsigned_abs();
     Ok(Status {
         server: Meta::Server.get(&conn)?.unwrap_or_default(),
         attached: Meta::Attached.integer(&conn)? != 0,
@@ -73,7 +76,8 @@ pub fn read_status(path: &Path) -> Result<Status, Error> {
         oldest_pending: oldest.map(rfc3339),
         position: position(&conn)?,
         synced_through: Mark(Meta::SyncedThrough.integer(&conn)?.unsigned_abs()),
-        rejected_rows: inbox_rows(&conn, "rejected")? + held_rows(&conn)? + keyless_rows(&conn)?,
+        rejected_rows: inbox_rows(&conn, "rejected")? + held_rows(&conn)? + keyless,
+        local_rows: keyless + unfit,
         server_rounds: Meta::ServerRounds.integer(&conn)? != 0,
         server_respells: Meta::ServerRespells.integer(&conn)? != 0,
         held_back: held_back::read(Meta::HeldBack.get(&conn)?)?,

@@ -249,3 +249,23 @@ fn an_empty_token_is_a_mistake() {
     let ran = run(&dir, &["sync", "a.db"]).ends(1);
     assert!(ran.stderr.contains("a.db-sync-token has more than one line"), "{}", ran.stderr);
 }
+
+/// Rows that no other device can know by their key stay, and nobody has to do anything about them.
+#[test]
+fn rows_that_stay_by_their_key_need_nobody() {
+    let ddl = "CREATE TABLE n (id TEXT PRIMARY KEY, v); CREATE TABLE b (id BLOB PRIMARY KEY NOT NULL, v);";
+    let (dir, server) = (TempDir::new().unwrap(), serve(ddl));
+    let app = file(&dir, "a.db", ddl);
+    app.execute_batch("INSERT INTO n VALUES (NULL, 1), (NULL, 2), ('x', 3); INSERT INTO b VALUES (x'00', 1)").unwrap();
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    for _ in 0..2 {
+        let ran = run(&dir, &["sync", "a.db"]).ends(0);
+        assert!(ran.stdout.contains("Only this file has 3 rows whose keys are NULL"), "{}", ran.stdout);
+        assert!(ran.stdout.contains("sync-client rejected a.db") && !ran.stdout.contains("refuses"), "{}", ran.stdout);
+    }
+    let json = run(&dir, &["sync", "a.db", "--json"]).ends(0).json();
+    assert_eq!((&json["rejected_rows"], &json["local_rows"]), (&3.into(), &3.into()));
+    let json = run(&dir, &["status", "a.db", "--json"]).ends(0).json();
+    assert_eq!((&json["rejected_rows"], &json["local_rows"]), (&3.into(), &3.into()));
+    assert!(run(&dir, &["status", "a.db"]).ends(0).stdout.contains("stay here     3 rows: sync-client rejected a.db"));
+}

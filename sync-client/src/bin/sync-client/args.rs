@@ -48,7 +48,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "With --json: {\"report\": {\"push\": {\"committed_rows\", \"bundles\", \"rejected_rows\"}, \
         \"pull\": {\"bundles\", \"applied_rows\", \"conflicts\", \"set_aside\", \"rebuilt\", \"checkpoint\"}, \
-        \"rounds\"}, \"pending_rows\", \"rejected_rows\", \"set_aside_rows\", \"held_back\": [{\"table\", \"message\"}]}; held_back names \
+        \"rounds\"}, \"pending_rows\", \"rejected_rows\", \"local_rows\", \"set_aside_rows\", \"held_back\": [{\"table\", \"message\"}]}; held_back names \
         tables whose columns are declared otherwise on the server: none of their rows is sent or taken"
     )]
     Sync(Work),
@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// What waits, since when, and why
     #[command(after_help = "With --json: {\"server\", \"attached\", \"source_id\", \"tables\", \"pending_rows\", \
         \"pending_more\", \"outbox_rows\", \"outbox\", \"oldest_pending\", \"position\", \"synced_through\", \
-        \"rejected_rows\", \"held_back\" as in sync, \"server_rounds\", \"server_respells\", \"discarded_rows\", \"conflicts\", \"set_aside_rows\", \
+        \"rejected_rows\", \"local_rows\" (of these, rows that stay in this file by their key), \"held_back\" as in sync, \"server_rounds\", \"server_respells\", \"discarded_rows\", \"conflicts\", \"set_aside_rows\", \
         \"checkpoint\", \"latest_known\", \"last_success\", \"last_error\": {\"at\", \"class\", \"message\"} or null, \
         \"retry_after_seconds\", \"ca\": path or null, \"online\": bool or null}; position is the place of the newest local commit, and every commit up to \
         synced_through is settled")]
@@ -91,7 +91,7 @@ pub(crate) enum Command {
     Clear(Clear),
     /// Read everything anew from the server; local changes stay
     #[command(
-        after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\", \"set_aside_rows\", \
+        after_help = "With --json: {\"report\": the pull report as in sync, \"pending_rows\", \"rejected_rows\", \"local_rows\", \"set_aside_rows\", \
         \"held_back\" as in sync}"
     )]
     Rebuild(Work),

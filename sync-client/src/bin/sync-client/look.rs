@@ -55,7 +55,8 @@ fn sheet(path: &Path, status: &Status, now: Timestamp) -> String {
     say("tables", thousands(status.tables.len() as u64));
     say("to send", to_send(status, now));
     for (name, count, command) in [
-        ("refused", status.rejected_rows, "rejected"),
+        ("refused", status.rejected_rows - status.local_rows, "rejected"),
+        ("stay here", status.local_rows, "rejected"),
         ("given up", status.discarded_rows, "discarded"),
         ("conflicts", status.conflicts, "conflicts"),
     ] {

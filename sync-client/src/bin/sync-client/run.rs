@@ -25,6 +25,7 @@ struct Worked<'a, T> {
     report: &'a T,
     pending_rows: u64,
     rejected_rows: u64,
+    local_rows: u64,
     held_back: &'a [HeldTable],
     set_aside_rows: u64,
 }
@@ -49,7 +50,7 @@ pub(crate) fn import(args: &args::Import, out: Output) -> Result<Done, Failure> 
     let outcome = opened.run(|client| client.import(&args.export));
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Nothing was imported; try again later."))?;
-    let rejected = opened.client.status()?.rejected_rows;
+    let status = opened.client.status()?;
     out.result(&report, || {
         if report.already {
             return "This export was imported before; nothing was done.".into();
@@ -66,7 +67,7 @@ pub(crate) fn import(args: &args::Import, out: Output) -> Result<Done, Failure> 
         }
         format!("{}.", parts.join("; "))
     });
-    Ok(Done::with_rejected(rejected))
+    Ok(Done::with_rejected(status.rejected_rows - status.local_rows))
 }
 
 fn work<T: Serialize>(
@@ -95,8 +96,8 @@ fn work<T: Serialize>(
     progress.clear();
     let report = outcome.map_err(|failure| failure.when_offline("Changes wait in the file until the next sync."))?;
     let status = opened.client.status()?;
-    let Status { pending_rows, rejected_rows, set_aside_rows, ref held_back, .. } = status;
-    out.result(&Worked { report: &report, pending_rows, rejected_rows, held_back, set_aside_rows }, || {
+    let Status { pending_rows, rejected_rows, local_rows, set_aside_rows, ref held_back, .. } = status;
+    out.result(&Worked { report: &report, pending_rows, rejected_rows, local_rows, held_back, set_aside_rows }, || {
         let mut lines = text(&report);
         if pending_rows > 0 {
             lines.push_str(&format!("\n{} changed meanwhile; the next sync takes it.", rows(pending_rows)));
@@ -104,9 +105,16 @@ fn work<T: Serialize>(
         for held in held_back {
             lines.push_str(&format!("\nTable {} is held back: {}.", held.table, printable(&held.message)));
         }
-        if rejected_rows > 0 {
-            let command = format!("sync-client rejected {}", shell(&args.file.to_string_lossy()));
-            lines.push_str(&format!("\nThe server refuses {}: `{command}` says why.", rows(rejected_rows)));
+        let command = format!("sync-client rejected {}", shell(&args.file.to_string_lossy()));
+        if rejected_rows > local_rows {
+            lines
+                .push_str(&format!("\nThe server refuses {}: `{command}` says why.", rows(rejected_rows - local_rows)));
+        }
+        if local_rows > 0 {
+            lines.push_str(&format!(
+                "\nOnly this file has {} whose keys are NULL or not of their column's kind: `{command}` names them.",
+                rows(local_rows)
+            ));
         }
         if set_aside_rows > 0 {
             let command = format!("sync-client conflicts {}", shell(&args.file.to_string_lossy()));
