@@ -249,6 +249,7 @@ impl Engine {
         }
         store.look_again_at_locals()?;
         let tx = store.begin()?;
+        store.unmark_gone()?;
         if tx.query_row(COUNT_ASIDE, [], |r| r.get::<_, i64>(0))? == 0 {
             Meta::SetAside.clear(&tx)?;
         } else {
@@ -319,6 +320,9 @@ impl Store {
 /// Whether a row, by table and key, is set aside.
 pub(crate) const IS_ASIDE: &str =
     concat!("SELECT 1 FROM main._sync_inbox WHERE kind = 'conflict' AND ", any_aside!(), " AND tbl = ? AND key = ?");
+/// Which rows are.
+pub(crate) const ALL_ASIDE: &str =
+    concat!("SELECT DISTINCT tbl, key FROM main._sync_inbox WHERE kind = 'conflict' AND ", any_aside!());
 /// How many rows are.
 pub(crate) const COUNT_ASIDE: &str = concat!(
     "SELECT count(*) FROM (SELECT DISTINCT tbl, key FROM main._sync_inbox WHERE kind = 'conflict' AND ",

@@ -438,7 +438,9 @@ impl Engine {
             let mut s = tx.prepare_cached("SELECT DISTINCT t FROM main._sync_out WHERE op <> 1")?;
             let tables: Vec<i64> = s.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
             let tables = tables.into_iter().filter_map(|t| self.store.position(t));
-            Applier::new(&self.store, &self.policies, self.env.now_ms())?.try_aside(tables)?;
+            let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
+            applier.committed_beside_absent()?;
+            applier.try_aside(tables)?;
         }
         self.confirm(b, true)?;
         tx.commit()?;

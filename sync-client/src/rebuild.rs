@@ -160,6 +160,7 @@ impl Engine {
                 Meta::NextSourceBundleId.set(&tx, outbox.source_bundle_id + 1)?;
             }
         }
+        self.store.settle_marks(stage, fork.is_none())?;
         let mut applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         applier.answers = Some(answers);
         applier.stage = Some(stage);

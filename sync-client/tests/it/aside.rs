@@ -1,5 +1,6 @@
 //! Rows that only this file's schema refuses: how they are told of once each, come back by themselves, and are done with.
 
+use sync_client::Policy;
 use sync_server::limits::Limits;
 
 use crate::world::{Device, World, converge};
@@ -51,4 +52,79 @@ fn a_grandchild_waits_as_quietly_as_a_child() {
     assert_eq!(b.text("SELECT c.v || k.v || kk.v FROM c, k, kk WHERE k.c = c.id AND kk.k = k.id"), "2editededited");
     assert_eq!(aside(&b).0, 0);
     assert!(!b.sync().pull.rebuilt);
+}
+
+#[test]
+fn a_row_that_is_gone_is_set_aside_no_more() {
+    // It was here already and is to become what is refused, or is new; the delete comes by itself, or by a snapshot; or
+    // an older version left its mark.
+    for refused in ["UPDATE c SET v = 2 WHERE id = 'c1'", "INSERT INTO c VALUES ('c9', 2)"] {
+        for way in ["pull", "rebuild", "older", "older rebuild"] {
+            let w = World::with(LINE, Limits::default());
+            let (a, b) = (w.device("a"), w.device("b"));
+            b.sql("CREATE UNIQUE INDEX only_here ON c(v); INSERT INTO c VALUES ('c1', 1), ('c2', 2)");
+            converge(&[&b, &a]);
+            let id = if refused.starts_with("UPDATE") { "c1" } else { "c9" };
+            a.sql(refused);
+            a.sql(&format!("INSERT INTO k VALUES ('k1', '{id}', 'k'); INSERT INTO kk VALUES ('kk1', 'k1', 'kk')"));
+            a.sync();
+            b.sync();
+            assert_eq!(aside(&b), (3, 3), "{refused}");
+            a.sql(&format!("DELETE FROM kk; DELETE FROM k; DELETE FROM c WHERE id = '{id}'"));
+            a.sync();
+            if way == "rebuild" {
+                b.client().rebuild().unwrap();
+            } else {
+                assert!(!b.sync().pull.rebuilt);
+            }
+            if way.starts_with("older") {
+                b.sql("UPDATE _sync_inbox SET reason = 'set_aside_unique'");
+                if way == "older rebuild" {
+                    b.sql("UPDATE _sync_inbox SET reason = 'set_aside_unique'; DELETE FROM _sync_row WHERE v < 0");
+                    assert!(b.client().retry("c", id).unwrap());
+                }
+                b.sql("INSERT OR REPLACE INTO _sync_meta (name, value) VALUES ('set_aside', 2)");
+                b.sync();
+            }
+            assert_eq!(b.client().status().unwrap().set_aside_rows, 0, "{refused} {way}");
+            assert!(!b.sync().pull.rebuilt, "{refused} {way}");
+            converge(&[&a, &b]);
+            assert!(b.client().clear_all("conflict").unwrap() > 0);
+        }
+    }
+}
+
+/// A row of this file's own under the same key, and its way to the server.
+#[test]
+fn a_row_that_this_file_decides_is_set_aside_no_more() {
+    let w = World::with(LINE, Limits::default());
+    let a = w.device("a");
+    let b = w.device_with("b", Policy::ClientWins, |app| {
+        app.execute_batch("CREATE UNIQUE INDEX only_here ON c(v); INSERT INTO c VALUES ('c2', 2)").unwrap();
+    });
+    converge(&[&b, &a]);
+    a.sql("INSERT INTO c VALUES ('c9', 2); INSERT INTO k VALUES ('k1', 'c9', 'k')");
+    a.sync();
+    b.sync();
+    assert_eq!(aside(&b), (2, 2));
+    b.sql("INSERT INTO c VALUES ('c9', 9)");
+    converge(&[&b, &a]);
+    assert_eq!((a.text("SELECT v || '' FROM c WHERE id = 'c9'"), aside(&b).0), ("9".into(), 0));
+}
+
+/// What this file has under the very version of the server needs nothing, whatever was said of it before.
+#[test]
+fn a_row_that_is_here_is_set_aside_no_more() {
+    let w = World::with(LINE, Limits::default());
+    let (a, b) = a_line_that_is_refused(&w);
+    b.sync();
+    b.sql("DROP INDEX only_here");
+    converge(&[&b, &a]);
+    b.sql(
+        "UPDATE _sync_inbox SET reason = 'set_aside';
+         INSERT OR REPLACE INTO _sync_meta (name, value) VALUES ('set_aside', 1)",
+    );
+    assert!(b.client().retry("c", "c1").unwrap());
+    b.sync();
+    assert_eq!(aside(&b).0, 0);
 }
