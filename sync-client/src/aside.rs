@@ -230,6 +230,13 @@ impl Applier<'_> {
             return self.displace(position, key, "parent_set_aside", message, None);
         }
         let Some(Ok(row)) = m.sql.read(&store.conn, key)? else { return Ok(()) };
+        // One that is on its way to the server is not confirmed unseen, as a row that is here.
+        let sent = "SELECT 1 FROM main._sync_out WHERE t = ? AND k = ?";
+        if Meta::OutboxDisturbed.integer(&store.conn)? == 0
+            && store.conn.prepare_cached(sent)?.exists((m.id, k.as_bytes()))?
+        {
+            Meta::OutboxDisturbed.set(&store.conn, 1)?;
+        }
         let message = "the row that this one refers to is set aside: this file's schema refuses it";
         self.note_aside(position, key, "INSERT", (Why::Parent, message), Some(&row))?;
         m.sql.delete(&store.conn, key)?;
@@ -249,7 +256,7 @@ impl Engine {
         }
         store.look_again_at_locals()?;
         let tx = store.begin()?;
-        store.unmark_gone()?;
+        store.look_at_marks()?;
         if tx.query_row(COUNT_ASIDE, [], |r| r.get::<_, i64>(0))? == 0 {
             Meta::SetAside.clear(&tx)?;
         } else {

@@ -96,11 +96,17 @@ impl Store {
         Ok(())
     }
 
-    /// Rows that were deleted on the server since they were set aside.
-    pub(crate) fn unmark_gone(&self) -> Result<(), Error> {
-        for mark in self.marks()? {
-            if matches!(mark.known, Known::Gone(_)) && !mark.here && !mark.dirty {
-                self.unmark(&mark)?;
+    /// What this file knows of rows that are set aside: those that were deleted on the server since are so no more. One
+    /// that is not here and has a version, a version of this client before took for here once its push had committed.
+    pub(crate) fn look_at_marks(&self) -> Result<(), Error> {
+        for mark in self.marks()?.into_iter().filter(|m| !m.here && !m.dirty) {
+            match mark.known {
+                Known::Gone(_) => self.unmark(&mark)?,
+                Known::Live(v) if v > 0 => {
+                    self.set_known(self.managed[mark.position].id, &mark.k, Known::Never)?;
+                    Meta::Rebuild.set(&self.conn, "rows that were set aside may fit now")?;
+                }
+                _ => {}
             }
         }
         Ok(())

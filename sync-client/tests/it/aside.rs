@@ -128,3 +128,36 @@ fn a_row_that_is_here_is_set_aside_no_more() {
     b.sync();
     assert_eq!(aside(&b).0, 0);
 }
+
+#[test]
+fn a_child_that_was_pushed_meanwhile_returns_with_its_parent() {
+    for (at_a, at_b) in [("UPDATE c SET v = 5 WHERE id = 'c1'", ""), ("", "DROP INDEX only_here")] {
+        let w = World::with(LINE, Limits::default());
+        let (a, b) = a_line_that_is_refused(&w);
+        b.sql("UPDATE k SET v = 'edited on b'");
+        b.sync();
+        assert_eq!(aside(&b), (3, 3));
+        whole(&b);
+        a.sql(at_a);
+        a.sync();
+        b.sql(at_b);
+        converge(&[&b, &a]);
+        assert_eq!(
+            (b.text("SELECT v FROM k"), a.text("SELECT v FROM k")),
+            ("edited on b".into(), "edited on b".into())
+        );
+        assert_eq!(aside(&b).0, 0);
+    }
+}
+
+/// The same in a file that such a push has passed through already.
+#[test]
+fn a_child_that_was_taken_for_here_returns() {
+    let w = World::with(LINE, Limits::default());
+    let (a, b) = a_line_that_is_refused(&w);
+    b.sql("CREATE TEMP TABLE was AS SELECT * FROM _sync_row WHERE t = (SELECT id FROM _sync_table WHERE name = 'k')");
+    b.sync();
+    b.sql("INSERT INTO _sync_row SELECT * FROM was");
+    a.sql("UPDATE c SET v = 5 WHERE id = 'c1'");
+    converge(&[&a, &b]);
+}
