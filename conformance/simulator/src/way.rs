@@ -1,5 +1,5 @@
 //! What stands between the devices and the server for a whole run: a server that names no row, and proxies that answer
-//! in the server's place. It goes where faults stop, unless every row passes it.
+//! in the server's place. It goes where faults stop: a row that it refuses, or whose refusal it hides, waits for as long.
 
 use std::sync::atomic::Ordering;
 
@@ -17,9 +17,9 @@ impl World {
         if self.clear.load(Ordering::Relaxed) { Way::Clear } else { self.way }
     }
 
-    /// Faults stop. What only changes words may stay: nothing is held up by that.
+    /// Faults stop.
     pub(crate) fn clear_the_way(&self) {
-        self.clear.store(self.way != Way::NoWords, Ordering::Relaxed);
+        self.clear.store(true, Ordering::Relaxed);
     }
 
     /// The answer to a request that does not reach the server.
