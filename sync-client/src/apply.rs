@@ -11,7 +11,7 @@ use sync_core::record::{self, Record};
 use sync_core::schema::Table;
 use sync_core::value::Value;
 
-use crate::aside::{Aside, UNIQUE_HELD, Why};
+use crate::aside::{Aside, Why};
 use crate::asking::Answers;
 use crate::changes::Changes;
 use crate::conflict::{Conflict, Policies};
@@ -335,31 +335,7 @@ impl<'a> Applier<'a> {
             }
         }
         if !moved && !self.evict(&blocked)? {
-            let mut before = Vec::new();
-            for r in &mut blocked {
-                let (m, key) = (&self.store.managed[r.position], Key::from_stored(r.k.clone()).unpack()?);
-                let live = m.sql.read(&self.store.conn, &key)?.and_then(Result::ok);
-                before.push(self.before(r.position, &r.k)?);
-                if let (Some(row), Some(live)) = (&mut r.row, live) {
-                    // What it does not mention stays.
-                    *row = record::encode(&over(fit(record::decode(row)?, self.store.table(r.position)), Some(&live)));
-                }
-                if m.sql.delete(&self.store.conn, &key)? > 0 {
-                    self.changed(r.position, &r.k, true);
-                }
-            }
-            for r in blocked {
-                match self.write(&r, Known::Never)? {
-                    Written::Yes => self.done(&r)?,
-                    Written::Blocked => self.set_aside(&r, Why::Unique, UNIQUE_HELD)?,
-                    Written::Refused(why) => self.set_aside(&r, Why::Rule, &why)?,
-                    Written::Referred(table) => self.set_aside(&r, Why::Local, &table)?,
-                }
-            }
-            for row in before {
-                self.written(row)?;
-            }
-            return Ok(());
+            return self.put_in_again(blocked);
         }
         self.blocked.extend(blocked);
         Ok(())

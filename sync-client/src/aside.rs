@@ -32,6 +32,8 @@ pub(crate) struct Aside {
     pub(crate) waiting: Vec<(usize, Vec<u8>)>,
     /// Rows that were set aside and came, as far as they are not set aside again.
     pub(crate) returned: BTreeSet<(usize, Vec<u8>)>,
+    /// Rows that a snapshot brought, and that were set aside: by table, and by key as the inbox has it.
+    in_vain: BTreeSet<(usize, String)>,
 }
 
 /// Why a remote row is not in its table.
@@ -120,6 +122,9 @@ impl Applier<'_> {
             base: None,
             server,
         })?;
+        if self.rebuilding {
+            self.aside.in_vain.insert((position, key_json(table, key)));
+        }
         self.aside.any = true;
         self.aside.unique |= why == Why::Unique;
         Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
@@ -173,6 +178,10 @@ impl Applier<'_> {
                 .query_map((&table.name, why.reason(), MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             for (key_text, row) in found {
+                // Another snapshot would do the same.
+                if self.aside.in_vain.contains(&(position, key_text.clone())) {
+                    continue;
+                }
                 if self.fits(position, &key_text, &row)? {
                     store.conn.prepare_cached(RETURNED)?.execute((&table.name, &key_text))?;
                     Meta::Rebuild.set(&store.conn, "rows that were set aside may fit now")?;
@@ -182,7 +191,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Whether a row that an entry keeps is not here, and could be.
+    /// Whether a row that an entry keeps is not here so, and could be.
     fn fits(&self, position: usize, key: &str, row: &str) -> Result<bool, Error> {
         let (store, m, table) = (self.store, &self.store.managed[position], self.store.table(position));
         let json = |text: &str| sync_core::json::from_slice(text.as_bytes());
@@ -190,14 +199,20 @@ impl Applier<'_> {
         let (Ok(key), Ok(members)) = (key, json(row)) else { return Ok(false) };
         let Ok(row) = decode_payload(table, &key, &members) else { return Ok(false) };
         let k = Key::pack(&key)?;
-        if store.known(m.id, k.as_bytes())? != Known::Never
-            || m.sql.exists(&store.conn, &key)?
+        let (known, here) = (store.known(m.id, k.as_bytes())?, m.sql.exists(&store.conn, &key)?);
+        // One that had to stay as it was is here, under the version that it had.
+        if here && store.dirty(m.id, k.as_bytes())?.is_some()
+            || !here && known != Known::Never
             || !self.parents_exist(table, &full(row.values.clone()))?
         {
             return Ok(false);
         }
         store.conn.execute_batch("SAVEPOINT _sync_fits")?;
-        let written = m.sql.insert_partial(&store.conn, &row.values);
+        let written = if here {
+            m.sql.update_partial(&store.conn, &key, &row.values)
+        } else {
+            m.sql.insert_partial(&store.conn, &row.values)
+        };
         store.conn.execute_batch("ROLLBACK TO _sync_fits; RELEASE _sync_fits")?;
         match written {
             Ok(_) => Ok(true),

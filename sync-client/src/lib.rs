@@ -80,6 +80,7 @@ mod release;
 mod renamed;
 pub mod report;
 mod returned;
+mod ring;
 mod rounding;
 mod same_bundle;
 mod search;

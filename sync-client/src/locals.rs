@@ -12,9 +12,7 @@ use sync_core::sqlite::{quote, value};
 use sync_core::value::Value;
 
 use crate::apply::is_constraint;
-use crate::aside::IS_ASIDE;
 use crate::error::Error;
-use crate::inbox::key_json;
 use crate::mutant::{self, Mutant};
 use crate::store::{Meta, Store};
 
@@ -130,18 +128,15 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a row that is not here now will be again: it has to be fetched, or it is set aside.
+    /// Whether a row that is not here now will be again within this sync: it has to be fetched.
     fn comes_back(&self, target: &Target, noted: &Noted) -> Result<bool, Error> {
         let (Some(k), Some(position)) = (&noted.k, target.position) else { return Ok(false) };
         let m = &self.managed[position];
-        let key = Key::from_stored(k.clone()).unpack()?;
-        if m.sql.exists(&self.conn, &key)? {
+        if m.sql.exists(&self.conn, &Key::from_stored(k.clone()).unpack()?)? {
             return Ok(false);
         }
-        let table = self.table(position);
         let fetched = Meta::Rebuild.get::<String>(&self.conn)?.is_some() || Meta::Withdrawn.integer(&self.conn)? != 0;
-        Ok(fetched && self.known(m.id, k)? == Known::Live(0)
-            || self.conn.prepare_cached(IS_ASIDE)?.exists((&table.name, key_json(table, &key)))?)
+        Ok(fetched && self.known(m.id, k)? == Known::Live(0))
     }
 
     /// Whether a row with these values is there.

@@ -261,3 +261,48 @@ fn a_row_that_waits_for_a_kept_rows_unique_value_is_not_fetched_again() {
     converge(&[&a, &b]);
     assert_eq!(a.text("SELECT code FROM item"), "c");
 }
+
+/// What the server makes of a row is refused by an index that only this file has, and rows refer to the row as it was.
+#[test]
+fn a_row_that_is_refused_leaves_no_reference_broken() {
+    const LINE: &str = "CREATE TABLE c (id TEXT PRIMARY KEY NOT NULL, v);
+        CREATE TABLE k (id TEXT PRIMARY KEY NOT NULL, c TEXT REFERENCES c(id));";
+    // What is declared, the rows of the table that refer to something, and to nothing, and how many are set aside.
+    for (action, left, nothing, held) in
+        [("", 1, 0, 2), ("ON DELETE CASCADE", 0, 0, 2), ("ON DELETE SET NULL", 0, 1, 2)]
+    {
+        for parent in ["c", "k"] {
+            let w = World::with(LINE, Limits::default());
+            let a = w.device("a");
+            let local = format!(
+                "CREATE UNIQUE INDEX only_here ON c(v); CREATE TABLE l (r TEXT REFERENCES {parent}(id) {action}, v)"
+            );
+            let b = device(&w, "b", &local);
+            b.sql(&format!(
+                "INSERT INTO c VALUES ('c1', 1), ('c2', 2), ('c3', 3); INSERT INTO k VALUES ('k1', 'c1');
+                 INSERT INTO l VALUES ('{parent}1', 'mine')"
+            ));
+            converge(&[&b, &a]);
+            // Where the row stays as it was, the one that is to have its value waits as well.
+            a.sql("UPDATE c SET v = 2 WHERE id = 'c1'; UPDATE c SET v = 1 WHERE id = 'c3'");
+            a.sync();
+            for _ in 0..2 {
+                b.sync();
+                assert_eq!(broken(&b), 0, "{action} {parent}");
+                assert_eq!(b.count("SELECT count(r) FROM l"), left, "{action} {parent}");
+                assert_eq!(b.count("SELECT count(*) FROM l WHERE r IS NULL"), nothing, "{action} {parent}");
+                assert_eq!(b.client().status().unwrap().set_aside_rows, held, "{action} {parent}");
+                assert_eq!(b.count("SELECT count(*) FROM c WHERE id = 'c1'"), left, "{action} {parent}");
+            }
+            assert!(!b.sync().pull.rebuilt, "nothing is free yet");
+            b.sql("UPDATE c SET v = 7 WHERE id = 'c2'");
+            converge(&[&b, &a]);
+            assert_eq!(
+                b.text("SELECT group_concat(v) FROM (SELECT v FROM c ORDER BY id)"),
+                "2,7,1",
+                "{action} {parent}"
+            );
+            assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 0), "{action} {parent}");
+        }
+    }
+}
