@@ -16,7 +16,7 @@ use crate::context::{Environment, Observer, System};
 use crate::detach::{Detach, Detached};
 use crate::engine::Engine;
 use crate::error::{Error, cannot};
-use crate::place::Place;
+use crate::place::{Place, SharedLook};
 use crate::report::Event;
 use crate::store::{Meta, Selection, Store, look};
 use crate::transport::{Http, Request, Response, Transport, TransportError};
@@ -316,7 +316,7 @@ impl Builder {
         if Meta::ServerTables.get::<String>(&store.conn)?.is_some() {
             api.set_known();
         }
-        Ok(Engine {
+        let engine = Engine {
             store,
             api,
             env: self.env,
@@ -332,8 +332,11 @@ impl Builder {
             greeted: None,
             can_watch: false,
             pulled: false,
+            look: SharedLook::default(),
             place,
-        })
+        };
+        engine.note_log();
+        Ok(engine)
     }
 }
 

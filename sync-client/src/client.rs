@@ -17,6 +17,7 @@ use crate::engine::{Engine, Left};
 use crate::error::Error;
 use crate::import::Imported;
 use crate::listing::{read_inbox, read_inbox_page};
+use crate::place::SharedLook;
 use crate::report::{
     Attached, Event, InboxPage, InboxRow, Mark, PendingRow, PullReport, PushReport, Status, SyncReport, SyncWithin,
 };
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     /// `None` once detached.
     pub(crate) engine: Turns<Option<Engine>>,
+    pub(crate) look: SharedLook,
     env: Arc<dyn Environment>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) stopping: Arc<std::sync::atomic::AtomicBool>,
@@ -72,6 +74,7 @@ impl Client {
             heard: AtomicI64::new(0),
             found: engine.store.found.clone(),
             env: Arc::clone(&engine.env),
+            look: Arc::clone(&engine.look),
             engine: Turns::new(Some(engine)),
             worker: Mutex::new(None),
             patience,

@@ -1,6 +1,7 @@
 //! What the background worker sees of the file between two syncs: commits of the app, and that it is another file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -8,16 +9,16 @@ use sync_core::sqlite::capture::log_name;
 use sync_core::sqlite::connection;
 
 use crate::lock::{beside, itself};
-use crate::place::FileId;
+use crate::place::{FileId, SharedLook, close_without_log, is_empty, locked};
 use crate::store::SETTINGS;
 
 /// Notices commits of other connections, of any process, that left something in a log.
 pub(crate) struct Commits {
     path: PathBuf,
-    /// The file at the path and the one that its lock is on, as of the last look.
-    place: [Option<FileId>; 2],
-    /// Opened by the first look that can.
-    conn: Option<Connection>,
+    /// As of the last look.
+    place: Spot,
+    /// Opened by the first look that can; closed by whoever lets go of the file.
+    open: SharedLook,
     /// SQLite's number of the last commit that a look was done with.
     version: Option<i64>,
     /// The same, of a moment at which the file was at its path for sure.
@@ -35,8 +36,8 @@ pub(crate) enum Seen {
 }
 
 impl Commits {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), place: place(path), conn: None, version: None, at_home: None }
+    pub(crate) fn new(path: &Path, open: SharedLook) -> Self {
+        Self { path: path.to_owned(), place: place(path), open, version: None, at_home: None }
     }
 
     /// A look that fails is taken again with the next one.
@@ -53,13 +54,21 @@ impl Commits {
     /// Whether the path leads elsewhere than at the last look. What was open is closed then.
     pub(crate) fn moved(&mut self) -> bool {
         let now = place(&self.path);
-        if now == self.place {
+        let another_file = now.file != self.place.file;
+        let written_over = !another_file && self.is_written_over(&now);
+        if now == self.place && !written_over {
             return false;
         }
-        let another_file = now[0] != self.place[0];
         self.place = now;
         self.version = None;
-        let (conn, seen) = (self.conn.take(), self.at_home.take());
+        let seen = self.at_home.take();
+        let mut open = locked(&self.open);
+        open.written_over |= written_over && open.log.is_some();
+        let conn = open.conn.take();
+        drop(open);
+        if written_over {
+            close_without_log(conn.as_ref());
+        }
         if let Some(conn) = conn.filter(|_| another_file)
             && let Err(e) = empty_log(&conn, seen)
         {
@@ -68,12 +77,22 @@ impl Commits {
         true
     }
 
+    /// Whether what is open is not what the file has become.
+    fn is_written_over(&self, now: &Spot) -> bool {
+        now.empty && !self.place.empty || locked(&self.open).is_past(&now.itself)
+    }
+
     fn captured(&mut self) -> rusqlite::Result<bool> {
-        let conn = match self.conn.take() {
+        let open = Arc::clone(&self.open);
+        let mut open = locked(&open);
+        let conn = match open.conn.take() {
             Some(conn) => conn,
-            None => connection::open(&self.path, false, SETTINGS)?,
+            None => {
+                self.version = None;
+                connection::open(&self.path, false, SETTINGS)?
+            }
         };
-        let conn = self.conn.insert(conn);
+        let conn = open.conn.insert(conn);
         let version = data_version(conn)?;
         if self.version == Some(version) {
             return Ok(false);
@@ -96,10 +115,31 @@ impl Commits {
     }
 }
 
-/// What is at the path, and its lock.
-fn place(path: &Path) -> [Option<FileId>; 2] {
-    let lock = itself(path).ok().and_then(|file| FileId::at(&beside(&file, "-sync-lock")));
-    [FileId::at(path), lock]
+/// What is at a path.
+#[derive(PartialEq, Eq)]
+struct Spot {
+    /// Where links lead.
+    itself: PathBuf,
+    file: Option<FileId>,
+    empty: bool,
+    lock: Option<FileId>,
+}
+
+fn place(path: &Path) -> Spot {
+    let itself = itself(path).unwrap_or_else(|_| path.to_owned());
+    let lock = FileId::at(&beside(&itself, "-sync-lock"));
+    Spot { file: FileId::at(&itself), empty: is_empty(&itself), lock, itself }
+}
+
+/// Ends with the worker.
+impl Drop for Commits {
+    fn drop(&mut self) {
+        let written_over = self.is_written_over(&place(&self.path));
+        let conn = locked(&self.open).conn.take();
+        if written_over {
+            close_without_log(conn.as_ref());
+        }
+    }
 }
 
 fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
@@ -128,7 +168,7 @@ mod tests {
     fn a_look_that_fails_misses_no_commit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
-        let mut commits = Commits::new(&path);
+        let mut commits = Commits::new(&path, SharedLook::default());
         assert!(commits.look() != Seen::Captured, "it cannot be opened yet");
         let app = Connection::open(&path).unwrap();
         let captured = "INSERT INTO _sync_log_1 VALUES (1)";
@@ -148,10 +188,10 @@ mod tests {
             AuthAction::Read { table_name: "_sync_table", .. } => Authorization::Deny,
             _ => Authorization::Allow,
         };
-        commits.conn.as_mut().unwrap().authorizer(Some(deny)).unwrap();
+        locked(&commits.open).conn.as_mut().unwrap().authorizer(Some(deny)).unwrap();
         app.execute_batch(captured).unwrap();
         assert!(commits.look() != Seen::Captured);
-        commits.conn.as_mut().unwrap().authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
+        locked(&commits.open).conn.as_mut().unwrap().authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
         assert!(commits.look() == Seen::Captured, "the commit is still to be told");
     }
 
@@ -169,7 +209,7 @@ mod tests {
                 backup.display()
             ))
             .unwrap();
-            let mut commits = Commits::new(&path);
+            let mut commits = Commits::new(&path, SharedLook::default());
             assert_eq!(commits.look(), Seen::Nothing);
             if written_since {
                 app.execute_batch("INSERT INTO t VALUES ('who knows into which file')").unwrap();

@@ -17,7 +17,7 @@ use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
 use crate::error::Error;
-use crate::place::Place;
+use crate::place::{Place, SharedLook};
 use crate::pull::Pulled;
 use crate::push::Pushed;
 use crate::report::{Attached, ErrorClass, Event, PullReport, PushReport, SyncReport, SyncWithin};
@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     pub(crate) can_watch: bool,
     /// Whether the last sync pulled all that there was, also where its push failed.
     pub(crate) pulled: bool,
+    /// What the background worker looks at the file with.
+    pub(crate) look: SharedLook,
     /// `None` while no file is open (another one is at the path, or none), and where somebody else has it. Last: the file is closed before it is free.
     pub(crate) place: Option<Place>,
 }
@@ -175,6 +177,10 @@ impl Engine {
             return Ok(Left::Everything);
         }
         let outcome = self.remembered(outcome);
+        // It may have gone just then.
+        if outcome.is_err() && self.is_elsewhere() {
+            return Ok(Left::Everything);
+        }
         match &outcome {
             Ok(_) => self.tell(&Event::Finished { report: report.clone() }),
             Err(e) => {

@@ -217,7 +217,7 @@ fn kind_of(e: &Error, pulled: bool) -> (Failure, Option<u64>) {
 
 /// Syncs whenever there is a reason to.
 fn syncing(shared: &Weak<Shared>, signal: &Signal) {
-    let Some(mut commits) = shared.upgrade().map(|s| Commits::new(s.path())) else { return };
+    let Some(mut commits) = shared.upgrade().map(|s| Commits::new(s.path(), Arc::clone(&s.look))) else { return };
     loop {
         let turn = signal.wait_for_turn(&mut commits);
         if matches!(turn, Next::Stop) {

@@ -2,12 +2,17 @@
 //! go of.
 #![cfg(unix)]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rusqlite::Connection;
 use sync_client::report::ErrorClass;
 use sync_client::{Client, Error, Event};
+use tempfile::TempDir;
 
+use crate::cli::{DDL, file, program, run, text};
+use crate::support::serve;
 use crate::world::{Device, World, converge, until};
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -26,6 +31,20 @@ fn compacted(d: &mut Device, tidy: bool) {
         }
     }
     d.reconnect();
+}
+
+/// A backup as `.backup` makes it: its journal is the file's.
+fn back_up(app: &Connection, backup: &Path) {
+    app.execute_batch(&format!("VACUUM INTO '{}'", backup.display())).unwrap();
+    Connection::open(backup).unwrap().query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+}
+
+/// As people restore one: it is copied over the file, and what lies beside that is removed.
+fn restore(backup: &Path, file: &Path) {
+    std::fs::copy(backup, file).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(beside(file, suffix)).unwrap();
+    }
 }
 
 fn failures(d: &Device) -> Vec<String> {
@@ -170,4 +189,103 @@ fn a_lock_that_was_removed_is_taken_again() {
         b.count("SELECT count(*) FROM people") == 1
     });
     until("it is taken again", || matches!(second(), Err(Error::Owned { .. })));
+}
+
+/// As people restore a backup: it is copied over the file, which stays the same to the system, and what lies beside it is
+/// removed. The log that is open then is of a file that is no more: it must not reach the new one.
+#[test]
+fn a_file_that_is_written_over_is_taken_up() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sql("INSERT INTO people (id) VALUES ('before')");
+    converge(&[&a, &b]);
+    for (round, background) in [(0, false), (1, true), (2, false)] {
+        let backup = a.path.with_extension("backup");
+        back_up(&a.app, &backup);
+        a.sql(&format!("INSERT INTO people (id) VALUES ('in the log only {round}')"));
+        a.app = Connection::open_in_memory().unwrap();
+        let finished = || a.events.lock().unwrap().iter().filter(|e| matches!(e, Event::Finished { .. })).count();
+        if background {
+            let before = finished();
+            a.client().start().unwrap();
+            until("it rests", || finished() > before && a.client().status().unwrap().pending_rows == 0);
+        }
+        let before = finished();
+        restore(&backup, &a.path);
+        std::fs::remove_file(&backup).unwrap();
+        if background {
+            until("it is taken up", || finished() > before);
+            a.client().stop();
+        } else {
+            a.sync();
+        }
+        a.reconnect();
+        a.sql(&format!("INSERT INTO people (id) VALUES ('after {round}')"));
+        if round == 2 {
+            // Whatever is open of the old one goes first.
+            a.close();
+            a.open();
+        }
+        converge(&[&a, &b]);
+        assert_eq!(b.count(&format!("SELECT count(*) FROM people WHERE id = 'after {round}'")), 1);
+        assert_eq!(a.text("PRAGMA integrity_check"), "ok");
+    }
+    assert_eq!(failures(&a), Vec::<String>::new());
+}
+
+/// The same beside a program of its own, which is ended afterwards: the app's rows stay.
+#[test]
+fn what_is_written_after_a_restore_outlives_a_watch() {
+    let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+    let path = dir.path().join("a.db");
+    let app = file(&dir, "a.db", &format!("{DDL} INSERT INTO customers (id, name) VALUES ('c', 'x');"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    let backup = dir.path().join("backup");
+    back_up(&app, &backup);
+    drop(app);
+    let mut watch =
+        program(&dir, &["watch", "a.db", "--stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told = |what: &str| assert!(lines.by_ref().any(|l| l.unwrap().contains(what)), "{what}");
+    told(r#""event":"finished""#);
+    restore(&backup, &path);
+    // While the old one may still be open.
+    let app = Connection::open(&path).unwrap();
+    app.execute("INSERT INTO customers (id, name) VALUES ('after', 'y')", []).unwrap();
+    told(r#""event":"committed""#);
+    drop(app);
+    // Once more, and nobody has looked yet when it ends.
+    restore(&backup, &path);
+    file(&dir, "a.db", "INSERT INTO customers (id, name) VALUES ('late', 'z')");
+    drop(watch.stdin.take());
+    assert!(watch.wait().unwrap().success());
+    let app = Connection::open(&path).unwrap();
+    assert_eq!(text(&app, "SELECT group_concat(id) FROM customers WHERE id = 'late'"), "late");
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["clone", &server.url(), "b.db", "--token", "ann"]).ends(0);
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    assert_eq!(text(&b, "SELECT group_concat(id) FROM (SELECT id FROM customers ORDER BY id)"), "after,c,late");
+}
+
+/// A file that is emptied in place is told of, and taken up again once it is back.
+#[test]
+fn a_file_that_is_emptied_is_told() {
+    let w = World::new();
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    converge(&[&a, &b]);
+    let backup = a.path.with_extension("backup");
+    back_up(&a.app, &backup);
+    a.app = Connection::open_in_memory().unwrap();
+    a.client().start().unwrap();
+    std::fs::write(&a.path, "").unwrap();
+    until("it is told", || failures(&a).iter().any(|m| m.contains("not synced yet")));
+    assert_eq!(std::fs::metadata(&a.path).unwrap().len(), 0, "nothing is written to it");
+    std::fs::copy(&backup, &a.path).unwrap();
+    a.reconnect();
+    a.sql("INSERT INTO people (id) VALUES ('back')");
+    until("it goes on", || {
+        b.sync();
+        b.count("SELECT count(*) FROM people") == 1
+    });
 }
