@@ -88,3 +88,35 @@ fn what_is_synced_is_tables() {
     assert!(ran.stderr.contains("table b: it does more than that"), "{}", ran.stderr);
     assert!(!dir.path().join("b.db").exists());
 }
+
+/// What only a module that is not taken would keep goes without it, and its table syncs; a table that cannot is told.
+#[test]
+fn a_table_syncs_without_an_index_of_a_foreign_module() {
+    let dir = TempDir::new().unwrap();
+    let app = "CREATE TABLE mail (uid INTEGER PRIMARY KEY NOT NULL, body TEXT); CREATE TABLE k (id TEXT PRIMARY KEY NOT NULL);
+        CREATE VIRTUAL TABLE mail_fts USING FTS4(body TEXT, content=mail);
+        CREATE TRIGGER ai AFTER INSERT ON mail BEGIN INSERT INTO mail_fts(docid, body) VALUES (new.rowid, new.body); END;";
+    file(&dir, "a.db", &format!("{app} INSERT INTO mail VALUES (1, 'hello')"));
+    let schema = run(&dir, &["schema", "a.db"]).ends(0).stdout;
+    let server = serve(&schema);
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    let ran = run(&dir, &["clone", &server.url(), "b.db", "--token", "ann", "--json"]).ends(0);
+    let report = ran.json();
+    assert_eq!(report["tables"], serde_json::json!(["k", "mail"]));
+    assert_eq!(report["not_synced"], serde_json::json!([]));
+    let what: Vec<&str> = report["left_out"].as_array().unwrap().iter().map(|l| l["what"].as_str().unwrap()).collect();
+    assert_eq!(what, ["virtual table mail_fts", "trigger ai"]);
+    let b = Connection::open(dir.path().join("b.db")).unwrap();
+    b.execute_batch("INSERT INTO mail VALUES (2, 'from b')").unwrap();
+    assert_eq!(run(&dir, &["sync", "b.db"]).ends(0).stdout, "Sent 1 row.\n");
+
+    // A trigger that comes with the schema, and that no pull may run.
+    let broken = "CREATE TABLE local (x); CREATE TRIGGER both AFTER INSERT ON mail BEGIN INSERT INTO local VALUES (1); \
+                  INSERT INTO k VALUES (NEW.uid); END;";
+    let server = serve(&format!("{schema}\n{broken}"));
+    let ran = run(&dir, &["clone", &server.url(), "c.db", "--token", "ann", "--json"]).ends(5);
+    assert_eq!(ran.json()["not_synced"][0]["table"], "mail");
+    let told = run(&dir, &["clone", &server.url(), "d.db", "--token", "ann"]).ends(5).stderr;
+    assert!(told.contains("The server syncs mail, and this file does not"), "{told}");
+}

@@ -11,6 +11,7 @@ use super::sql::{self, Kind, Token};
 use super::stubs::Stubs;
 use super::{ledgers, quote, triggers};
 use crate::schema::Schema;
+use needs::Needs;
 
 /// A statement that was not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +46,22 @@ pub fn make_others(conn: &mut Connection, statements: &[String], synced: &Schema
     let each: Vec<&str> = statements.iter().flat_map(|text| sql::statements(text)).collect();
     let stubs = Stubs::install(conn, each.iter().copied())?;
     let mut left_out = Vec::new();
+    let mut needs = Needs::default();
     for statement in each {
         let guest = Guest::read(statement);
         let refused = match guest.refusal(synced) {
             Some(why) => Some(guest.left_out(why)),
             None => guest.run(conn, statement).err(),
         };
-        left_out.extend(refused);
+        match refused {
+            Some(refused) => {
+                needs.is_missing(&guest);
+                left_out.push(refused);
+            }
+            None => needs.made.push(guest),
+        }
     }
+    left_out.extend(needs.leave_out(conn)?);
     stubs.remove(conn)?;
     Ok(left_out)
 }
@@ -199,6 +208,12 @@ impl<'a> Guest<'a> {
         self.tokens.get(at + 1)?.name().map(std::borrow::Cow::into_owned)
     }
 
+    /// The module of a virtual table.
+    fn module(&self) -> Option<String> {
+        let at = self.tokens.iter().position(|t| t.is("USING")).filter(|_| self.makes == Makes::Virtual)?;
+        self.tokens.get(at + 1)?.name().map(std::borrow::Cow::into_owned)
+    }
+
     /// `INSERT INTO name (columns) VALUES (literals)`, and nothing else.
     fn is_plain_row(&self) -> bool {
         let Some(values) = self.tokens.iter().position(|t| t.is("VALUES")) else { return false };
@@ -236,7 +251,14 @@ impl<'a> Guest<'a> {
         });
         conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(|e| sqlite(&e))?;
         if denied.load(Ordering::Relaxed) {
-            return Err(self.left_out("it does more than that".into()));
+            return Err(self.left_out(
+                match self.module().filter(|m| !MODULES.iter().any(|k| k.eq_ignore_ascii_case(m))) {
+                    Some(module) => {
+                        format!("of the modules only {} are taken, and it is of {module}", MODULES.join(", "))
+                    }
+                    None => "it does more than that".into(),
+                },
+            ));
         }
         outcome.map_err(|e| sqlite(&e))
     }
@@ -254,6 +276,9 @@ fn is_number(tokens: &[Token<'_>]) -> bool {
         && equals.is_sign('=')
         && matches!(value, [number] if number.kind == Kind::Number)
 }
+
+/// Modules whose virtual tables keep to tables of their own.
+const MODULES: &[&str] = &["fts5", "rtree", "rtree_i32"];
 
 /// Functions that reach out of the file, of SQLite itself and of its shell. They are not run here, but a view or a trigger
 /// may call them later, in the app.
@@ -293,7 +318,7 @@ fn allowed(makes: Makes, name: &str, ctx: &AuthContext<'_>) -> bool {
         (Makes::View, AuthAction::CreateView { view_name }) => is(view_name),
         (Makes::Trigger, AuthAction::CreateTrigger { trigger_name, .. }) => is(trigger_name),
         (Makes::Virtual, AuthAction::CreateVtable { table_name, module_name }) => {
-            is(table_name) && ["fts5", "rtree", "rtree_i32"].iter().any(|m| m.eq_ignore_ascii_case(module_name))
+            is(table_name) && MODULES.iter().any(|m| m.eq_ignore_ascii_case(module_name))
         }
         // What the module does for its own tables while it is made.
         (
@@ -316,5 +341,6 @@ fn allowed(makes: Makes, name: &str, ctx: &AuthContext<'_>) -> bool {
     }
 }
 
+mod needs;
 #[cfg(test)]
 mod tests;

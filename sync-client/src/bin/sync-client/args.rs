@@ -36,8 +36,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Make a new FILE from the server's schema and fill it
     #[command(after_help = "With --json: {\"file\", \"server\", \"tables\": [name], \"token_file\", \
-        \"left_out\": [{\"what\", \"why\"}], \"unfilled\": [name], \"report\"}: \
-        what of the app's objects was not made, full-text indexes that only the app can fill, and the report as in sync")]
+        \"not_synced\": [{\"table\", \"reason\", \"fix\"}], \"left_out\": [{\"what\", \"why\"}], \"unfilled\": [name], \"report\"}: \
+        tables of the server that this file cannot sync (exit code 5), what of the app's objects was not made, full-text indexes that only the app can fill, and the report as in sync")]
     Clone(Clone),
     /// Print the DDL of the tables that can be synced, ready for `sync-server serve --schema`
     #[command(after_help = "Tables that cannot be synced are named on stderr, with the reason and what to change.\n\

@@ -195,9 +195,18 @@ struct CloneReport<'a> {
     server: &'a str,
     tables: &'a [String],
     token_file: Option<&'a Path>,
+    not_synced: &'a [Refused],
     left_out: &'a [NotMade],
     unfilled: &'a [String],
     report: &'a SyncReport,
+}
+
+/// What a clone lacks.
+#[derive(Default)]
+struct Made {
+    left_out: Vec<NotMade>,
+    /// Tables of the server that this file cannot sync.
+    not_synced: Vec<Refused>,
 }
 
 /// An object of the app that the clone does not have.
@@ -226,7 +235,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
         let _ = remove_database(&with_suffix(file, NEW));
     }
     let source = Source::require(args.token.given.as_deref(), file)?;
-    let mut left_out = Vec::new();
+    let mut made = Made::default();
     let token_file = if file.exists() {
         args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
     } else {
@@ -239,7 +248,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
         let schema = ask::patiently(&http, &args.wait, out, fetch).map_err(Failure::of_clone)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
         match make(args, &source, &schema, out) {
-            Ok(not_made) => left_out = not_made,
+            Ok(all) => made = all,
             Err(failure) => {
                 if kept.is_some() {
                     let _ = token::forget(file);
@@ -247,7 +256,7 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
                 return Err(failure);
             }
         }
-        for NotMade { what, why } in &left_out {
+        for NotMade { what, why } in &made.left_out {
             out.note(format_args!("Left out of {}: {what}: {why}.", file.display()));
         }
         kept
@@ -271,14 +280,15 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
         server: &args.url,
         tables: &status.tables,
         token_file: token_file.as_deref(),
-        left_out: &left_out,
+        not_synced: &made.not_synced,
+        left_out: &made.left_out,
         unfilled: &unfilled,
         report: &report,
     };
     out.result(&object, || {
         format!("{} has {}.\n{}", file.display(), counted(status.tables.len() as u64, "table"), run::moved(&report))
     });
-    Ok(Done::with_rejected(status.rejected_rows))
+    Ok(Done::with_rejected(status.rejected_rows + made.not_synced.len() as u64))
 }
 
 /// Whether an earlier clone from the same server made this file and never got to its end.
@@ -289,12 +299,12 @@ fn half_made(file: &Path, url: &str) -> bool {
 }
 
 /// Makes the file under another name, with tables and capture, then gives it its name.
-fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) -> Result<Vec<NotMade>, Failure> {
+fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) -> Result<Made, Failure> {
     let fresh = with_suffix(&args.file, NEW);
     let result = remove_database(&fresh)
         .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
         .and_then(|()| create_tables(&fresh, schema))
-        .and_then(|left_out| {
+        .and_then(|(synced, left_out)| {
             let mut builder = file::builder(&fresh, Some(source.clone()), &args.rules).remember_policies();
             if let Some(ca) = &args.trust.ca {
                 builder = builder.ca(ca);
@@ -302,12 +312,17 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) 
             let client = builder.server(&args.url).all_tables().open()?;
             let tables = client.introspection().schema.tables().iter().map(|t| t.sql_name.clone());
             file::known_tables(&args.rules, &tables.collect::<Vec<_>>())?;
-            let found = Findings::of(client.introspection());
+            let mut found = Findings::of(client.introspection());
             drop(client);
             give_name(&fresh, &args.file)
                 .map_err(|error| Failure::local(format!("{} cannot be made: {error}.", args.file.display())))?;
             found.tell_refused(out);
-            Ok(left_out.into_iter().map(|LeftOut { what, why }| NotMade { what, why }).collect())
+            found.refused.retain(|r| synced.iter().any(|name| name.eq_ignore_ascii_case(&r.table)));
+            for Refused { table, .. } in &found.refused {
+                out.note(format_args!("The server syncs {table}, and this file does not: its rows stay away."));
+            }
+            let left_out = left_out.into_iter().map(|LeftOut { what, why }| NotMade { what, why }).collect();
+            Ok(Made { left_out, not_synced: found.refused })
         });
     // What is left of the other name, whichever way it went.
     let _ = remove_database(&fresh);
@@ -317,7 +332,8 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) 
 /// What a file is called until it has its tables.
 const NEW: &str = "-sync-new";
 
-fn create_tables(path: &Path, schema: &SchemaReply) -> Result<Vec<LeftOut>, Failure> {
+/// Makes them; the names of the server's tables, and what was not made beside them.
+fn create_tables(path: &Path, schema: &SchemaReply) -> Result<(Vec<String>, Vec<LeftOut>), Failure> {
     let failed = |error: rusqlite::Error| Failure::local(format!("{} cannot be made: {error}.", path.display()));
     let settings =
         Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(5), cache_kib: 2048 };
@@ -334,7 +350,7 @@ fn create_tables(path: &Path, schema: &SchemaReply) -> Result<Vec<LeftOut>, Fail
     let left_out = guest::make_others(&mut conn, &schema.app_objects, &synced).map_err(failed)?;
     conn.execute_batch("COMMIT").map_err(failed)?;
     conn.close().map_err(|(_, error)| failed(error))?;
-    Ok(left_out)
+    Ok((synced.tables().iter().map(|table| table.sql_name.clone()).collect(), left_out))
 }
 
 /// Fills the full-text indexes of a file that has its rows; names those that only the app can fill.

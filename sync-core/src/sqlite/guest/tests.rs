@@ -198,3 +198,41 @@ fn full_text_indexes_are_filled() {
     assert_eq!(count(&conn, "SELECT count(*) FROM search WHERE search MATCH 'hello'"), 1);
     assert_eq!(count(&conn, "SELECT count(*) FROM kept WHERE kept MATCH 'hello'"), 1);
 }
+
+/// A trigger that writes to what was left out would make each write to its table fail.
+#[test]
+fn what_needs_something_that_was_left_out_is_left_out_too() {
+    let (conn, left_out) = clone(&[
+        "CREATE TABLE local (x)",
+        "CREATE TABLE note_words (x)",
+        "CREATE VIRTUAL TABLE Words USING FTS4(body, content=note)",
+        "CREATE VIEW found AS SELECT docid FROM words",
+        "CREATE VIEW first AS SELECT * FROM found",
+        "CREATE VIEW fine AS SELECT id AS words FROM note",
+        "CREATE TRIGGER keeps AFTER INSERT ON note BEGIN INSERT INTO words (docid) VALUES (NEW.rowid); END",
+        "CREATE TRIGGER copies AFTER INSERT ON note BEGIN INSERT INTO local SELECT * FROM first; END",
+        "CREATE TRIGGER further AFTER INSERT ON local BEGIN DELETE FROM \"Words\"; END",
+        "CREATE TRIGGER instead INSTEAD OF INSERT ON fine BEGIN INSERT INTO words (docid) VALUES (1); END",
+        "CREATE TRIGGER counts AFTER INSERT ON note BEGIN INSERT INTO local VALUES (1); SELECT 'words' AS words; END",
+        "CREATE TRIGGER calls AFTER DELETE ON note BEGIN INSERT INTO local SELECT appfn(words) FROM fine; END",
+    ]);
+    let mut what: Vec<&str> = left_out.iter().map(|l| l.what.as_str()).collect();
+    what.sort_unstable();
+    let expected = [
+        "trigger copies",
+        "trigger further",
+        "trigger instead",
+        "trigger keeps",
+        "view first",
+        "view found",
+        "virtual table Words",
+    ];
+    assert_eq!(what, expected, "{left_out:?}");
+    let why = |what: &str| left_out.iter().find(|l| l.what == what).unwrap().why.as_str();
+    assert_eq!(why("virtual table Words"), "of the modules only fts5, rtree, rtree_i32 are taken, and it is of FTS4");
+    assert_eq!(why("trigger keeps"), "it needs Words, which is left out");
+    assert_eq!(why("trigger copies"), "it needs first, which is left out");
+    conn.execute_batch("INSERT INTO note VALUES ('1', 'hello')").unwrap();
+    assert_eq!(count(&conn, "SELECT count(*) FROM local"), 1);
+    assert_eq!(count(&conn, "SELECT count(*) FROM temp.sqlite_schema"), 0);
+}
