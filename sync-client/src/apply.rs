@@ -212,23 +212,25 @@ impl<'a> Applier<'a> {
         let written = match &r.row {
             None => {
                 self.keep.remember(self.store, r.position, &r.k, &key)?;
-                m.sql.delete(conn, &key).map(|_| ())
+                self.store.bounded(r.position, || m.sql.delete(conn, &key).map(|_| ()))?
             }
             Some(stored) => {
                 let row = fit(record::decode(stored)?, self.store.table(r.position));
-                let updated = match known {
-                    Known::Live(_) => m.sql.update_partial(conn, &key, &row),
-                    _ => Ok(0),
-                };
-                match updated {
-                    Ok(0) => match m.sql.insert_partial(conn, &row) {
+                self.store.bounded(r.position, || {
+                    let updated = match known {
+                        Known::Live(_) => m.sql.update_partial(conn, &key, &row)?,
+                        _ => 0,
+                    };
+                    if updated > 0 {
+                        return Ok(());
+                    }
+                    match m.sql.insert_partial(conn, &row) {
                         Err(e) if is_unique(&e) && m.sql.exists(conn, &key)? => {
                             m.sql.update_partial(conn, &key, &row).map(|_| ())
                         }
                         other => other.map(|_| ()),
-                    },
-                    other => other.map(|_| ()),
-                }
+                    }
+                })?
             }
         };
         match written {

@@ -316,7 +316,7 @@ impl Builder {
         if Meta::ServerTables.get::<String>(&store.conn)?.is_some() {
             api.set_known();
         }
-        let engine = Engine {
+        let mut engine = Engine {
             store,
             api,
             env: self.env,
@@ -336,6 +336,8 @@ impl Builder {
             place,
         };
         engine.note_log();
+        let stopped = engine.stopped();
+        engine.store.heed(stopped)?;
         Ok(engine)
     }
 }

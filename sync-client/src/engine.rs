@@ -101,8 +101,16 @@ impl Engine {
     }
 
     pub(crate) fn check_stopped(&self) -> Result<(), Error> {
-        let over = self.stopping.load(Ordering::Relaxed) || self.api.budget().is_some_and(|b| b.is_over());
+        let over = self.stopping.load(Ordering::Relaxed)
+            || self.api.transport().is_interrupted()
+            || self.api.budget().is_some_and(|b| b.is_over());
         if over { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Says whether this is to stop, to what runs long.
+    pub(crate) fn stopped(&self) -> impl Fn() -> bool + Send + use<> {
+        let (stopping, transport) = (Arc::clone(&self.stopping), Arc::clone(self.api.transport()));
+        move || stopping.load(Ordering::Relaxed) || transport.is_interrupted()
     }
 
     /// Reads what the server offers, now and then: it may have been given tables or limits since.

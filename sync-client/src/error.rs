@@ -197,7 +197,7 @@ pub enum Error {
     NewerFormat(i64),
     /// SQLite.
     #[error("the database: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
     /// The system: a file beside the app's, an export, a thread.
     #[error("{what}: {source}")]
     Io {
@@ -276,6 +276,16 @@ impl Error {
 pub(crate) fn cannot(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let what = format!("cannot {what} {}", path.display());
     move |source| Error::Io { what, source }
+}
+
+/// Nothing but a stop interrupts a statement.
+impl From<rusqlite::Error> for Error {
+    fn from(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Stopped,
+            _ => Self::Sqlite(e),
+        }
+    }
 }
 
 impl From<TransportError> for Error {

@@ -163,6 +163,7 @@ impl Engine {
         let place = Place::take(&self.asked)?;
         let mut store = Store::open(place.file())?;
         self.env.opened(&store.conn);
+        store.heed(self.stopped())?;
         if !store.installed()? || store.asleep()? {
             return Err(Error::NotInitialized);
         }

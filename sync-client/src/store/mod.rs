@@ -4,6 +4,7 @@ mod asleep;
 pub(crate) mod busy;
 mod dirty;
 mod earlier;
+mod endless;
 mod fold;
 mod gone;
 mod grown;
@@ -31,6 +32,8 @@ use sync_core::sqlite::introspect::Found;
 use sync_core::sqlite::locals::Locals;
 use sync_core::sqlite::rows::RowSql;
 
+use endless::Work;
+
 pub(crate) use dirty::{Dirty, WAITS_FOR};
 pub(crate) use grown::Grown;
 pub(crate) use install::{Selection, known, look, tables_of};
@@ -54,6 +57,7 @@ pub(crate) struct Store {
     pub(crate) offered: Offered,
     /// The tables that are others there, by position.
     pub(crate) held_back: BTreeMap<usize, Unlike>,
+    work: Work,
 }
 
 /// One synced table's number in this file, and its statements.
@@ -89,6 +93,7 @@ impl Store {
             locals: Locals::default(),
             offered: Offered::default(),
             held_back: BTreeMap::new(),
+            work: Work::default(),
         }
     }
 

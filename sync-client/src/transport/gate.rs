@@ -94,6 +94,10 @@ impl Gate {
         self.state().closed = false;
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// Waits for that long, or until the next stop.
     pub(super) fn pause(&self, time: Duration) -> Result<(), TransportError> {
         let turn = self.enter()?;

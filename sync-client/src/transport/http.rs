@@ -158,6 +158,10 @@ impl Transport for Http {
         self.gate.open();
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.gate.is_closed()
+    }
+
     fn pause(&self, time: Duration) -> Result<(), TransportError> {
         self.gate.pause(time)
     }

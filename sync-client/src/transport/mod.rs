@@ -121,6 +121,11 @@ pub trait Transport: Send + Sync {
     /// Allows calls again.
     fn resume(&self) {}
 
+    /// Whether it is interrupted now: what runs long without the network ends then too.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+
     /// Waits before the next request, as long as the server asked for.
     ///
     /// # Errors

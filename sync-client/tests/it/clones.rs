@@ -1,11 +1,18 @@
 //! A clone is a file that the app can open: it has what the app made beside its tables, as far as a server may make it.
 
+#[cfg(unix)]
+use std::process::Command;
+
 use rusqlite::Connection;
 use sync_core::sqlite::others::MARK;
 use tempfile::TempDir;
 
+#[cfg(unix)]
+use crate::cli::program;
 use crate::cli::{file, run, text};
 use crate::support::serve;
+#[cfg(unix)]
+use crate::world::until;
 
 const APP: &str = "
     PRAGMA user_version = 42; PRAGMA application_id = 1234;
@@ -119,4 +126,42 @@ fn a_table_syncs_without_an_index_of_a_foreign_module() {
     assert_eq!(ran.json()["not_synced"][0]["table"], "mail");
     let told = run(&dir, &["clone", &server.url(), "d.db", "--token", "ann"]).ends(5).stderr;
     assert!(told.contains("The server syncs mail, and this file does not"), "{told}");
+}
+
+/// A trigger that never ends, handed out by a server: a signal ends the program all the same, and nothing is half done.
+#[cfg(unix)]
+#[test]
+fn a_trigger_without_an_end_is_stopped() {
+    let dir = TempDir::new().unwrap();
+    let tables = "CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, body TEXT);";
+    let server = serve(&format!(
+        "{tables}\n{MARK}\nCREATE TABLE f (x);\n\
+         CREATE TRIGGER endless AFTER INSERT ON note BEGIN INSERT INTO f SELECT i FROM \
+         (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0); END;"
+    ));
+    file(&dir, "a.db", &format!("{tables} INSERT INTO note VALUES ('1', 'x')"));
+    run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    run(&dir, &["sync", "a.db"]).ends(0);
+    let mut clone = program(&dir, &["clone", &server.url(), "b.db", "--token", "ann"]).spawn().unwrap();
+    // It writes the row: from then on nobody else can.
+    let path = dir.path().join("b.db");
+    let busy = || {
+        let conn = Connection::open(&path).unwrap();
+        conn.busy_timeout(std::time::Duration::ZERO).unwrap();
+        conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err()
+    };
+    let mut seen = 0;
+    until("it is in the trigger", || {
+        seen = if path.exists() && busy() { seen + 1 } else { 0 };
+        seen > 1000
+    });
+    assert!(Command::new("kill").args(["-TERM", &clone.id().to_string()]).status().unwrap().success());
+    let ended = clone.wait().unwrap();
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    let b = Connection::open(&path).unwrap();
+    assert_eq!(text(&b, "SELECT (SELECT count(*) FROM note) || ' ' || (SELECT count(*) FROM f)"), "0 0");
+    // Once it is gone, all goes on.
+    b.execute_batch("DROP TRIGGER endless").unwrap();
+    run(&dir, &["sync", "b.db", "--token", "ann"]).ends(0);
+    assert_eq!(text(&b, "SELECT body FROM note"), "x");
 }

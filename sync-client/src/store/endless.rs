@@ -1,0 +1,82 @@
+//! Statements that do not come to an end. A trigger runs with each row that is written, and it may be one that a server
+//! handed out: a stop ends it all the same, and a row that takes too much is given up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::Store;
+use crate::error::Error;
+
+/// How many looks are left for the row that is being written.
+#[derive(Clone, Default)]
+pub(crate) struct Work(Arc<AtomicI64>);
+
+impl Store {
+    /// From here on a statement fails with [`Error::Stopped`] once this says so.
+    pub(crate) fn heed(&mut self, stopped: impl Fn() -> bool + Send + 'static) -> Result<(), Error> {
+        let Work(left) = self.work.clone();
+        let look = move || stopped() || left.fetch_sub(1, Ordering::Relaxed) == 1;
+        Ok(self.conn.progress_handler(STEPS, Some(look))?)
+    }
+
+    /// Writes a row of a table, with what triggers make of it.
+    pub(crate) fn bounded<T>(
+        &self,
+        position: usize,
+        write: impl FnOnce() -> Result<T, rusqlite::Error>,
+    ) -> Result<Result<T, rusqlite::Error>, Error> {
+        self.work.0.store(LOOKS, Ordering::Relaxed);
+        let written = write();
+        if self.work.0.swap(0, Ordering::Relaxed) <= 0 && written.is_err() {
+            return Err(Error::Argument(format!(
+                "a row of table {} cannot be written here: a trigger on the table does not come to an end; nothing is \
+                 lost, and once that trigger is dropped the next sync goes on",
+                self.table(position).sql_name
+            )));
+        }
+        Ok(written)
+    }
+}
+
+/// Steps of SQLite's virtual machine between two looks.
+const STEPS: i32 = 10_000;
+/// Looks while one row is written: some seconds, where counting a large table anew takes one.
+const LOOKS: i64 = if cfg!(test) { 100 } else { 30_000 };
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    const ENDLESS: &str =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0";
+
+    #[test]
+    fn a_row_that_takes_too_much_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let schema = "CREATE TABLE n (id TEXT PRIMARY KEY NOT NULL)";
+        rusqlite::Connection::open(&path).unwrap().execute_batch(schema).unwrap();
+        let mut store = Store::open(&path).unwrap();
+        store.install("http://h", &super::super::Selection::All, "s", 0).unwrap();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopped);
+        store.heed(move || stop.load(Ordering::Relaxed)).unwrap();
+        let insert = |id: &str| store.conn.execute("INSERT INTO n VALUES (?)", [id]);
+        let endless =
+            format!("CREATE TEMP TRIGGER t AFTER INSERT ON n WHEN NEW.id = 'x' BEGIN SELECT * FROM ({ENDLESS}); END");
+        store.conn.execute_batch(&endless).unwrap();
+        assert!(matches!(store.bounded(0, || insert("a")), Ok(Ok(1))));
+        let said = store.bounded(0, || insert("x")).unwrap_err().to_string();
+        assert!(said.contains("row of table n ") && said.contains("does not come to an end"), "{said}");
+        // What is no row may take long, but for a stop.
+        let long = ENDLESS.replace("FROM n) ", "FROM n LIMIT 200000) ");
+        let long = || Ok::<_, Error>(store.conn.query_row(&long, [], |r| r.get::<_, i64>(0))?);
+        assert_eq!(long().unwrap(), 0);
+        stopped.store(true, Ordering::Relaxed);
+        assert!(matches!(long(), Err(Error::Stopped)));
+        let rows: i64 = store.conn.query_row("SELECT count(*) FROM n", [], |r| r.get(0)).unwrap();
+        assert_eq!(rows, 1);
+    }
+}
