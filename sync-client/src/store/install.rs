@@ -266,6 +266,7 @@ impl Store {
             found.schema = without_other_keys(&self.conn, found.schema)?;
             copies = app_triggers::runnable(&self.conn, app_triggers::plan(&found.schema, &app).copy)?;
             locals = Locals::read(&self.conn, &found.schema)?;
+            locals.mark_filled(&copies);
         } else {
             refuse(&self.conn, &found, &selection)?;
         }

@@ -101,6 +101,7 @@ mod tests {
                 table: table.into(),
                 sql: sql.clone(),
                 writes: [writes.to_owned()].into(),
+                fills: std::collections::BTreeSet::new(),
                 unknown: None,
             };
             let kept = sql.replacen("CREATE TRIGGER", "CREATE TEMP TRIGGER", 1);

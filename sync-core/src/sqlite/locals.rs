@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::declared::{self, Declared};
 use super::introspect::object_sql;
 use super::sql::{OR_ABORT, or_abort};
+use super::triggers::Trigger;
 use super::{quote, quote_all};
 use crate::schema::Schema;
 
@@ -27,6 +28,9 @@ pub struct Reference {
     pub on_delete: String,
     /// As `on_delete`.
     pub on_update: String,
+    /// Whether triggers of the table that it refers to fill its own, so that its rows go with a row at once, as SQLite has
+    /// it: they are made anew where the row is put in again.
+    pub filled: bool,
     /// What stands between UPDATE and the table: see [`super::sql::or_abort`].
     pub or_abort: &'static str,
 }
@@ -102,6 +106,29 @@ impl Locals {
         self.targets.iter().flat_map(|p| &p.references).map(|r| r.child.to_ascii_lowercase()).collect()
     }
 
+    /// Says which of them are filled by these triggers.
+    pub fn mark_filled(&mut self, copies: &[Trigger]) {
+        for at in 0..self.targets.len() {
+            let target = &self.targets[at];
+            let mut reached = BTreeSet::from([target.table.to_ascii_lowercase()]);
+            loop {
+                let before = reached.len();
+                for t in copies.iter().filter(|t| !t.fills.is_empty()) {
+                    if reached.contains(&t.table.to_ascii_lowercase()) {
+                        reached.extend(t.fills.iter().cloned());
+                    }
+                }
+                if reached.len() == before {
+                    break;
+                }
+            }
+            reached.remove(&target.table.to_ascii_lowercase());
+            for r in &mut self.targets[at].references {
+                r.filled = r.on_delete == "CASCADE" && reached.contains(&r.child.to_ascii_lowercase());
+            }
+        }
+    }
+
     /// Our writes to their rows say that every conflict is refused.
     pub fn refuse(&mut self) {
         self.targets.iter_mut().flat_map(|p| &mut p.references).for_each(|r| r.or_abort = OR_ABORT);
@@ -148,6 +175,12 @@ impl Target {
         [names("k", self.key.len()), names("o", n), names("n", n)]
     }
 
+    /// Inside a trigger no schema can be named.
+    fn cascade(&self, r: &Reference) -> String {
+        let same = r.columns.iter().zip(&self.columns).map(|(c, p)| format!("{} = OLD.{}", quote(c), quote(p)));
+        format!("DELETE FROM {} WHERE {}; ", quote(&r.child), same.collect::<Vec<_>>().join(" AND "))
+    }
+
     fn statements(&self, n: usize) -> String {
         let name = left(n);
         let [key, old, new] = self.noted();
@@ -160,9 +193,10 @@ impl Target {
             self.columns.iter().map(|c| format!("OLD.{0} IS NOT NEW.{0} COLLATE BINARY", quote(c))).collect();
         let columns = [key, old, new].concat().join(", ");
         let (table, of_columns) = (quote(&self.table), quote_all(self.columns.iter().map(String::as_str)));
+        let at_once: String = self.references.iter().filter(|r| r.filled).map(|r| self.cascade(r)).collect();
         format!(
             "CREATE TEMP TABLE {name} ({columns});
-             CREATE TEMP TRIGGER {name}_delete AFTER DELETE ON main.{table} BEGIN
+             CREATE TEMP TRIGGER {name}_delete AFTER DELETE ON main.{table} BEGIN {at_once}
                INSERT INTO {name} VALUES ({}); END;
              CREATE TEMP TRIGGER {name}_update AFTER UPDATE OF {of_columns} ON main.{table} WHEN {} BEGIN
                INSERT INTO {name} VALUES ({}); END;",
@@ -227,6 +261,7 @@ fn reference(conn: &Connection, child: &str, key: &Declared) -> rusqlite::Result
         defaults,
         on_delete: key.on_delete.clone(),
         on_update: key.on_update.clone(),
+        filled: false,
         or_abort: object_sql(conn, "table", child)?.map_or("", |sql| or_abort(&sql)),
     })
 }

@@ -57,10 +57,11 @@ pub fn survey(conn: &mut Connection, only: Option<&[String]>, known: &Known) -> 
             }
         }
         if planned.misfits.is_empty() {
-            let locals = Locals::read(conn, &found.schema)?;
+            let mut locals = Locals::read(conn, &found.schema)?;
             let mut copies = planned.copy;
             let beside = beside(&found.schema, &locals, &triggers, &copies);
             copies.extend(runnable(conn, beside)?);
+            locals.mark_filled(&copies);
             found.notes.extend(notes(&locals));
             return Ok(Survey { found, triggers, copies, locals });
         }

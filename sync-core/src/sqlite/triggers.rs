@@ -29,6 +29,8 @@ pub struct Trigger {
     pub sql: String,
     /// Lowercase names of the tables that it writes itself.
     pub writes: BTreeSet<String>,
+    /// Those among them that it puts rows into where a row comes into a table.
+    pub fills: BTreeSet<String>,
     /// Why that cannot be told, in SQLite's words.
     pub unknown: Option<String>,
 }
@@ -46,7 +48,7 @@ pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
     let mut list: Vec<Trigger> = s
         .query_map([], |r| {
             let (name, table, sql) = (r.get(0)?, r.get(1)?, r.get(2)?);
-            Ok(Trigger { name, table, sql, writes: BTreeSet::new(), unknown: None })
+            Ok(Trigger { name, table, sql, writes: BTreeSet::new(), fills: BTreeSet::new(), unknown: None })
         })?
         .collect::<Result<_, _>>()?;
     drop(s);
@@ -64,6 +66,7 @@ pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
     }
     for t in &mut list {
         t.writes = written.by.get(&t.name.to_ascii_lowercase()).cloned().unwrap_or_default();
+        t.fills = written.fills.get(&t.name.to_ascii_lowercase()).cloned().unwrap_or_default();
         t.unknown = written.unknown.get(&t.table.to_ascii_lowercase()).cloned();
     }
     Ok(list)
@@ -73,6 +76,8 @@ pub fn read(conn: &mut Connection) -> rusqlite::Result<Vec<Trigger>> {
 struct Written {
     /// The tables that each trigger writes; all names lowercase.
     by: BTreeMap<String, BTreeSet<String>>,
+    /// Those that it puts rows into while a row is inserted.
+    fills: BTreeMap<String, BTreeSet<String>>,
     /// The tables that no write could be compiled to, and why.
     unknown: BTreeMap<String, String>,
 }
@@ -80,7 +85,7 @@ struct Written {
 /// Compiles a write of each kind to each table under an authorizer, which hears of every table that
 /// a trigger's program writes, and in the name of which trigger.
 fn written_by_triggers<'a>(conn: &mut Connection, tables: impl Iterator<Item = &'a str>) -> rusqlite::Result<Written> {
-    let heard: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> = Arc::default();
+    let heard: Arc<Mutex<Heard>> = Arc::default();
     let tables: BTreeSet<&str> = tables.collect();
     let was = conn.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
@@ -94,26 +99,47 @@ fn written_by_triggers<'a>(conn: &mut Connection, tables: impl Iterator<Item = &
         ) = (ctx.accessor, ctx.action)
         {
             let mut heard = sink.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.entry(trigger.to_ascii_lowercase()).or_default().insert(table_name.to_ascii_lowercase());
+            let (trigger, table) = (trigger.to_ascii_lowercase(), table_name.to_ascii_lowercase());
+            if heard.inserting && matches!(ctx.action, AuthAction::Insert { .. }) {
+                heard.fills.entry(trigger.clone()).or_default().insert(table.clone());
+            }
+            heard.by.entry(trigger).or_default().insert(table);
         }
         Authorization::Allow
     }))?;
     let mut unknown = BTreeMap::new();
     for table in tables {
-        if let Err(e) = compile_writes(conn, table) {
+        let inserting = |is: bool| heard.lock().unwrap_or_else(PoisonError::into_inner).inserting = is;
+        inserting(true);
+        let inserted = compile_insert(conn, table);
+        inserting(false);
+        if let Err(e) = inserted.and_then(|()| compile_writes(conn, table)) {
             unknown.insert(table.to_ascii_lowercase(), words(&e));
         }
     }
     conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, was)?;
-    let by = heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Written { by, unknown })
+    let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Written { by: heard.by, fills: heard.fills, unknown })
+}
+
+/// What the authorizer has heard so far.
+#[derive(Debug, Default)]
+struct Heard {
+    by: BTreeMap<String, BTreeSet<String>>,
+    fills: BTreeMap<String, BTreeSet<String>>,
+    /// Whether an INSERT is being compiled.
+    inserting: bool,
+}
+
+fn compile_insert(conn: &Connection, table: &str) -> rusqlite::Result<()> {
+    conn.prepare(&format!("INSERT INTO main.{} DEFAULT VALUES", quote(table))).map(|_| ())
 }
 
 /// Compiles an INSERT, an UPDATE and a DELETE of a table of the main database, with the triggers that they set off.
 fn compile_writes(conn: &Connection, table: &str) -> rusqlite::Result<()> {
     let t = quote(table);
-    conn.prepare(&format!("INSERT INTO main.{t} DEFAULT VALUES"))?;
+    compile_insert(conn, table)?;
     conn.prepare(&format!("DELETE FROM main.{t}"))?;
     // Every column, so that UPDATE OF triggers are compiled whichever they name.
     let mut s = conn.prepare("SELECT name FROM pragma_table_info(?)")?;

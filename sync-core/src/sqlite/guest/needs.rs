@@ -85,8 +85,14 @@ fn runs(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
     if r.get::<_, String>(2)? == "view" {
         return Ok(false);
     }
-    let trigger =
-        Trigger { name: name.to_owned(), table: r.get(0)?, sql: r.get(1)?, writes: BTreeSet::new(), unknown: None };
+    let trigger = Trigger {
+        name: name.to_owned(),
+        table: r.get(0)?,
+        sql: r.get(1)?,
+        writes: BTreeSet::new(),
+        fills: BTreeSet::new(),
+        unknown: None,
+    };
     drop(rows);
     Ok(cannot_run(conn, &trigger)?.is_none())
 }
