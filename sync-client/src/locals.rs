@@ -201,7 +201,9 @@ impl Store {
         let mut todo = vec![(position, key.to_vec())];
         while let Some((position, key)) = todo.pop() {
             let Some(row) = self.managed[position].sql.read_bytes(&self.conn, &key)? else { continue };
-            if let Some(table) = self.held_by_local(position, &row, None)? {
+            if self.held_by_local(position, &row, None)?.is_some()
+                && let Some(table) = self.held_after_delete(position, &key, &row)?
+            {
                 return Ok(Some(table));
             }
             for (child, fk) in self.schema().references_to(position) {
@@ -213,6 +215,18 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// The same once the row is gone: the app's own triggers may clear what refers to it. Nothing of that is kept.
+    fn held_after_delete(&self, position: usize, key: &[Value], row: &[Value]) -> Result<Option<String>, Error> {
+        self.conn.execute_batch("SAVEPOINT _sync_held")?;
+        let gone = self.managed[position].sql.delete(&self.conn, key);
+        let held = self.held_by_local(position, row, None);
+        self.conn.execute_batch("ROLLBACK TO _sync_held; RELEASE _sync_held")?;
+        match gone {
+            Err(e) if !is_constraint(&e) => Err(e.into()),
+            _ => held,
+        }
     }
 
     /// Whether unsynced tables refer to a table, or to one that refers to it.

@@ -306,3 +306,31 @@ fn a_row_that_is_refused_leaves_no_reference_broken() {
         }
     }
 }
+
+/// Rows that the app's own triggers clear before or after a DELETE do not hold it up, as under the app's own.
+#[test]
+fn what_a_trigger_clears_lets_a_delete_through() {
+    for when in ["BEFORE", "AFTER"] {
+        let w = World::with(SYNCED, Limits::default());
+        let a = w.device("a");
+        a.sql("INSERT INTO users (id, name) VALUES (1, 'one'), (2, 'two')");
+        a.sync();
+        let local = format!(
+            "CREATE TABLE side (u INTEGER REFERENCES users(id), len INTEGER); CREATE TABLE other (u REFERENCES users(id));
+             CREATE TRIGGER fill AFTER INSERT ON users BEGIN INSERT INTO side VALUES (NEW.id, length(NEW.name)); END;
+             CREATE TRIGGER clear {when} DELETE ON users BEGIN DELETE FROM side WHERE u = OLD.id; END"
+        );
+        let b = device(&w, "b", &local);
+        b.sql("INSERT INTO other VALUES (2)");
+        a.sql("DELETE FROM users");
+        a.sync();
+        b.sync();
+        // What no trigger clears holds its row as ever, and is cleared for no trial.
+        assert_eq!(b.text("SELECT group_concat(name) FROM users"), "two", "{when}");
+        assert_eq!((b.count("SELECT count(*) FROM side"), b.client().status().unwrap().set_aside_rows), (1, 1));
+        b.sql("DELETE FROM other");
+        b.sync();
+        assert_eq!((b.count("SELECT count(*) FROM users"), b.count("SELECT count(*) FROM side")), (0, 0), "{when}");
+        assert_eq!((broken(&b), b.client().status().unwrap().set_aside_rows), (0, 0), "{when}");
+    }
+}
