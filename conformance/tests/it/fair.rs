@@ -51,9 +51,9 @@ fn a_lease_may_be_told_in_milliseconds() {
     let finer = |q: &Request, r: &mut Reply| {
         if q.is("POST", "/sync/connect") && r.value().is_some_and(|v| v["resolution"] == "initialize_local") {
             set(r, "/lease_expires_at", |v| {
-                let whole = v.as_str().unwrap_or_default().trim_end_matches('Z').to_owned();
-                let whole = if whole.contains('.') { whole } else { format!("{whole}.000") };
-                json!(format!("{whole}900Z"))
+                let told = v.as_str().unwrap_or_default().trim_end_matches('Z');
+                let (whole, fraction) = told.split_once('.').unwrap_or((told, ""));
+                json!(format!("{whole}.{fraction:0<3}900Z"))
             });
         }
     };
