@@ -175,7 +175,10 @@ impl Engine {
             )));
         }
         store.refresh(self.env.now_ms())?;
-        if !place.is_there() {
+        // It was read, so there is a log where it has one: otherwise somebody removed that who is not done yet.
+        let journal: String = store.conn.query_row("PRAGMA main.journal_mode", [], |r| r.get(0))?;
+        let torn = journal == "wal" && LogId::of(place.file()).is_none();
+        if !place.is_there() || torn {
             return Err(Error::Argument(format!("{} was replaced just now; try again", self.asked.display())));
         }
         tracing::info!("another file is at the path now; it is synced from here on");
