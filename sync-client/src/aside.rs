@@ -148,7 +148,7 @@ impl Applier<'_> {
                 continue;
             }
             for (child, fk) in self.store.schema().references_to(position) {
-                for child_key in self.children(child, fk, table, &row)? {
+                for child_key in self.store.children(child, fk, table, &row)? {
                     self.follow(child, &child_key)?;
                 }
             }

@@ -104,7 +104,7 @@ impl Engine {
         };
         let applier = Applier::new(&self.store, &self.policies, self.env.now_ms())?;
         match &entry.local {
-            None => self.delete_again(&applier, position, &key, live.as_deref())?,
+            None => self.delete_again(position, &key, live.as_deref())?,
             Some(text) => {
                 let members =
                     sync_core::json::from_slice(text.as_bytes()).map_err(|e| Error::Damaged(e.to_string()))?;
@@ -170,18 +170,12 @@ impl Engine {
         .store(tx)
     }
 
-    fn delete_again(
-        &self,
-        applier: &Applier<'_>,
-        position: usize,
-        key: &[Value],
-        live: Option<&[Value]>,
-    ) -> Result<(), Error> {
+    fn delete_again(&self, position: usize, key: &[Value], live: Option<&[Value]>) -> Result<(), Error> {
         let table = self.store.table(position);
         let Some(live) = live else { return Ok(()) };
         for (child, fk) in self.store.schema().references_to(position) {
             // A row that refers to itself stands in its own way only.
-            let others = applier.children(child, fk, table, live)?;
+            let others = self.store.children(child, fk, table, live)?;
             if let Some(first) = others.iter().find(|other| child != position || *other != key) {
                 let child = self.store.table(child);
                 return Err(Error::Argument(format!(
@@ -224,7 +218,7 @@ impl Engine {
             let Some(live) = live else { break };
             let lost = |c: &String| table.column(c).is_some_and(|i| row[i].as_ref().is_some_and(|v| *v != live[i]));
             if fk.parent_columns.iter().any(lost)
-                && let Some(first) = applier.children(child, fk, table, live)?.first()
+                && let Some(first) = self.store.children(child, fk, table, live)?.first()
             {
                 let child = self.store.table(child);
                 return Err(Error::Argument(format!(

@@ -282,7 +282,7 @@ impl Applier<'_> {
         let Some(base) = store.dirty(store.managed[position].id, &k)?.and_then(|d| d.base) else { return Ok(false) };
         let row = full(base);
         for (child, fk) in store.schema().references_to(position) {
-            if !self.children(child, fk, table, &row)?.is_empty() {
+            if !self.store.children(child, fk, table, &row)?.is_empty() {
                 let message = "this row was deleted on the other device, but rows of this file refer to it: it stays";
                 self.undo_delete(position, &k, key, Some(&row), message)?;
                 return Ok(true);

@@ -25,7 +25,8 @@ pub(crate) enum Unread {
 }
 
 /// The body of a reply that says that all is well, with nothing taken from it; `Err` with the first words where it is
-/// not a JSON object, or a short one with nothing in it that any reply of a server has. An empty one, or one that breaks off before its first byte, is left to whoever reads it.
+/// not a JSON object, or a short one with nothing in it that any reply of a server has. An empty one, or one that breaks
+/// off before its first byte, is left to whoever reads it.
 pub(crate) fn look(mut body: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>, String> {
     let mut begin = Vec::new();
     let mut buffer = [0; 16];

@@ -220,10 +220,10 @@ impl Store {
     /// The same once the row is gone: the app's own triggers may clear what refers to it. Nothing of that is kept.
     fn held_after_delete(&self, position: usize, key: &[Value], row: &[Value]) -> Result<Option<String>, Error> {
         self.conn.execute_batch("SAVEPOINT _sync_held")?;
-        let gone = self.managed[position].sql.delete(&self.conn, key);
+        let gone = self.bounded(position, || self.managed[position].sql.delete(&self.conn, key));
         let held = self.held_by_local(position, row, None);
         self.conn.execute_batch("ROLLBACK TO _sync_held; RELEASE _sync_held")?;
-        match gone {
+        match gone? {
             Err(e) if !is_constraint(&e) => Err(e.into()),
             _ => held,
         }

@@ -138,7 +138,7 @@ impl Applier<'_> {
         m.sql.delete(&store.conn, &key)?;
         self.changed(position, &k, true);
         for (child, fk) in store.schema().references_to(position) {
-            for key in self.children(child, fk, store.table(position), &live)? {
+            for key in self.store.children(child, fk, store.table(position), &live)? {
                 let message = "the row that this one refers to had to leave the table";
                 steps.push(Step::Displace { position: child, key, reason, message, server: None });
             }
@@ -279,17 +279,6 @@ impl Applier<'_> {
             }
         }
         Ok(true)
-    }
-
-    /// Keys of the rows of a child table that refer to this row.
-    pub(crate) fn children(
-        &self,
-        child: usize,
-        fk: &ForeignKey,
-        table: &Table,
-        row: &[Value],
-    ) -> Result<Vec<Vec<Value>>, Error> {
-        self.store.children(child, fk, table, row)
     }
 }
 

@@ -70,7 +70,7 @@ impl Engine {
         };
         // What is newer than it is neither gone nor decided. One that was begun before is made anew.
         if asked.fork.is_none() && !asked.earlier {
-            match self.not_older(&session) {
+            match not_older(&session, Meta::Checkpoint.integer(&self.store.conn)?) {
                 Err(Error::OldReply { .. }) if resumed => return Ok(Pulled::Rebuild),
                 other => other?,
             }
@@ -111,12 +111,6 @@ impl Engine {
         let stale = asked.committed.is_some_and(|committed| committed > seq)
             || history.is_some() && self.lineage_at(source, seq, history)? == Lineage::Other;
         Ok((!stale).then_some(asked))
-    }
-
-    /// A snapshot of the history that this file has pulled is at least as new as what was pulled.
-    fn not_older(&self, session: &SnapshotSession) -> Result<(), Error> {
-        let (said, known) = (session.snapshot_bundle_seq, Meta::Checkpoint.integer(&self.store.conn)?);
-        if said < known { Err(Error::OldReply { said, known }) } else { Ok(()) }
     }
 
     fn apply_snapshot(
@@ -213,6 +207,12 @@ impl Engine {
         self.env.fault(FaultPoint::Rebuilding);
         whole.commit().map(Attempt::Kept)
     }
+}
+
+/// A snapshot of the history that this file has pulled is at least as new as what was pulled when it was asked for.
+pub(crate) fn not_older(session: &SnapshotSession, known: i64) -> Result<(), Error> {
+    let said = session.snapshot_bundle_seq;
+    if said < known { Err(Error::OldReply { said, known }) } else { Ok(()) }
 }
 
 impl Store {

@@ -47,7 +47,7 @@ impl Applier<'_> {
         while let Some(before) = self.renamed.pop() {
             let store = self.store;
             for (child, fk) in moved(store, &before)? {
-                for key in self.children(child, fk, store.table(before.position), &before.row)? {
+                for key in self.store.children(child, fk, store.table(before.position), &before.row)? {
                     let m = &store.managed[child];
                     let Some(dirty) = store.dirty(m.id, Key::pack(&key)?.as_bytes())? else { continue };
                     let Some(row) = m.sql.read_bytes(&store.conn, &key)? else { continue };

@@ -29,7 +29,7 @@ impl Applier<'_> {
         }
         let mut contradicted = false;
         for (child, fk) in store.schema().references_to(position) {
-            for child_key in self.children(child, fk, table, &row)? {
+            for child_key in self.store.children(child, fk, table, &row)? {
                 let child_k = Key::pack(&child_key)?;
                 let came = store.known(store.managed[child].id, child_k.as_bytes())?;
                 // Also one that stays here over a tombstone that came.

@@ -150,7 +150,7 @@ impl<'a> Applier<'a> {
             out.local = out.local || store.locals_refer(parent, &row)?;
             for (child, fk) in store.schema().references_to(parent) {
                 let m = &store.managed[child];
-                for key in self.children(child, fk, store.table(parent), &row)? {
+                for key in self.store.children(child, fk, store.table(parent), &row)? {
                     let k = Key::pack(&key)?.as_bytes().to_vec();
                     if !seen.insert((child, k.clone())) {
                         continue;

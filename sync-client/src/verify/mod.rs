@@ -28,6 +28,7 @@ use self::scratch::{Reach, Scratch};
 use crate::client::Client;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::rebuild::not_older;
 use crate::report::{PullReport, PushReport};
 use crate::stage::Stage;
 use crate::store::Meta;
@@ -66,10 +67,10 @@ impl Engine {
         let server = self.api.capabilities(&source).map_err(Error::from)?;
         let known = Meta::Checkpoint.integer(&self.store.conn)?;
         let session = self.api.create_snapshot(&source).map_err(Error::from)?;
-        if session.snapshot_bundle_seq < known && self.shares_history(&session)? {
-            return Err(Error::OldReply { said: session.snapshot_bundle_seq, known });
-        }
-        let outcome = self.verify_at(&source, &session, &server, repair);
+        let outcome = self
+            .shares_history(&session)
+            .and_then(|shared| if shared { not_older(&session, known) } else { Ok(()) })
+            .and_then(|()| self.verify_at(&source, &session, &server, repair));
         self.api.delete_snapshot(&source, &session.snapshot_id);
         let report = outcome?;
         // What a repair could not bring by itself.

@@ -65,8 +65,7 @@ impl Apply<'_> {
     fn one(&mut self, row: &Staged, key: &[Value]) -> Outcome<Applied> {
         let t = self.scope.table(row.tab)?;
         self.ordinal.store(row.ordinal, Ordering::Relaxed);
-        if row.op == Op::Delete
-            && row.extra.as_ref().is_some_and(|e| e.restrict)
+        if row.is_restricted()
             && let Some(child) = self.would_act_on(row.tab, key)?
         {
             let message = format!("rows of {child} refer to this row, and its delete may not act on them");
@@ -118,7 +117,7 @@ impl Apply<'_> {
         let loaded = &self.scope.loaded;
         let parent = &loaded.tables[position];
         for (at, fk) in loaded.schema.references_to(position) {
-            if !["CASCADE", "SET NULL", "SET DEFAULT"].contains(&fk.on_delete.as_str()) {
+            if !acts(&fk.on_delete) {
                 continue;
             }
             let child = &loaded.tables[at].table;
@@ -260,10 +259,9 @@ impl Apply<'_> {
                 let Some(parent) = loaded.schema.position(&fk.parent) else { continue };
                 let table = &loaded.tables[parent].table;
                 let by_key = table.key.iter().all(|i| fk.parent_columns.contains(&table.columns[*i].name));
-                let acts = ["CASCADE", "SET NULL", "SET DEFAULT"].contains(&fk.on_update.as_str());
                 let updates = "SELECT 1 FROM row WHERE tab = ? AND op = ? LIMIT 1";
                 let updates = |tab: i64| self.staged.prepare_cached(updates)?.exists((tab, Op::Update.stored()));
-                if acts && !by_key && updates(self.scope.ids[parent])? {
+                if acts(&fk.on_update) && !by_key && updates(self.scope.ids[parent])? {
                     columns.extend(fk.columns.iter().copied());
                 }
             }
@@ -339,6 +337,11 @@ impl Apply<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether what is declared for a foreign key changes the rows that have it.
+fn acts(action: &str) -> bool {
+    ["CASCADE", "SET NULL", "SET DEFAULT"].contains(&action)
 }
 
 /// A staged row by its ordinal, with its key.

@@ -63,7 +63,7 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
             Ok(()) if !conflicts.is_empty() => {}
             Ok(())
                 if row.op == Op::Delete
-                    && (restricted(&row) || !(blocked.is_empty() && later.is_empty()))
+                    && (row.is_restricted() || !(blocked.is_empty() && later.is_empty()))
                     && job.scope.loaded.schema.references_to(job.scope.position(row.tab)?).next().is_some() =>
             {
                 later.push(row.ordinal);
@@ -124,10 +124,6 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
         }
         Err(e) => Err(e.into()),
     }
-}
-
-fn restricted(row: &Staged) -> bool {
-    row.extra.as_ref().is_some_and(|e| e.restrict)
 }
 
 fn refuse_duplicates(job: &Job<'_>) -> Outcome<()> {

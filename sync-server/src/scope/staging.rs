@@ -67,6 +67,13 @@ pub(crate) struct Staged {
     pub(crate) extra: Option<Extra>,
 }
 
+impl Staged {
+    /// Whether it is a delete that may not act on other rows.
+    pub(crate) fn is_restricted(&self) -> bool {
+        self.op == Op::Delete && self.extra.as_ref().is_some_and(|e| e.restrict)
+    }
+}
+
 /// What is rare in a staged row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Extra {
