@@ -79,7 +79,7 @@ impl Engine {
         tx.commit()?;
         let gives_way = mode == Some(Attach::TakeRemote) && Meta::Switched.integer(&self.store.conn)? != 0;
         let pending = !gives_way && self.could_seed()?;
-        let source = self.source_id()?;
+        let source = self.joining_source()?;
         let reply = self.api.connect(&source, pending).map_err(Error::from)?;
         self.same_scope(reply.scope_id.as_deref())?;
         match reply.resolution {
@@ -92,12 +92,12 @@ impl Engine {
                 let id = reply
                     .initialization_id
                     .ok_or_else(|| Error::Protocol("initialize_local came without an initialization_id".into()))?;
-                self.begin_anew()?;
+                self.begin_anew(&source)?;
                 self.joined(Some(&id))?;
                 Ok(Attached::Seeding)
             }
             Resolution::InitializeEmpty => {
-                self.begin_anew()?;
+                self.begin_anew(&source)?;
                 if gives_way {
                     self.give_way_to_nothing(report)?;
                 }
@@ -107,6 +107,25 @@ impl Engine {
             Resolution::RemoteAuthoritative if self.go_on(&source)? => Ok(Attached::Resumed),
             Resolution::RemoteAuthoritative => self.join(mode, report),
         }
+    }
+
+    /// The source to connect under. One that has pushed may find that its history is gone, and would number bundles of
+    /// the next one as it did those: were the first to come back, each would pass for the other. It is kept until the
+    /// server has said what becomes of the file, so that a lease that was granted to it is found again.
+    fn joining_source(&self) -> Result<String, Error> {
+        let conn = &self.store.conn;
+        let sent = self.store.outbox()?.is_some_and(|o| o.state != OutboxState::Frozen);
+        let wrote = sent || self.store.next_source_bundle_id()? > 1;
+        // While it seeds, the lease is its own.
+        if !wrote || Meta::InitializationId.get::<String>(conn)?.is_some() {
+            return self.source_id();
+        }
+        if let Some(next) = Meta::NextSourceId.get(conn)? {
+            return Ok(next);
+        }
+        let next = self.env.new_id();
+        Meta::NextSourceId.keep(conn, next.clone())?;
+        Ok(next)
     }
 
     /// Whether there is anything that a new scope could get from this file. Rows that are held back would
@@ -119,7 +138,7 @@ impl Engine {
     /// The scope has no history, not even one that it lost (H3): every row is local work, and nothing is known
     /// of any in this one. It has not begun yet: what was known of the one before is kept, and counts again where that
     /// comes back.
-    fn begin_anew(&self) -> Result<(), Error> {
+    fn begin_anew(&self, source: &str) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
         self.store.set_history_aside()?;
@@ -135,6 +154,8 @@ impl Engine {
             m.clear(&tx)?;
         }
         // A lease that was granted is this source's, and there no source has written yet.
+        Meta::SourceId.set(&tx, source)?;
+        Meta::NextSourceId.clear(&tx)?;
         Meta::NextSourceBundleId.set(&tx, 1)?;
         Ok(tx.commit()?)
     }
@@ -219,7 +240,7 @@ impl Engine {
         for m in [Meta::Attached, Meta::Joined] {
             m.set(&tx, 1)?;
         }
-        for m in [Meta::AttachMode, Meta::Resume, Meta::Switched, Meta::RetryAfter] {
+        for m in [Meta::AttachMode, Meta::Resume, Meta::Switched, Meta::RetryAfter, Meta::NextSourceId] {
             m.clear(&tx)?;
         }
         Ok(tx.commit()?)

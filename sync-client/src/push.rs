@@ -401,6 +401,7 @@ impl Engine {
     /// comes back by pull as rows equal to ours.
     pub(crate) fn fresh_source(&self) -> Result<(), Error> {
         let tx = self.store.begin()?;
+        self.store.remember_sent_rows()?;
         self.store.release_outbox()?;
         Meta::SourceId.set(&tx, self.env.new_id())?;
         Meta::NextSourceBundleId.set(&tx, 1)?;

@@ -91,6 +91,7 @@ impl Applier<'_> {
             }
         }
         let (t, k) = (m.id, r.k.clone());
+        self.note_undone_delete(&r, known)?;
         self.carry_out(verdict, r, &Met { key, live, known, dirty, sent, remote, minted, resolution })?;
         // Values in columns that the server lacks have nowhere to go yet: the intent stays for their sake.
         match unsent {

@@ -18,7 +18,8 @@ impl Store {
     pub(crate) fn set_history_aside(&self) -> Result<(), Error> {
         let conn = &self.conn;
         if Meta::Checkpoint.integer(conn)? == 0 {
-            return Ok(());
+            // Nothing of it could be told from another history; what this file pushed into it was here all the same.
+            return self.remember_rows_here();
         }
         conn.execute_batch(
             "DELETE FROM main._sync_earlier WHERE v < 0; \
@@ -30,6 +31,7 @@ impl Store {
              DELETE FROM main._sync_earlier_history; \
              INSERT INTO main._sync_earlier_history SELECT seq, hash FROM main._sync_history;",
         )?;
+        self.remember_rows_here()?;
         for (position, m) in self.managed.iter().enumerate() {
             let clean = "SELECT r.k FROM main._sync_row r WHERE r.t = ?1 AND r.v > 0 \
                          AND NOT EXISTS (SELECT 1 FROM main._sync_dirty d WHERE d.t = r.t AND d.k = r.k) \
@@ -47,11 +49,29 @@ impl Store {
         Ok(())
     }
 
+    /// Rows of the history that goes now were here once.
+    fn remember_rows_here(&self) -> Result<(), Error> {
+        self.remember_sent_rows()?;
+        Ok(self.conn.execute_batch(
+            "INSERT OR IGNORE INTO main._sync_earlier (t, k, v) SELECT t, k, 0 FROM main._sync_row WHERE v <> 0",
+        )?)
+    }
+
+    /// The same of rows that a commit was sent for: they may be with others, whatever this server says of them now.
+    pub(crate) fn remember_sent_rows(&self) -> Result<(), Error> {
+        Ok(self.conn.execute_batch(
+            "INSERT OR IGNORE INTO main._sync_earlier (t, k, v) \
+               SELECT t, k, 0 FROM main._sync_out WHERE row IS NOT NULL \
+               AND EXISTS (SELECT 1 FROM main._sync_outbox WHERE state <> 'frozen')",
+        )?)
+    }
+
     /// What was known in the earlier history is known again. Every row that is not what it was then is an intent: of one
     /// that was pending on the base that it had, of the others a rebuild finds it. In a transaction of the caller, in
     /// which that rebuild is.
     pub(crate) fn take_up_earlier(&self, now: i64) -> Result<(), Error> {
         let conn = &self.conn;
+        self.remember_rows_here()?;
         self.reopen_above(-1, now)?;
         conn.execute_batch(
             "DELETE FROM main._sync_row; \
@@ -77,7 +97,8 @@ impl Store {
         )?;
         Meta::Checkpoint.set(conn, self.earlier()?.map_or(0, |(seq, _)| seq))?;
         Meta::SyncedThrough.clear(conn)?;
-        self.forget_earlier()
+        // Rows of the history that goes now may come again by another device that was of it.
+        Ok(conn.execute_batch("DELETE FROM main._sync_earlier WHERE v <> 0; DELETE FROM main._sync_earlier_history")?)
     }
 
     /// The newest bundle of the earlier history, and its hash: nothing where it cannot be told from others.

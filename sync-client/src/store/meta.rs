@@ -14,6 +14,8 @@ pub(crate) enum Meta {
     /// `*` or a JSON array of table names.
     Tables,
     SourceId,
+    /// The one that this file goes on under where the history that it wrote in is gone.
+    NextSourceId,
     NextSourceBundleId,
     ScopeId,
     Attached,
@@ -111,6 +113,7 @@ impl Meta {
             Self::WireSchema => "wire_schema",
             Self::Tables => "tables",
             Self::SourceId => "source_id",
+            Self::NextSourceId => "next_source_id",
             Self::NextSourceBundleId => "next_source_bundle_id",
             Self::ScopeId => "scope_id",
             Self::Attached => "attached",

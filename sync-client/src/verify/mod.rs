@@ -91,7 +91,11 @@ impl Engine {
         if seq > Meta::Checkpoint.integer(&self.store.conn)? {
             self.pull_part(&mut PullReport::default())?;
         }
-        if seq > Meta::Checkpoint.integer(&self.store.conn)? || !self.shares_history(session)? {
+        let pulled = Meta::Checkpoint.integer(&self.store.conn)?;
+        if seq > pulled {
+            return Err(Error::OldReply { said: pulled, known: seq });
+        }
+        if !self.shares_history(session)? {
             return Err(Error::Protocol("its history changed while it was compared; try again".into()));
         }
         let mut stage = self.stage()?;
