@@ -168,7 +168,9 @@ impl Store {
         if max_rows <= 0 {
             return Ok(None);
         }
-        let sql = "SELECT count(*) FROM (SELECT 1 FROM main._sync_dirty WHERE held IS NULL LIMIT ?)";
+        // What a search keeps back is not among those that are parted, but goes group by group.
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM main._sync_dirty d WHERE held IS NULL AND NOT EXISTS \
+                   (SELECT 1 FROM main._sync_suspect s WHERE s.t = d.t AND s.k = d.k AND s.kept) LIMIT ?)";
         let pending: i64 = conn.prepare_cached(sql)?.query_row([max_rows.saturating_add(1)], |r| r.get(0))?;
         if pending <= max_rows {
             return Ok(None);

@@ -273,3 +273,28 @@ fn where_every_row_fails_one_is_named_all_the_same() {
     converge(&[&a, &b]);
     assert_eq!(b.count("SELECT count(*) FROM people"), 31);
 }
+
+/// What a search keeps back is more than one bundle takes by now, and nothing else waits: each group is tried by itself.
+#[test]
+fn kept_groups_need_no_parting() {
+    let mut w = World::with(SCHEMA, Limits::default());
+    let (mut a, b) = (w.device("a"), w.device("b"));
+    a.sync();
+    fill(&a, 12, &[]);
+    let client = through(&w, &mut a, |http, r| if r.path.ends_with("/commit") { Ok(bare(500)) } else { http.send(r) });
+    for _ in 0..12 {
+        client.sync().unwrap_err();
+    }
+    drop(client);
+    w.stop();
+    w.limits = Limits { max_rows_per_bundle: 2, ..Limits::default() };
+    w.start();
+    let client = through(&w, &mut a, |http, r| if r.path.ends_with("/commit") { Ok(bare(500)) } else { http.send(r) });
+    for _ in 0..12 {
+        client.sync().unwrap_err();
+    }
+    drop(client);
+    a.open();
+    converge(&[&a, &b]);
+    assert_eq!(b.count("SELECT count(*) FROM people"), 12);
+}
