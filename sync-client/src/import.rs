@@ -20,7 +20,7 @@ use crate::export::{Export, ExportedRow, Sent};
 use crate::inbox::Entry;
 use crate::lineage::Lineage;
 use crate::report::{PullReport, PushReport};
-use crate::settle::{is_new, op_of};
+use crate::settle::{is_new, op_of, over};
 use crate::stage::StagedRow;
 use crate::store::{Dirty, Meta};
 use crate::whole::{Finished, NOT_WHOLE};
@@ -337,6 +337,10 @@ impl Applier<'_> {
         if same(live.as_deref(), i.row.row.as_ref()) {
             return Ok(());
         }
+        if let Some(local) = self.import_held_by_local(i, live.as_deref())? {
+            let message = format!("rows of {local}, which is not synced, refer to this file's row: it stays as it is");
+            return self.not_taken(i, "discarded", "still_referred_to", &message, live.as_deref());
+        }
         let here = store.known(m.id, &i.row.k)?;
         let unchanged = match (&live, &i.row.base) {
             // Versions may fit by chance where the server's history is another one by now; rows do not.
@@ -382,6 +386,16 @@ impl Applier<'_> {
         };
         clashes.push((r, i.row.known));
         Ok(())
+    }
+
+    /// The unsynced table whose rows refer to what an imported change would take away, where there is one.
+    fn import_held_by_local(&self, i: &Incoming, live: Option<&[Value]>) -> Result<Option<String>, Error> {
+        let store = self.store;
+        match (live, &i.row.row) {
+            (None, _) => Ok(None),
+            (Some(_), None) => store.kept_by_local(i.position, &i.key),
+            (Some(live), Some(row)) => store.held_by_local(i.position, live, Some(&over(row.clone(), Some(live)))),
+        }
     }
 
     fn not_taken(

@@ -304,6 +304,40 @@ fn an_imported_delete_breaks_no_reference() {
     assert_eq!(a.text("SELECT n.body || p.name FROM notes n JOIN people p ON p.id = n.person"), "by bx");
 }
 
+/// The same where the row that refers is of a table that is not synced: it could not be said to the server either.
+#[test]
+fn an_import_takes_no_row_from_under_an_unsynced_one() {
+    for (change, referred, conflicts) in [
+        ("DELETE FROM people WHERE id = 'p'", "id", 1),
+        // The row under its new key finds its name taken.
+        ("UPDATE people SET id = 'q' WHERE id = 'p'", "id", 2),
+        ("UPDATE people SET name = 'y' WHERE id = 'p'", "name", 1),
+    ] {
+        let w = World::with(&SCHEMA.replace("name TEXT", "name TEXT UNIQUE"), sync_server::limits::Limits::default());
+        let mut a = w.device("a");
+        let b = w.device_with("b", Policy::ServerWins, |app| {
+            app.execute_batch(&format!("CREATE TABLE mine (person TEXT REFERENCES people({referred}))")).unwrap();
+        });
+        a.sql("INSERT INTO people (id, name) VALUES ('p', 'x')");
+        converge(&[&a, &b]);
+        a.sql(change);
+        let (path, _) = export(&w, &mut a);
+        b.sql(&format!("INSERT INTO mine SELECT {referred} FROM people"));
+        let imported = b.client().import(&path).unwrap();
+        assert_eq!(imported.conflicts, conflicts, "{change}");
+        assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0, "{change}");
+        let discarded = b.client().discarded().unwrap();
+        assert_eq!((discarded.len(), discarded[0].reason.as_str()), (1, "still_referred_to"), "{change}");
+        assert!(discarded[0].message.contains("mine"), "{}", discarded[0].message);
+        assert_eq!(b.text("SELECT name FROM people WHERE id = 'p'"), "x", "{change}");
+        b.sync();
+        // Once nothing refers to it, it is a row like any other.
+        b.sql("DELETE FROM mine; DELETE FROM people WHERE id = 'p'");
+        a.open();
+        converge(&[&a, &b]);
+    }
+}
+
 /// Whatever lies beside an export is somebody's; of a try that was cut in the middle nothing stays.
 #[test]
 fn an_export_touches_no_other_file() {
