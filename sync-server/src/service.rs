@@ -28,6 +28,7 @@ use sync_core::protocol::push::{ChunkReply, CommitReply, CreatePushReply, Create
 use sync_core::protocol::snapshot::{CreateSnapshotRequest, SnapshotSession};
 use sync_core::protocol::watch::WatchEvent;
 use sync_core::protocol::{ApiError, SourceId, UserId};
+use sync_core::sqlite::introspect::Refusal;
 
 pub use self::config::{OpenError, ServiceConfig};
 pub use self::describe::Status;
@@ -218,6 +219,13 @@ impl Service {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// The tables of the schema that are not served, since they cannot be synced, why, and what to do. They are logged as
+    /// warnings when the service is opened, but for those that an app keeps beside its data (without a key, virtual).
+    #[must_use]
+    pub fn left_out(&self) -> &[Refusal] {
+        &self.inner.loaded.left_out
     }
 
     /// The data of `GET /status` and `GET /health`. Answers also while the service closes.

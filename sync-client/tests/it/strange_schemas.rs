@@ -74,6 +74,22 @@ fn a_server_reads_the_apps_own_ddl() {
     let server = serve(&fits);
     run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
     run(&dir, &["sync", "a.db"]).ends(0);
+
+    // A table that no device can sync is left out at both ends, and keeps neither from the others.
+    let unfit = format!(
+        "{fits} CREATE TABLE r (at REAL PRIMARY KEY); CREATE TABLE c (id INTEGER PRIMARY KEY, r REFERENCES r);"
+    );
+    let a = app(&dir, "u.db", &unfit);
+    a.execute_batch("INSERT INTO r VALUES (1.5); INSERT INTO c VALUES (1, 1.5); INSERT INTO plain VALUES ('p', 'x')")
+        .unwrap();
+    let server = serve(&unfit);
+    let init =
+        run(&dir, &["init", "u.db", "--server", &server.url(), "--all", "--token", "ann", "--json"]).ends(0).json();
+    let refused: Vec<_> = init["refused"].as_array().unwrap().iter().map(|r| r["table"].clone()).collect();
+    assert!(refused.contains(&"r".into()) && refused.contains(&"c".into()), "{init}");
+    run(&dir, &["sync", "u.db"]).ends(0);
+    run(&dir, &["clone", &server.url(), "v.db", "--token", "ann"]).ends(0);
+    assert_eq!(text(&app(&dir, "v.db", ""), "SELECT x FROM plain"), "x");
 }
 
 /// Named, such a table is refused with its reason, and the file stays as it was.

@@ -16,6 +16,13 @@ pub(crate) struct Objects {
     indexes: BTreeMap<String, String>,
 }
 
+impl Objects {
+    /// Whether it has a table of this name.
+    pub(crate) fn has_table(&self, name: &str) -> bool {
+        self.tables.contains_key(&name.to_ascii_lowercase())
+    }
+}
+
 /// Reads the objects of a file's main schema, but those of this program and of SQLite itself.
 pub(crate) fn objects(conn: &Connection) -> rusqlite::Result<Objects> {
     let sql = "SELECT type, name, sql FROM main.sqlite_schema WHERE type IN ('table', 'index') AND sql IS NOT NULL \

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 use sync_core::schema::{Schema, Table};
-use sync_core::sqlite::introspect::{Known, MOST_COLUMNS, introspect_known, statements};
+use sync_core::sqlite::introspect::{Known, MOST_COLUMNS, Refusal, introspect_known, statements};
 use sync_core::sqlite::others;
 use sync_core::sqlite::rows::RowSql;
 use sync_core::sqlite::stubs::Stubs;
@@ -47,6 +47,8 @@ pub(crate) struct Loaded {
     pub(crate) order: Vec<String>,
     /// Installed as TEMP triggers where pushes are committed.
     pub(crate) rules: Vec<Trigger>,
+    /// Tables of the app that are left out of scopes, since they cannot be synced.
+    pub(crate) left_out: Vec<Refusal>,
 }
 
 /// Loads the app's DDL and the server's rules. `keys` is what the rows of its tables are known by already.
@@ -59,22 +61,20 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>, keys: &Known) -> R
     stubs.remove(&app)?;
     let found = introspect_known(&app, None, keys)?;
     let helpers = helpers(&app)?;
-    let mut problems = Vec::new();
-    for r in &found.refused {
-        if helpers.contains(&r.table.to_ascii_lowercase()) {
-            tracing::info!(table = %r.table, reason = %r.reason, "a table that cannot be synced is left out of scopes");
-        } else {
-            problems.push(format!("table {}: {}; {}", r.table, r.reason, r.fix));
-        }
-    }
-    if !problems.is_empty() {
-        return Err(OpenError::Schema(format!(
-            "schema.sql has tables that cannot be synced:\n{}",
-            problems.join("\n")
-        )));
-    }
     if found.schema.tables().is_empty() {
-        return Err(OpenError::Schema("schema.sql has no table that can be synced".into()));
+        let tables = listed(&found.refused);
+        return Err(OpenError::Schema(format!("schema.sql has no table that can be synced{tables}")));
+    }
+    // As devices do: one table that cannot be synced takes out itself and what refers to it, and no other. A table that
+    // has rows of users already is not left out in silence: the recorded schema has it, and the ledger refuses.
+    for r in &found.refused {
+        // A name may have any character, and a warning is one line.
+        let told = sentence(r).replace(['\n', '\r'], " ");
+        if helpers.contains(&r.table.to_ascii_lowercase()) {
+            tracing::info!("left out of scopes: {told}");
+        } else {
+            tracing::warn!("cannot be synced and is left out, the other tables are served: {told}");
+        }
     }
     for n in &found.notes {
         tracing::debug!(table = %n.table, note = %n.text, "schema");
@@ -87,11 +87,12 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>, keys: &Known) -> R
     let objects = ddl::objects(&scope)?;
     let rules = match rules_sql {
         None => Vec::new(),
-        Some(sql) => load_rules(&mut scope, sql)?,
+        Some(sql) => load_rules(&mut scope, sql, &found.refused)?,
     };
     let order = schema.parents_first().iter().map(|i| schema.tables()[*i].name.clone()).collect();
     let tables = (0..schema.tables().len()).map(|i| info(&scope, &schema, i)).collect::<Result<_, _>>()?;
-    Ok(Loaded { schema, tables, statements, app_objects, objects, order, rules })
+    let left_out = found.refused;
+    Ok(Loaded { schema, tables, statements, app_objects, objects, order, rules, left_out })
 }
 
 impl Loaded {
@@ -104,6 +105,17 @@ impl Loaded {
         }
         hasher.finalize().to_hex().to_string()
     }
+}
+
+/// A table that cannot be synced, why, and what to do.
+pub(crate) fn sentence(r: &Refusal) -> String {
+    format!("table {}: {}; {}", r.table, r.reason, r.fix)
+}
+
+/// As [`sentence`], one a line below what they explain.
+fn listed(refused: &[Refusal]) -> String {
+    let lines: Vec<String> = refused.iter().map(|r| format!("\n{}", sentence(r))).collect();
+    if lines.is_empty() { String::new() } else { format!(":{}", lines.concat()) }
 }
 
 /// A database in memory from statements.
@@ -143,10 +155,15 @@ fn helpers(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     rows.collect()
 }
 
-fn load_rules(scope: &mut Connection, sql: &str) -> Result<Vec<Trigger>, OpenError> {
+fn load_rules(scope: &mut Connection, sql: &str, left_out: &[Refusal]) -> Result<Vec<Trigger>, OpenError> {
     let count = "SELECT count(*) FROM main.sqlite_schema WHERE type <> 'trigger'";
     let before: i64 = scope.query_row(count, [], |r| r.get(0))?;
-    scope.execute_batch(sql).map_err(|e| OpenError::Rules(format!("rules.sql is not valid: {e}")))?;
+    scope.execute_batch(sql).map_err(|e| {
+        // The table may stand in schema.sql all the same.
+        let missing = e.to_string().contains("no such table") && !left_out.is_empty();
+        let tables = if missing { format!("\ntables that were left out{}", listed(left_out)) } else { String::new() };
+        OpenError::Rules(format!("rules.sql is not valid: {e}{tables}"))
+    })?;
     let after: i64 = scope.query_row(count, [], |r| r.get(0))?;
     if before != after {
         return Err(OpenError::Rules("rules.sql may hold CREATE TRIGGER statements only".into()));

@@ -13,7 +13,7 @@ use sync_core::sqlite::rows::RowSql;
 use sync_core::value::Value;
 
 use super::OpenError;
-use crate::scope::schema::{Loaded, make};
+use crate::scope::schema::{Loaded, make, sentence};
 use crate::scope::{ddl, lock};
 
 /// The file's name in the data directory.
@@ -81,8 +81,14 @@ impl Ledger {
         if recorded != loaded.statements {
             let old = make(&recorded)?;
             fill(&old)?;
-            let plan = ddl::additions(&ddl::objects(&old)?, &loaded.objects, &loaded.order)
-                .map_err(OpenError::SchemaChanged)?;
+            let had = ddl::objects(&old)?;
+            let plan = ddl::additions(&had, &loaded.objects, &loaded.order).map_err(|differences| {
+                // Rows of users are in it, so it is not left out as a table is that nobody has yet; it is named as gone,
+                // though schema.sql has it.
+                let unfit = loaded.left_out.iter().filter(|r| had.has_table(&r.table));
+                let why: Vec<String> = unfit.map(|r| format!("\nas it stands now, {}", sentence(r))).collect();
+                OpenError::SchemaChanged(differences + &why.concat())
+            })?;
             for sql in &plan {
                 old.execute_batch(sql).map_err(|e| OpenError::SchemaChanged(format!("{sql}\n  {e}")))?;
             }

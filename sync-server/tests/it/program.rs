@@ -111,6 +111,29 @@ fn serves_what_the_shell_prints_and_logs_without_colours() {
     assert!(stderr.contains("serving") && !stderr.contains('\u{1b}'), "{stderr}");
 }
 
+/// One line on stderr for each table that is left out, and the others are served.
+#[test]
+fn tables_that_cannot_be_synced_are_told_and_the_others_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    let unfit = "CREATE TABLE \"two\nlines\" (id REAL PRIMARY KEY); CREATE TABLE log (line TEXT);
+        CREATE TABLE child (id TEXT PRIMARY KEY NOT NULL, r REAL REFERENCES \"two\nlines\"(id));";
+    std::fs::write(dir.path().join("schema.sql"), format!("{unfit}{SCHEMA}")).unwrap();
+    let program = Program::start(&mut command, &["--dev"]);
+    let client = program.client("ada");
+    client.post("/sync/connect", "{}");
+    assert_eq!(client.push(1, &[user("u", "n")]).status, 200);
+    let (code, stderr) = program.stop("-TERM");
+    assert_eq!(code, Some(0), "{stderr}");
+    let warned: Vec<&str> = stderr.lines().filter(|l| l.contains("WARN")).collect();
+    assert_eq!(warned.len(), 2, "what an app keeps beside its data is no warning: {stderr}");
+    assert!(warned[0].contains("table child") && warned[0].contains("remove the foreign key"), "{stderr}");
+    assert!(
+        warned[1].contains("table two lines") && warned[1].contains("use an INTEGER, TEXT or BLOB key"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn the_secret_may_be_in_a_file() {
     let dir = tempfile::tempdir().unwrap();

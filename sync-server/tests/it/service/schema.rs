@@ -21,7 +21,7 @@ fn what_cannot_be_synced_is_named() {
             "CREATE TABLE log (line TEXT); CREATE TABLE t (id TEXT PRIMARY KEY, l TEXT REFERENCES log(line))",
             vec!["table t", "log"],
         ),
-        ("CREATE TABLE log (line TEXT)", vec!["no table that can be synced"]),
+        ("CREATE TABLE log (line TEXT)", vec!["no table that can be synced", "table log", "no PRIMARY KEY"]),
         ("CREATE TALE t", vec!["schema.sql is not valid"]),
     ] {
         let text = refused(schema, None);
@@ -39,6 +39,51 @@ fn what_cannot_be_synced_is_named() {
         let text = refused(NOTES, Some(rules));
         assert!(text.contains(words), "{text}");
     }
+}
+
+/// As `init --all` and `schema` do: what cannot be synced is left out and told, and what refers to it with it.
+#[test]
+fn one_table_that_cannot_be_synced_stops_no_other() {
+    let unfit = "CREATE TABLE reading (id REAL PRIMARY KEY, v TEXT);
+        CREATE TABLE typeless (id PRIMARY KEY, v TEXT);
+        CREATE TABLE alarm (id TEXT PRIMARY KEY NOT NULL, at REAL REFERENCES reading(id));
+        CREATE TABLE bell (id TEXT PRIMARY KEY NOT NULL, alarm TEXT REFERENCES alarm(id));";
+    let mut w = World::new(&format!("{unfit} {NOTES}"));
+    let left = |w: &World| -> Vec<String> { w.service().left_out().iter().map(|r| r.table.clone()).collect() };
+    assert_eq!(left(&w), ["alarm", "bell", "reading", "typeless"]);
+    let told = w.service().left_out();
+    assert!(told[0].reason.contains("refers to reading") && told[2].reason.contains("REAL"), "{told:?}");
+    let a = w.ready("a");
+    a.push(1, &[insert("notes", json!({"id": "n1", "body": "x"}))]).unwrap();
+    assert_eq!(w.service().schema(&a.caller).unwrap().statements.len(), 2, "new devices are not handed them either");
+
+    // Mended, they are additions; the rows are still there, and a restart says nothing of them any more.
+    let mended = unfit.replace("REAL", "INTEGER").replace("id PRIMARY", "id TEXT PRIMARY");
+    w.open(&format!("{mended} {NOTES}")).unwrap();
+    assert!(left(&w).is_empty());
+    let a = w.device("ann", "a");
+    a.push(2, &[insert("reading", json!({"id": 1})), insert("alarm", json!({"id": "x", "at": 1}))]).unwrap();
+    assert_eq!(a.pull(0).unwrap()["bundles"][0]["rows"][0]["payload"]["body"], "x");
+
+    // A table that has users' rows is never left out: that is said, with the reason, and nothing is touched.
+    let e = w.open(&format!("{unfit} {NOTES}")).unwrap_err();
+    let OpenError::SchemaChanged(text) = &e else { panic!("{e}") };
+    for said in ["table reading is gone", "key column id is REAL", "table bell is gone", "refers to alarm"] {
+        assert!(text.contains(said), "{text}");
+    }
+    w.open(&format!("{mended} {NOTES}")).unwrap();
+    let rows = w.device("ann", "a").pull(1).unwrap()["bundles"][0]["rows"].clone();
+    assert_eq!(rows.as_array().unwrap().len(), 2, "{rows}");
+
+    // Where none is left, there is nothing to serve, and each is named.
+    let text = refused(unfit, None);
+    for said in ["no table that can be synced", "table reading", "table typeless", "table alarm", "table bell"] {
+        assert!(text.contains(said), "{text}");
+    }
+    // A rule for one of them is told why its table is not there.
+    let rule = "CREATE TRIGGER r AFTER INSERT ON reading BEGIN SELECT 1; END";
+    let text = refused(&format!("{unfit} {NOTES}"), Some(rule));
+    assert!(text.contains("no such table") && text.contains("table reading: key column id is REAL"), "{text}");
 }
 
 #[test]
