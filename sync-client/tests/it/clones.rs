@@ -10,7 +10,7 @@ use tempfile::TempDir;
 #[cfg(unix)]
 use crate::cli::program;
 use crate::cli::{file, run, text};
-use crate::support::serve;
+use crate::support::{Gate, serve};
 #[cfg(unix)]
 use crate::world::until;
 
@@ -126,6 +126,39 @@ fn a_table_syncs_without_an_index_of_a_foreign_module() {
     assert_eq!(ran.json()["not_synced"][0]["table"], "mail");
     let told = run(&dir, &["clone", &server.url(), "d.db", "--token", "ann"]).ends(5).stderr;
     assert!(told.contains("The server syncs mail, and this file does not"), "{told}");
+}
+
+/// What a clone goes without is told by the run that finishes it, also where an earlier one made the file; and so is a
+/// table that the server has only since then.
+#[test]
+fn a_clone_that_was_cut_tells_what_it_lacks() {
+    let dir = TempDir::new().unwrap();
+    let tables = "CREATE TABLE mail (uid INTEGER PRIMARY KEY NOT NULL, body TEXT); CREATE TABLE k (id TEXT PRIMARY KEY NOT NULL);";
+    let others = "CREATE TABLE local (x); CREATE TRIGGER both AFTER INSERT ON mail BEGIN INSERT INTO local VALUES (1);
+        INSERT INTO k VALUES (NEW.uid); END; CREATE VIEW _sync_v AS SELECT 1;";
+    let gate = Gate::default();
+    let server = gate.serve(&format!("{tables}\n{MARK}\n{others}"));
+    let clone = |name: &'static str| run(&dir, &["clone", &server.url(), name, "--token", "ann", "--json"]);
+    clone("cut.db").ends(4);
+    assert!(dir.path().join("cut.db").exists());
+    gate.open();
+    let (whole, cut) = (clone("whole.db").ends(5), clone("cut.db").ends(5));
+    assert_eq!(cut.json()["not_synced"][0]["table"], "mail", "{}", cut.json());
+    for part in ["not_synced", "left_out", "tables"] {
+        assert_eq!(cut.json()[part], whole.json()[part], "{part}");
+    }
+
+    let gate = Gate::default();
+    let server = gate.serve(tables);
+    run(&dir, &["clone", &server.url(), "late.db", "--token", "ann"]).ends(4);
+    // As if the server had got `k` meanwhile.
+    let late = Connection::open(dir.path().join("late.db")).unwrap();
+    run(&dir, &["detach", "late.db", "--forget"]).ends(0);
+    late.execute_batch("DROP TABLE k").unwrap();
+    run(&dir, &["init", "late.db", "--server", &server.url(), "--all", "--offline"]).ends(0);
+    gate.open();
+    let ran = run(&dir, &["clone", &server.url(), "late.db", "--token", "ann"]).ends(5);
+    assert!(ran.stderr.contains("Table k cannot be synced: the server has it since"), "{}", ran.stderr);
 }
 
 /// A trigger that never ends, handed out by a server: a signal ends the program all the same, and nothing is half done.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rusqlite::Connection;
 use serde::Serialize;
 use sync_client::{Client, Detach, Detached, Error, report::SyncReport, transport::Http};
 use sync_core::{
@@ -65,16 +66,11 @@ impl Findings {
         }
     }
 
-    /// Names the refused tables on stderr.
-    fn tell_refused(&self, out: Output) {
+    /// Names the refused tables on stderr, and what to know of the others.
+    fn tell(&self, out: Output) {
         for Refused { table, reason, fix } in &self.refused {
             out.note(format_args!("Table {table} cannot be synced: {reason}. {}.", sentence(fix)));
         }
-    }
-
-    /// The same, and what to know of the others.
-    fn tell(&self, out: Output) {
-        self.tell_refused(out);
         // The same of several tables is said once.
         let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
         for Note { table, text } in &self.notes {
@@ -207,6 +203,51 @@ struct Made {
     left_out: Vec<NotMade>,
     /// Tables of the server that this file cannot sync.
     not_synced: Vec<Refused>,
+    /// Tables of the app that nobody syncs.
+    others: Vec<Refused>,
+}
+
+impl Made {
+    /// `synced` are the names of the server's tables, `found` is what the file made of them.
+    fn of(synced: &[String], left_out: Vec<LeftOut>, found: &Found) -> Self {
+        let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+        let of_the_server = |r: &Refused| synced.iter().any(|name| is(name, &r.table));
+        let (mut not_synced, others): (Vec<_>, Vec<_>) =
+            Findings::of(found).refused.into_iter().partition(of_the_server);
+        // One that the server has since the file was made.
+        let here = |name: &String| {
+            found.schema.tables().iter().any(|t| is(&t.sql_name, name))
+                || found.refused.iter().any(|r| is(&r.table, name))
+        };
+        not_synced.extend(synced.iter().filter(|name| !here(name)).map(|name| Refused {
+            table: name.clone(),
+            reason: "the server has it since this clone was begun".into(),
+            fix: "clone into a new file to have it too".into(),
+        }));
+        let left_out = left_out.into_iter().map(|LeftOut { what, why }| NotMade { what, why }).collect();
+        Self { left_out, not_synced, others }
+    }
+
+    /// Names on stderr what the file goes without.
+    fn tell(&self, file: &Path, out: Output) {
+        for Refused { table, reason, fix } in self.others.iter().chain(&self.not_synced) {
+            out.note(format_args!("Table {table} cannot be synced: {reason}. {}.", sentence(fix)));
+        }
+        for Refused { table, .. } in &self.not_synced {
+            out.note(format_args!("The server syncs {table}, and this file does not: its rows stay away."));
+        }
+        for NotMade { what, why } in &self.left_out {
+            out.note(format_args!("Left out of {}: {what}: {why}.", file.display()));
+        }
+    }
+}
+
+/// What a file lacks that an earlier run made: the same schema, made once more where nothing is kept.
+fn lacking(schema: &SchemaReply, found: &Found) -> Result<Made, Failure> {
+    let mut conn = Connection::open_in_memory().map_err(Error::from)?;
+    connection::configure(&conn, MAKING).map_err(Error::from)?;
+    let (synced, left_out) = make_tables(&mut conn, schema, &|e| Error::from(e).into())?;
+    Ok(Made::of(&synced, left_out, found))
 }
 
 /// An object of the app that the clone does not have.
@@ -236,18 +277,22 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
     }
     let source = Source::require(args.token.given.as_deref(), file)?;
     let mut made = Made::default();
-    let token_file = if file.exists() {
-        args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
-    } else {
+    let resumed = file.exists();
+    let fetch_schema = || {
         let http = Arc::new(Http::with_ca(&args.url, args.trust.ca.as_deref()).map_err(Error::from)?);
         let id = uuid::Uuid::new_v4().to_string();
         let fetch = || {
             let http = Arc::<Http>::clone(&http);
             sync_client::fetch_schema(http, Arc::new(source.clone().answers()), &id)
         };
-        let schema = ask::patiently(&http, &args.wait, out, fetch).map_err(Failure::of_clone)?;
+        ask::patiently(&http, &args.wait, out, fetch)
+    };
+    let token_file = if resumed {
+        args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?
+    } else {
+        let schema = fetch_schema().map_err(Failure::of_clone)?;
         let kept = args.token.given.as_deref().map(|token| token::keep(file, token)).transpose()?;
-        match make(args, &source, &schema, out) {
+        match make(args, &source, &schema) {
             Ok(all) => made = all,
             Err(failure) => {
                 if kept.is_some() {
@@ -256,20 +301,25 @@ pub(crate) fn clone(args: &args::Clone, out: Output) -> Result<Done, Failure> {
                 return Err(failure);
             }
         }
-        for NotMade { what, why } in &made.left_out {
-            out.note(format_args!("Left out of {}: {what}: {why}.", file.display()));
-        }
+        made.tell(file, out);
         kept
     };
     let progress = Arc::new(Progress::new(out));
     let shown = Arc::clone(&progress);
-    let opened = Opened::new(file, source, &args.rules, &args.wait, move |event| shown.show(event))?;
-    let outcome = opened.run(Client::sync);
-    progress.clear();
-    let report = outcome.map_err(|failure| {
+    let opened = Opened::new(file, source.clone(), &args.rules, &args.wait, move |event| shown.show(event))?;
+    let unfinished = |failure: Failure| {
         let again = format!("sync-client sync {}", shell(&file.to_string_lossy()));
         failure.and(&format!("{} is made but not yet filled: `{again}` goes on.", file.display()))
-    })?;
+    };
+    if resumed {
+        // The run that made the file knew, and told nobody who is still there to hear.
+        let schema = fetch_schema().map_err(|error| unfinished(error.into()))?;
+        made = lacking(&schema, opened.client.introspection())?;
+        made.tell(file, out);
+    }
+    let outcome = opened.run(Client::sync);
+    progress.clear();
+    let report = outcome.map_err(unfinished)?;
     let unfilled = fill(file)?;
     for index in &unfilled {
         out.note(format_args!("Full-text index {index} is empty here: only the app can fill it."));
@@ -299,7 +349,7 @@ fn half_made(file: &Path, url: &str) -> bool {
 }
 
 /// Makes the file under another name, with tables and capture, then gives it its name.
-fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) -> Result<Made, Failure> {
+fn make(args: &args::Clone, source: &Source, schema: &SchemaReply) -> Result<Made, Failure> {
     let fresh = with_suffix(&args.file, NEW);
     let result = remove_database(&fresh)
         .map_err(|error| Failure::local(format!("{} cannot be removed: {error}.", fresh.display())))
@@ -312,17 +362,11 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) 
             let client = builder.server(&args.url).all_tables().open()?;
             let tables = client.introspection().schema.tables().iter().map(|t| t.sql_name.clone());
             file::known_tables(&args.rules, &tables.collect::<Vec<_>>())?;
-            let mut found = Findings::of(client.introspection());
+            let made = Made::of(&synced, left_out, client.introspection());
             drop(client);
             give_name(&fresh, &args.file)
                 .map_err(|error| Failure::local(format!("{} cannot be made: {error}.", args.file.display())))?;
-            found.tell_refused(out);
-            found.refused.retain(|r| synced.iter().any(|name| name.eq_ignore_ascii_case(&r.table)));
-            for Refused { table, .. } in &found.refused {
-                out.note(format_args!("The server syncs {table}, and this file does not: its rows stay away."));
-            }
-            let left_out = left_out.into_iter().map(|LeftOut { what, why }| NotMade { what, why }).collect();
-            Ok(Made { left_out, not_synced: found.refused })
+            Ok(made)
         });
     // What is left of the other name, whichever way it went.
     let _ = remove_database(&fresh);
@@ -332,24 +376,35 @@ fn make(args: &args::Clone, source: &Source, schema: &SchemaReply, out: Output) 
 /// What a file is called until it has its tables.
 const NEW: &str = "-sync-new";
 
+/// How a connection is set that makes tables.
+const MAKING: Settings =
+    Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(5), cache_kib: 2048 };
+
 /// Makes them; the names of the server's tables, and what was not made beside them.
 fn create_tables(path: &Path, schema: &SchemaReply) -> Result<(Vec<String>, Vec<LeftOut>), Failure> {
     let failed = |error: rusqlite::Error| Failure::local(format!("{} cannot be made: {error}.", path.display()));
-    let settings =
-        Settings { foreign_keys: false, triggers: false, durable: true, busy: Duration::from_secs(5), cache_kib: 2048 };
+    let mut conn = connection::open(path, true, MAKING).map_err(failed)?;
+    let made = make_tables(&mut conn, schema, &failed)?;
+    conn.close().map_err(|(_, error)| failed(error))?;
+    Ok(made)
+}
+
+fn make_tables(
+    conn: &mut Connection,
+    schema: &SchemaReply,
+    failed: &impl Fn(rusqlite::Error) -> Failure,
+) -> Result<(Vec<String>, Vec<LeftOut>), Failure> {
     if schema.statements.is_empty() {
         return Err(Failure::local("The server syncs no tables. Start it with a schema first."));
     }
-    let mut conn = connection::open(path, true, settings).map_err(failed)?;
     conn.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     // A server may make tables and indexes here, and what an app has beside them: no ATTACH, no PRAGMA of another kind.
-    guest::make_synced(&mut conn, &schema.statements).map_err(|LeftOut { what, why }| {
+    guest::make_synced(conn, &schema.statements).map_err(|LeftOut { what, why }| {
         Failure::local(format!("The server's schema cannot be made here: {what}: {why}. Nothing was made."))
     })?;
-    let synced = introspect(&conn, None).map_err(failed)?.schema;
-    let left_out = guest::make_others(&mut conn, &schema.app_objects, &synced).map_err(failed)?;
+    let synced = introspect(conn, None).map_err(failed)?.schema;
+    let left_out = guest::make_others(conn, &schema.app_objects, &synced).map_err(failed)?;
     conn.execute_batch("COMMIT").map_err(failed)?;
-    conn.close().map_err(|(_, error)| failed(error))?;
     Ok((synced.tables().iter().map(|table| table.sql_name.clone()).collect(), left_out))
 }
 
