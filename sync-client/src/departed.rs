@@ -14,6 +14,7 @@ use crate::changes::Changes;
 use crate::error::Error;
 use crate::inbox::{Entry, add_merged, key_json};
 use crate::moving::{Followers, Moved, Mover};
+use crate::mutant::{self, Mutant};
 use crate::report::Event;
 use crate::store::Store;
 
@@ -44,6 +45,10 @@ impl Store {
     }
 
     fn departed(&self) -> Result<Vec<Departed>, Error> {
+        if mutant::on(Mutant::KeyChangeCascades) {
+            let plain = "UPDATE main._sync_dirty SET departure = 1, heir = NULL WHERE departure > 1";
+            self.conn.execute(plain, [])?;
+        }
         let sql = "SELECT t, k, base, departure, heir FROM main._sync_dirty INDEXED BY _sync_dirty_followed \
                    WHERE departure > 1 ORDER BY t, k";
         let mut s = self.conn.prepare_cached(sql)?;

@@ -48,12 +48,20 @@ impl Applier<'_> {
         Ok(fit(base, table) == fit(record::decode(row)?, table) && m.sql.exists(&self.store.conn, &key)?)
     }
 
-    /// A row comes that this file does not know in this history, and had in the one before: it was deleted since. In
-    /// this history that cannot be said to the server, so it is to the person.
+    /// A row comes that this file does not have in this history, and had in the one before: it was deleted since. In
+    /// this history that cannot be said to the server, or was, before a device that had the row from the other history
+    /// came to this one: so it is said to the person.
     pub(crate) fn note_undone_delete(&mut self, r: &StagedRow, known: Known) -> Result<(), Error> {
         let (store, table) = (self.store, self.store.table(r.position));
         let m = &store.managed[r.position];
-        let Some(row) = r.row.as_deref().filter(|_| self.earlier && known == Known::Never) else { return Ok(()) };
+        let message = match known {
+            Known::Never => "this row was deleted here, in a history that the server has lost since; it is there again",
+            Known::Gone(_) => {
+                "this row was deleted; a device that had it from a history which the server has lost brought it again"
+            }
+            Known::Live(_) => return Ok(()),
+        };
+        let Some(row) = r.row.as_deref().filter(|_| self.earlier) else { return Ok(()) };
         let key = Key::from_stored(r.k.clone()).unpack()?;
         if !store.was_here(m.id, &r.k)? || m.sql.exists(&store.conn, &key)? {
             return Ok(());
@@ -67,7 +75,7 @@ impl Applier<'_> {
             key: &key,
             op: "DELETE",
             reason: "history_lost",
-            message: "this row was deleted here, in a history that the server has lost since; it is there again",
+            message,
             local: None,
             base: None,
             server: Some(&row),

@@ -17,6 +17,7 @@ use crate::budget::{Budget, Deadline};
 use crate::conflict::Policies;
 use crate::context::{Environment, Observer};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::place::{Place, SharedLook};
 use crate::pull::Pulled;
 use crate::push::Pushed;
@@ -280,7 +281,7 @@ impl Engine {
         self.connected(&mut report.pull)?;
         let pushed = self.push_part(&mut report.push, &mut report.pull);
         if let Err(e) = &pushed
-            && !e.lets_pull()
+            && (!e.lets_pull() || mutant::on(Mutant::PushHoldsPull))
         {
             return pushed;
         }

@@ -58,6 +58,21 @@ mutants! {
     /// Breaks references: rows of unsynced tables stay as they are, whatever becomes of the rows that
     /// they refer to.
     LocalsLeft,
+    /// Loses: what refers to a row that gets another number stays with the number.
+    Renumbered,
+    /// Loses: a row that left its table otherwise than by a DELETE is sent as one that was, and the server takes along
+    /// what refers to it.
+    KeyChangeCascades,
+    /// Loses: capture that went along with a renamed table counts as the new one's.
+    StrayedStay,
+    /// Loses: a table is not compared, though its triggers were away while the app wrote.
+    TriggersUncompared,
+    /// Stops: a push that fails holds the pull back.
+    PushHoldsPull,
+    /// Loses: what was known of a history is forgotten where another one takes its place.
+    EarlierForgotten,
+    /// Loses: what is written to a new file at the path of the one that is open goes nowhere.
+    OldFileKept,
 }
 
 #[cfg(feature = "mutants")]

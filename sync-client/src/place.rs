@@ -11,6 +11,7 @@ use rusqlite::config::DbConfig;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::lock::{OwnerLock, beside, itself};
+use crate::mutant::{self, Mutant};
 use crate::stage::Stage;
 use crate::store::{Meta, Store};
 
@@ -134,7 +135,8 @@ impl Place {
 impl Engine {
     /// Whether the file that is open is not the one at the path any more.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| !place.is_there()) || self.is_written_over()
+        let elsewhere = self.place.as_ref().is_some_and(|place| !place.is_there()) || self.is_written_over();
+        elsewhere && !mutant::on(Mutant::OldFileKept)
     }
 
     /// Whether the file that is open is the one at the path to the system, and another one to SQLite.

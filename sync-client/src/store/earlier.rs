@@ -10,6 +10,7 @@ use sync_core::sqlite::rows::read_values;
 use super::asleep::hash;
 use super::{Meta, Store};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 
 impl Store {
     /// Keeps what is known of the rows, before it is forgotten or begins to count for another history: versions, the
@@ -17,6 +18,9 @@ impl Store {
     /// here once. In a transaction of the caller.
     pub(crate) fn set_history_aside(&self) -> Result<(), Error> {
         let conn = &self.conn;
+        if mutant::on(Mutant::EarlierForgotten) {
+            return Ok(());
+        }
         if Meta::Checkpoint.integer(conn)? == 0 {
             // Nothing of it could be told from another history; what this file pushed into it was here all the same.
             return self.remember_rows_here();
