@@ -24,7 +24,6 @@ use crate::orphans::UNIQUE_TAKEN;
 use crate::release::Watch;
 use crate::renamed::Before;
 use crate::report::Event;
-use crate::settle::over;
 use crate::stage::{Stage, StagedRow};
 use crate::store::Store;
 use crate::whole::Holes;
@@ -274,19 +273,11 @@ impl<'a> Applier<'a> {
 
     /// The unsynced table whose rows do not let a remote row be written, where there is one.
     fn held_by_local(&self, r: &StagedRow, key: &[Value]) -> Result<Option<String>, Error> {
-        let store = self.store;
-        if store.locals.targets.is_empty() {
+        if self.store.locals.targets.is_empty() {
             return Ok(None);
         }
-        match &r.row {
-            None => store.kept_by_local(r.position, key),
-            Some(stored) if store.locals.of(r.position).next().is_some() => {
-                let Some(live) = store.managed[r.position].sql.read_bytes(&store.conn, key)? else { return Ok(None) };
-                let new = over(fit(record::decode(stored)?, store.table(r.position)), Some(&live));
-                store.held_by_local(r.position, &live, Some(&new))
-            }
-            Some(_) => Ok(None),
-        }
+        let row = r.row.as_deref().map(record::decode).transpose()?.map(|row| fit(row, self.store.table(r.position)));
+        self.store.held_by_local(r.position, key, row.as_ref())
     }
 
     /// A row of the file was written, or is gone: the app is told.

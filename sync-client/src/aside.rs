@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::orphans::parent_key;
+use crate::rekey::NUMBER_STAYS;
 use crate::stage::StagedRow;
 use crate::store::{Meta, Store};
 use crate::whole::only_key;
@@ -47,6 +48,8 @@ pub(crate) enum Why {
     Parent,
     /// Rows of an unsynced table refer to the row that it would change or delete.
     Local,
+    /// The same: to a row of this file that has its number.
+    Number,
 }
 
 impl Why {
@@ -56,7 +59,7 @@ impl Why {
             Self::Rule => "set_aside",
             Self::Unique => "set_aside_unique",
             Self::Parent => "set_aside_parent",
-            Self::Local => "set_aside_local",
+            Self::Local | Self::Number => "set_aside_local",
         }
     }
 }
@@ -85,6 +88,10 @@ impl Applier<'_> {
             Why::Local => format!(
                 "rows of {said}, which is not synced, refer to this row: what the server did to it waits until they are \
                  changed or deleted"
+            ),
+            Why::Number => format!(
+                "rows of {said}, which is not synced, refer to this file's row with this key and cannot follow it to another: \
+                 the server's row waits until they are changed or deleted"
             ),
             _ => format!("this file's schema refuses the server's row: {said}"),
         };
@@ -221,14 +228,19 @@ impl Applier<'_> {
         }
     }
 
-    fn refers_to_absent(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
+    /// Whether the row that a remote one refers to is set aside; one of this file's may keep its number meanwhile.
+    pub(crate) fn refers_to_absent(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
         let store = self.store;
         for fk in &store.table(position).foreign_keys {
             let Some(parent) = store.schema().position(&fk.parent) else { continue };
-            if self.store.refers_to_a_row(fk, parent, row)? {
-                continue;
-            }
             let Some(key) = parent_key(fk, store.table(parent), row) else { continue };
+            if store.refers_to_a_row(fk, parent, row)? {
+                let Ok(k) = Key::pack(&key) else { continue };
+                let here = store.dirty(store.managed[parent].id, k.as_bytes())?;
+                if here.is_none_or(|d| d.held.as_deref() != Some(NUMBER_STAYS)) {
+                    continue;
+                }
+            }
             let table = store.table(parent);
             if store.conn.prepare_cached(IS_ASIDE)?.exists((&table.name, key_json(table, &key)))? {
                 return Ok(true);
@@ -317,15 +329,16 @@ impl Store {
         if op == Op::Delete.name() {
             return Ok(self.kept_by_local(position, &key)?.is_some());
         }
-        if let Some(live) = m.sql.read_bytes(&self.conn, &key)?
-            && self.fixed_by_local(position, &live)?
-        {
+        let own = Key::pack(&key)?;
+        if self.dirty(m.id, own.as_bytes())?.is_some_and(|d| d.held.as_deref() == Some(NUMBER_STAYS)) {
+            return Ok(self.local_along(position, &key)?.is_some());
+        }
+        let row = row.and_then(json).and_then(|members| decode_payload(table, &key, &members).ok());
+        let Some(row) = row else { return Ok(false) };
+        if self.held_by_local(position, &key, Some(&row.values))?.is_some() {
             return Ok(true);
         }
         // Or a row that cannot leave holds a UNIQUE value that it has there.
-        let own = Key::pack(&key)?;
-        let row = row.and_then(json).and_then(|members| decode_payload(table, &key, &members).ok());
-        let Some(row) = row else { return Ok(false) };
         for u in &table.uniques {
             let values: Option<Vec<Value>> = u.columns.iter().map(|i| row.values[*i].clone()).collect();
             let Some(values) = values.filter(|v| v.iter().all(|v| !v.is_null())) else { continue };

@@ -20,7 +20,7 @@ use crate::export::{Export, ExportedRow, Sent};
 use crate::inbox::Entry;
 use crate::lineage::Lineage;
 use crate::report::{PullReport, PushReport};
-use crate::settle::{is_new, op_of, over};
+use crate::settle::{is_new, op_of};
 use crate::stage::StagedRow;
 use crate::store::{Dirty, Meta};
 use crate::whole::{Finished, NOT_WHOLE};
@@ -390,11 +390,9 @@ impl Applier<'_> {
 
     /// The unsynced table whose rows refer to what an imported change would take away, where there is one.
     fn import_held_by_local(&self, i: &Incoming, live: Option<&[Value]>) -> Result<Option<String>, Error> {
-        let store = self.store;
-        match (live, &i.row.row) {
-            (None, _) => Ok(None),
-            (Some(_), None) => store.kept_by_local(i.position, &i.key),
-            (Some(live), Some(row)) => store.held_by_local(i.position, live, Some(&over(row.clone(), Some(live)))),
+        match live {
+            None => Ok(None),
+            Some(_) => self.store.held_by_local(i.position, &i.key, i.row.row.as_ref()),
         }
     }
 

@@ -53,6 +53,7 @@ mod freeze;
 mod give_way;
 mod held;
 mod held_back;
+mod holding;
 mod import;
 mod inbox;
 mod intermediary;

@@ -1,8 +1,6 @@
 //! Rows of tables that are not synced and refer to synced ones: what the schema declares happens to them where a row
-//! that they refer to goes or changes by a write of ours. Where nothing is declared, the remote row is set aside for as
-//! long as they refer to it.
-
-use std::collections::BTreeSet;
+//! that they refer to goes or changes by a write of ours. Where nothing is declared, or a rule is against it, the remote
+//! row is set aside for as long as they refer to it (`holding.rs`).
 
 use rusqlite::params_from_iter;
 use sync_core::engine::change::Known;
@@ -13,6 +11,7 @@ use sync_core::value::Value;
 
 use crate::apply::is_constraint;
 use crate::error::Error;
+use crate::inbox::key_json;
 use crate::mutant::{self, Mutant};
 use crate::store::{Meta, Store};
 
@@ -24,10 +23,13 @@ struct Noted {
     new: Option<Vec<Value>>,
 }
 
-/// Values of a row that others may refer to.
-struct Referred<'p> {
-    target: &'p Target,
-    values: Vec<Value>,
+/// Rows of an unsynced table for which what is declared could not be done.
+struct Stuck<'s> {
+    target: &'s Target,
+    k: Option<Vec<u8>>,
+    child: &'s str,
+    gone: bool,
+    said: String,
 }
 
 impl Store {
@@ -39,32 +41,65 @@ impl Store {
         Ok(())
     }
 
-    /// At the end of a transaction: rows of unsynced tables follow what happened to those that they refer to.
-    pub(crate) fn settle_left(&self) -> Result<(), Error> {
+    /// How much is noted so far, for [`Store::rule_against`].
+    pub(crate) fn noted_so_far(&self) -> Result<Vec<i64>, Error> {
+        let last = |n| format!("SELECT coalesce(max(rowid), 0) FROM temp.{}", left(n));
+        let all = 0..self.locals.targets.len();
+        all.map(|n| Ok(self.conn.prepare_cached(&last(n))?.query_row([], |r| r.get(0))?)).collect()
+    }
+
+    /// At the end of a transaction: rows of unsynced tables follow what happened to those that they refer to. What could
+    /// not be done then, though it could when the row was written, is told.
+    pub(crate) fn settle_left(&self, now: i64) -> Result<(), Error> {
         if mutant::on(Mutant::LocalsLeft) {
             return Ok(());
         }
+        for stuck in self.settle_noted(&vec![0; self.locals.targets.len()], false)? {
+            stuck.tell(self, now)?;
+        }
+        Ok(())
+    }
+
+    /// The unsynced table with a rule against what has to be done for what was noted since, if there is one; in a
+    /// savepoint of the caller, who takes it back.
+    pub(crate) fn rule_against(&self, since: &[i64]) -> Result<Option<String>, Error> {
+        let stuck = self.settle_noted(since, true)?;
+        Ok(stuck.first().map(|s| format!("{} (SQLite says: {})", s.child, s.said)))
+    }
+
+    /// Does what is declared for what was noted since, and returns what could not be done; where that is only tried, the
+    /// first of it.
+    fn settle_noted<'s>(&'s self, since: &[i64], trial: bool) -> Result<Vec<Stuck<'s>>, Error> {
+        let mut stuck = Vec::new();
         // What follows may be referred to itself.
         loop {
             let mut any = false;
             for (n, target) in self.locals.targets.iter().enumerate() {
-                for noted in self.noted(n, target)? {
+                for noted in self.noted(n, target, since[n])? {
                     any = true;
-                    self.settle_one(target, &noted)?;
+                    self.settle_one(target, &noted, trial, &mut stuck)?;
+                    if trial && !stuck.is_empty() {
+                        return Ok(stuck);
+                    }
                 }
             }
             if !any {
-                return Ok(());
+                return Ok(stuck);
             }
         }
     }
 
-    fn noted(&self, n: usize, target: &Target) -> Result<Vec<Noted>, Error> {
+    fn noted(&self, n: usize, target: &Target, since: i64) -> Result<Vec<Noted>, Error> {
         let [key, old, new] = target.noted();
         let k = if key.is_empty() { "NULL".into() } else { format!("_sync_key({})", key.join(", ")) };
-        let sql = format!("SELECT DISTINCT {k}, {}, {} FROM temp.{}", old.join(", "), new.join(", "), left(n));
+        let sql = format!(
+            "SELECT DISTINCT {k}, {}, {} FROM temp.{} WHERE rowid > ?",
+            old.join(", "),
+            new.join(", "),
+            left(n)
+        );
         let mut s = self.conn.prepare_cached(&sql)?;
-        let mut rows = s.query([])?;
+        let mut rows = s.query([since])?;
         let mut out = Vec::new();
         while let Some(r) = rows.next()? {
             let values = |from: usize| {
@@ -76,12 +111,21 @@ impl Store {
             out.push(Noted { k: r.get(0)?, old: was, new: (!gone).then_some(is) });
         }
         drop(rows);
-        self.conn.prepare_cached(&format!("DELETE FROM temp.{}", left(n)))?.execute([])?;
+        self.conn.prepare_cached(&format!("DELETE FROM temp.{} WHERE rowid > ?", left(n)))?.execute([since])?;
         Ok(out)
     }
 
-    fn settle_one(&self, target: &Target, noted: &Noted) -> Result<(), Error> {
-        if noted.old.iter().any(Value::is_null) || self.has(target, &noted.old)? || self.comes_back(target, noted)? {
+    fn settle_one<'s>(
+        &'s self,
+        target: &'s Target,
+        noted: &Noted,
+        trial: bool,
+        stuck: &mut Vec<Stuck<'s>>,
+    ) -> Result<(), Error> {
+        if noted.old.iter().any(Value::is_null)
+            || self.has(target, &noted.old)?
+            || !trial && self.comes_back(target, noted)?
+        {
             return Ok(());
         }
         // A row that was taken out and put in again has other values now.
@@ -100,8 +144,15 @@ impl Store {
                 Err(e) => {
                     self.conn.execute_batch("ROLLBACK TO _sync_local; RELEASE _sync_local")?;
                     // A rule of the unsynced table does not take it: the rows stay as they are.
-                    if !matches!(&e, Error::Sqlite(e) if is_constraint(e)) {
-                        return Err(e);
+                    match &e {
+                        Error::Sqlite(refused) if is_constraint(refused) => stuck.push(Stuck {
+                            target,
+                            k: noted.k.clone(),
+                            child: &r.child,
+                            gone: now.is_none(),
+                            said: words(refused),
+                        }),
+                        _ => return Err(e),
                     }
                 }
             }
@@ -123,8 +174,12 @@ impl Store {
             ("SET DEFAULT", _) => set(&mut r.defaults.iter().map(|d| format!("({d})"))),
             _ => return Ok(()),
         };
-        let new = new.filter(|_| action == "CASCADE").unwrap_or_default();
-        self.conn.prepare_cached(&sql)?.execute(params_from_iter(new.iter().chain(old)))?;
+        let values = new.filter(|_| action == "CASCADE").unwrap_or_default();
+        self.conn.prepare_cached(&sql)?.execute(params_from_iter(values.iter().chain(old)))?;
+        // `RAISE(IGNORE)` leaves a row as it is, and says nothing.
+        if new.is_none_or(|new| new != old) && self.refers(r, old)? {
+            return Err(refused("a trigger of its own keeps its rows as they are"));
+        }
         Ok(())
     }
 
@@ -152,178 +207,10 @@ impl Store {
         Ok(row.map(|row| self.referred_values(target, position, &row)))
     }
 
-    fn referred_values(&self, target: &Target, position: usize, row: &[Value]) -> Vec<Value> {
+    pub(crate) fn referred_values(&self, target: &Target, position: usize, row: &[Value]) -> Vec<Value> {
         let table = self.table(position);
         let of = |c: &String| table.column(&c.to_ascii_lowercase()).and_then(|i| row.get(i)).cloned();
         target.columns.iter().map(|c| of(c).unwrap_or(Value::Null)).collect()
-    }
-
-    /// Whether rows of unsynced tables refer to a row, whatever is declared for them.
-    pub(crate) fn locals_refer(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
-        for target in self.locals.of(position) {
-            let values = self.referred_values(target, position, row);
-            for r in &target.references {
-                if self.refers(r, &values)? {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// The unsynced table whose rows do not let a row go, or become another one: they refer to it, and nothing is
-    /// declared, or cannot be done.
-    pub(crate) fn held_by_local(
-        &self,
-        position: usize,
-        row: &[Value],
-        new: Option<&[Value]>,
-    ) -> Result<Option<String>, Error> {
-        for target in self.locals.of(position) {
-            let values = self.referred_values(target, position, row);
-            let new = new.map(|row| self.referred_values(target, position, row));
-            if new.as_ref() != Some(&values)
-                && let Some(table) = self.holder(target, &values, new.is_some())?
-            {
-                return Ok(Some(table));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The same for a row that is to leave its table: rows that refer to it would leave with it, or stay and refer to
-    /// nothing.
-    pub(crate) fn kept_by_local(&self, position: usize, key: &[Value]) -> Result<Option<String>, Error> {
-        if self.locals.targets.is_empty() || !self.leads_to_local(position) {
-            return Ok(None);
-        }
-        let mut seen = BTreeSet::new();
-        let mut todo = vec![(position, key.to_vec())];
-        while let Some((position, key)) = todo.pop() {
-            let Some(row) = self.managed[position].sql.read_bytes(&self.conn, &key)? else { continue };
-            if self.held_by_local(position, &row, None)?.is_some()
-                && let Some(table) = self.held_after_delete(position, &key, &row)?
-            {
-                return Ok(Some(table));
-            }
-            for (child, fk) in self.schema().references_to(position) {
-                for key in self.children(child, fk, self.table(position), &row)? {
-                    if self.leads_to_local(child) && seen.insert((child, Key::pack(&key)?.as_bytes().to_vec())) {
-                        todo.push((child, key));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// The same once the row is gone: the app's own triggers may clear what refers to it. Nothing of that is kept.
-    fn held_after_delete(&self, position: usize, key: &[Value], row: &[Value]) -> Result<Option<String>, Error> {
-        self.conn.execute_batch("SAVEPOINT _sync_held")?;
-        let gone = self.bounded(position, || self.managed[position].sql.delete(&self.conn, key));
-        let held = self.held_by_local(position, row, None);
-        self.conn.execute_batch("ROLLBACK TO _sync_held; RELEASE _sync_held")?;
-        match gone? {
-            Err(e) if !is_constraint(&e) => Err(e.into()),
-            _ => held,
-        }
-    }
-
-    /// Whether unsynced tables refer to a table, or to one that refers to it.
-    fn leads_to_local(&self, position: usize) -> bool {
-        let (mut seen, mut todo) = (BTreeSet::from([position]), vec![position]);
-        while let Some(position) = todo.pop() {
-            if self.locals.of(position).next().is_some() {
-                return true;
-            }
-            todo.extend(self.schema().references_to(position).map(|(child, _)| child).filter(|c| seen.insert(*c)));
-        }
-        false
-    }
-
-    /// Whether a row may not become another one: rows refer to what would change, and nothing is declared for that.
-    pub(crate) fn fixed_by_local(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
-        let key = |p: &&Target| !p.columns.iter().all(|c| p.key.contains(c));
-        for target in self.locals.of(position).filter(key) {
-            if self.holder(target, &self.referred_values(target, position, row), true)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn holder(&self, target: &Target, values: &[Value], update: bool) -> Result<Option<String>, Error> {
-        let mut todo = vec![Referred { target, values: values.to_vec() }];
-        while let Some(Referred { target, values }) = todo.pop() {
-            for r in &target.references {
-                if values.iter().any(Value::is_null) || !self.refers(r, &values)? {
-                    continue;
-                }
-                let action = if update { &r.on_update } else { &r.on_delete };
-                let refused = match action.as_str() {
-                    "CASCADE" => {
-                        // The rows that go along, or say something else, may be referred to themselves.
-                        todo.extend(self.further(r, &values, update)?);
-                        false
-                    }
-                    "SET NULL" => r.not_null,
-                    "SET DEFAULT" => !self.default_stands(target, r)?,
-                    _ => true,
-                };
-                if refused {
-                    return Ok(Some(r.child.clone()));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn refers(&self, r: &Reference, values: &[Value]) -> Result<bool, Error> {
-        if values.iter().any(Value::is_null) {
-            return Ok(false);
-        }
-        let sql = format!("SELECT 1 FROM main.{} WHERE {} LIMIT 1", quote(&r.child), equal(&r.columns));
-        Ok(self.conn.prepare_cached(&sql)?.exists(params_from_iter(values))?)
-    }
-
-    /// What rows of unsynced tables are referred to by that a cascade takes, or changes in the columns of the reference.
-    fn further<'s>(&'s self, r: &Reference, values: &[Value], update: bool) -> Result<Vec<Referred<'s>>, Error> {
-        let mut out = Vec::new();
-        let of = |p: &&Target| p.position.is_none() && p.table.eq_ignore_ascii_case(&r.child);
-        for target in self.locals.targets.iter().filter(of) {
-            let same = |c: &String| r.columns.iter().any(|x| x.eq_ignore_ascii_case(c));
-            if update && !target.columns.iter().any(same) {
-                continue;
-            }
-            let columns: Vec<String> = target.columns.iter().map(|c| quote(c)).collect();
-            let sql = format!(
-                "SELECT DISTINCT {} FROM main.{} WHERE {}",
-                columns.join(", "),
-                quote(&r.child),
-                equal(&r.columns)
-            );
-            let mut s = self.conn.prepare_cached(&sql)?;
-            let mut rows = s.query(params_from_iter(values))?;
-            while let Some(row) = rows.next()? {
-                let values = (0..columns.len()).map(|i| value(row.get_ref_unwrap(i), i)).collect::<Result<Vec<_>, _>>();
-                out.extend(values.ok().map(|values| Referred { target, values }));
-            }
-        }
-        Ok(out)
-    }
-
-    /// Whether what a foreign key sets by default is a row that is there, or nothing.
-    fn default_stands(&self, target: &Target, r: &Reference) -> Result<bool, Error> {
-        let null: Vec<String> = r.defaults.iter().map(|d| format!("({d}) IS NULL")).collect();
-        let same: Vec<String> =
-            target.columns.iter().zip(&r.defaults).map(|(c, d)| format!("{} = ({d})", quote(c))).collect();
-        let sql = format!(
-            "SELECT {} OR EXISTS (SELECT 1 FROM main.{} WHERE {})",
-            if r.not_null { "0".into() } else { null.join(" OR ") },
-            quote(&target.table),
-            same.join(" AND ")
-        );
-        Ok(self.conn.prepare_cached(&sql)?.query_row([], |r| r.get(0))?)
     }
 
     /// A row got other values: rows of unsynced tables that mean it say so too. All of them where the row is a local one
@@ -341,6 +228,12 @@ impl Store {
                 continue;
             }
             for r in target.references.iter().filter(|r| !only_declared || r.on_update == "CASCADE") {
+                if r.generated && self.refers(r, &was)? {
+                    return Err(refused("the column that refers is generated"));
+                }
+                if r.generated {
+                    continue;
+                }
                 self.act(r, "CASCADE", &was, Some(&is))?;
             }
         }
@@ -348,7 +241,44 @@ impl Store {
     }
 }
 
+impl Stuck<'_> {
+    fn tell(&self, store: &Store, now: i64) -> Result<(), Error> {
+        // Of a row of an unsynced table, which has no name elsewhere, the table is all that can be said.
+        let (mut table, mut key) = (self.target.table.clone(), "{}".to_owned());
+        if let (Some(position), Some(k)) = (self.target.position, &self.k) {
+            table.clone_from(&store.table(position).name);
+            key = key_json(store.table(position), &Key::from_stored(k.clone()).unpack()?);
+        }
+        let message = format!(
+            "rows of {}, which is not synced, refer to this row as it was before a sync {} it, and what the schema declares \
+             for them could not be done (SQLite says: {}): change or delete them",
+            self.child,
+            if self.gone { "deleted" } else { "changed" },
+            self.said
+        );
+        store.conn.prepare_cached(STUCK)?.execute((now, table, key, message))?;
+        Ok(())
+    }
+}
+
+const STUCK: &str = "INSERT INTO main._sync_inbox (kind, at, tbl, key, op, reason, message) \
+     VALUES ('conflict', ?, ?, ?, 'UPDATE', 'left_behind', ?)";
+
+/// What SQLite says of a refusal.
+fn words(e: &rusqlite::Error) -> String {
+    match e {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A refusal of ours, as if a rule of the table were against it.
+fn refused(words: &str) -> Error {
+    use rusqlite::ffi::{Error, SQLITE_CONSTRAINT};
+    rusqlite::Error::SqliteFailure(Error::new(SQLITE_CONSTRAINT), Some(words.to_owned())).into()
+}
+
 /// `a = ? AND b = ?`
-fn equal(columns: &[String]) -> String {
+pub(crate) fn equal(columns: &[String]) -> String {
     columns.iter().map(|c| format!("{} = ?", quote(c))).collect::<Vec<_>>().join(" AND ")
 }

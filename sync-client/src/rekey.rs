@@ -64,8 +64,9 @@ impl Applier<'_> {
         matches!((up_to, key), (Some(up_to), [Value::Integer(number)]) if number <= up_to)
     }
 
-    /// C7: the local row, which no server has, takes a free number; references in this file follow.
-    pub(crate) fn rekey(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
+    /// C7: the local row, which no server has, takes a free number; references in this file follow. Where rows of an
+    /// unsynced table cannot, and would refer to another row then, it keeps its number, and that table is returned.
+    pub(crate) fn rekey(&mut self, position: usize, key: &[Value]) -> Result<Option<String>, Error> {
         let store = self.store;
         let column = store.table(position).key[0];
         for _ in 0..TRIES {
@@ -77,7 +78,8 @@ impl Applier<'_> {
                 Ok(()) => {
                     let moved = mover.moved;
                     store.conn.execute_batch("RELEASE _sync_rekey")?;
-                    return self.record_moves(&moved);
+                    self.record_moves(&moved)?;
+                    return Ok(None);
                 }
                 // A stray row that refers to no row holds the number.
                 Err(Error::Sqlite(e)) if is_constraint(&e) => {
@@ -86,8 +88,17 @@ impl Applier<'_> {
                 Err(e) => return Err(e),
             }
         }
+        if let Some(local) = store.local_along(position, key)? {
+            let message = format!(
+                "another device used this number for another row, and rows of {local}, which is not synced, refer to this \
+                 one and cannot follow it to another number: it is sent once they are changed or deleted"
+            );
+            store.hold(store.managed[position].id, Key::pack(key)?.as_bytes(), NUMBER_STAYS, &message)?;
+            return Ok(Some(local));
+        }
         let message = "another device used this number for another row, and no other number fits";
-        self.displace(position, key, "number_taken", message, None)
+        self.displace(position, key, "number_taken", message, None)?;
+        Ok(None)
     }
 
     /// A number above every one that is here, known, or about to come; where there is none above, below.
@@ -167,5 +178,7 @@ impl Applier<'_> {
     }
 }
 
+/// Why a row of this file is not sent: it keeps a number that another device used, too.
+pub(crate) const NUMBER_STAYS: &str = "number_stays";
 /// Numbers that are tried before the row gives way.
 const TRIES: u32 = 100;

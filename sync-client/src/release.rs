@@ -14,6 +14,7 @@ use crate::departed::STILL_REFERRED_TO;
 use crate::error::Error;
 use crate::held_back::HELD_BACK;
 use crate::orphans::parent_key;
+use crate::rekey::NUMBER_STAYS;
 use crate::store::{Store, WAITS_FOR};
 use crate::ties;
 
@@ -147,8 +148,8 @@ fn can_pass(reason: &str) -> bool {
     !LOCAL.contains(&reason) && !BY_SCHEMA.contains(&reason) && reason != WAITS_FOR
 }
 
-/// Reasons that only an edit of the row can lift.
-const LOCAL: [&str; 2] = ["key_form", "not_utf8"];
+/// Reasons that only an edit of this file can lift.
+const LOCAL: [&str; 3] = ["key_form", "not_utf8", NUMBER_STAYS];
 /// Reasons that an edit lifts, or another schema or limit at the server.
 const BY_SCHEMA: [&str; 8] =
     ["check", "not_null", "type", "unknown_column", "unknown_table", HELD_BACK, "too_large", "group_too_large"];

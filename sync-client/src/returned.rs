@@ -42,7 +42,7 @@ impl Applier<'_> {
             return Ok(());
         }
         let Some(Ok(row)) = store.managed[r.position].sql.read(&store.conn, &key)? else { return Ok(()) };
-        if !self.parents_exist(table, &row)? {
+        if !self.parents_exist(table, &row)? || self.refers_to_absent(r.position, &row)? {
             self.aside.waiting.push((r.position, r.k.clone()));
         }
         Ok(())

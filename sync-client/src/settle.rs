@@ -11,6 +11,7 @@ use sync_core::schema::Table;
 use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, is_constraint, is_unique, version_of};
+use crate::aside::Why;
 use crate::asking::Decided;
 use crate::conflict::{Conflict, Resolution, RowValues};
 use crate::error::Error;
@@ -145,8 +146,10 @@ impl Applier<'_> {
                 self.rebase(&r, dirty.since, sent.as_ref(), &e)
             }
             Verdict::Rekey => {
-                if let Some((position, key)) = minted {
-                    self.rekey(*position, key)?;
+                if let Some((position, key)) = minted
+                    && let Some(local) = self.rekey(*position, key)?
+                {
+                    return self.set_aside(&r, Why::Number, &local);
                 }
                 if store.dirty(m.id, &r.k)?.is_some() {
                     let e = entry("discarded", "server_wins", "the server's row won over this local edit");

@@ -112,7 +112,7 @@ impl<'a> Applier<'a> {
         if let Some(w) = self.watch.take() {
             w.release(self.store)?;
         }
-        self.store.settle_left()?;
+        self.store.settle_left(self.now)?;
         self.tell_changes()?;
         Ok(self.outcome)
     }

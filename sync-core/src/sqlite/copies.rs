@@ -44,7 +44,7 @@ fn content_of(sql: &str) -> Option<String> {
 
 /// SQLite stores a trigger as `CREATE TRIGGER name …`, without schema and IF NOT EXISTS.
 pub(super) fn temp_copy(trigger: &Trigger, contents: &Contents) -> String {
-    let sql = &trigger.sql;
+    let sql = &refusing_only_the_row(&trigger.sql);
     let after = tokens(sql).into_iter().nth(3).filter(|t| t.is("AFTER") && forgets_by_content(trigger, contents));
     let (head, rest) = match after {
         Some(t) => (format!("{}BEFORE", &sql[..t.at]), &sql[t.at + t.text.len()..]),
@@ -52,6 +52,18 @@ pub(super) fn temp_copy(trigger: &Trigger, contents: &Contents) -> String {
     };
     let head = head.get("CREATE TRIGGER".len()..).unwrap_or_default();
     format!("CREATE TEMP TRIGGER{head}{rest}")
+}
+
+/// `RAISE(ROLLBACK, …)` would end our whole transaction, and `RAISE(FAIL, …)` leave half of a statement: a copy refuses.
+fn refusing_only_the_row(sql: &str) -> String {
+    let mut out = sql.to_owned();
+    let all = tokens(sql);
+    for w in all.windows(3).rev() {
+        if w[0].is("RAISE") && w[1].is_sign('(') && (w[2].is("ROLLBACK") || w[2].is("FAIL")) {
+            out.replace_range(w[2].at..w[2].at + w[2].text.len(), "ABORT");
+        }
+    }
+    out
 }
 
 /// Whether a trigger for UPDATE or DELETE keeps an index that reads its table, and does not read that table itself.
@@ -81,6 +93,14 @@ mod tests {
         ] {
             assert_eq!(content_of(sql).as_deref(), content, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_copy_refuses_no_more_than_its_row() {
+        let body =
+            "SELECT raise ( rollback, 'RAISE(FAIL'), RAISE(FAIL, x), RAISE(IGNORE), RAISE(ABORT, x), \"ROLLBACK\"; END";
+        let expected = body.replacen("rollback", "ABORT", 1).replacen(" RAISE(FAIL,", " RAISE(ABORT,", 1);
+        assert_eq!(refusing_only_the_row(body), expected);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Reference {
     pub columns: Vec<String>,
     /// Whether one of them is NOT NULL.
     pub not_null: bool,
+    /// Whether one of them is generated: nobody can write it, so that its rows follow nothing by themselves.
+    pub generated: bool,
     /// What each of them is where nothing is said, as SQL.
     pub defaults: Vec<String>,
     /// `CASCADE`, `SET NULL`, `SET DEFAULT`, `RESTRICT` or `NO ACTION`.
@@ -244,23 +246,28 @@ fn parent_columns(conn: &Connection, key: &Declared) -> rusqlite::Result<Option<
 }
 
 fn reference(conn: &Connection, child: &str, key: &Declared) -> rusqlite::Result<Reference> {
-    let mut s =
-        conn.prepare_cached("SELECT \"notnull\", dflt_value FROM pragma_table_info(?) WHERE name = ? COLLATE NOCASE")?;
-    let (mut not_null, mut defaults) = (false, Vec::new());
+    let sql = "SELECT \"notnull\", dflt_value, hidden FROM pragma_table_xinfo(?) WHERE name = ? COLLATE NOCASE";
+    let mut s = conn.prepare_cached(sql)?;
+    let (mut not_null, mut generated, mut defaults) = (false, false, Vec::new());
     for column in &key.columns {
         let mut rows = s.query([child, column.as_str()])?;
         let Some(r) = rows.next()? else { continue };
         not_null |= r.get::<_, bool>(0)?;
+        generated |= [2, 3].contains(&r.get::<_, i64>(2)?);
         defaults.push(r.get::<_, Option<String>>(1)?.unwrap_or_else(|| "NULL".into()));
     }
     defaults.resize(key.columns.len(), "NULL".into());
+    // SQLite cannot do what is declared for such a column either: the statement that would set it fails.
+    let possible =
+        |action: &str, writes: bool| if generated && writes { "NO ACTION".into() } else { action.to_owned() };
     Ok(Reference {
         child: child.to_owned(),
         columns: key.columns.clone(),
         not_null,
+        generated,
         defaults,
-        on_delete: key.on_delete.clone(),
-        on_update: key.on_update.clone(),
+        on_delete: possible(&key.on_delete, key.on_delete != "CASCADE" && key.on_delete != "RESTRICT"),
+        on_update: possible(&key.on_update, key.on_update != "RESTRICT"),
         filled: false,
         or_abort: object_sql(conn, "table", child)?.map_or("", |sql| or_abort(&sql)),
     })

@@ -76,12 +76,13 @@ pub fn survey(conn: &mut Connection, only: Option<&[String]>, known: &Known) -> 
     }
 }
 
-/// Triggers of unsynced tables whose rows go, or change, with synced ones. One that writes synced tables stays silent,
-/// as everywhere.
+/// Triggers of unsynced tables whose rows go, or change, with synced ones, those included that only forbid that: as under
+/// the app's own statements. One that writes synced tables stays silent, as everywhere.
 #[must_use]
 pub fn beside(schema: &Schema, locals: &Locals, triggers: &[Trigger], copies: &[Trigger]) -> Vec<Trigger> {
     let mut reached = locals.tables();
-    let mut out: Vec<Trigger> = Vec::new();
+    let guard = |t: &&Trigger| reached.contains(&t.table.to_ascii_lowercase()) && t.unknown.is_none() && t.guards();
+    let mut out: Vec<Trigger> = triggers.iter().filter(guard).cloned().collect();
     let mut left: Vec<&Trigger> = triggers.iter().filter(|t| !copies.contains(t) && t.unknown.is_none()).collect();
     while let Some(at) = left.iter().position(|t| reached.contains(&t.table.to_ascii_lowercase())) {
         let t = left.remove(at);
@@ -104,9 +105,14 @@ fn notes(locals: &Locals) -> Vec<Note> {
                 "SET DEFAULT" => "its rows get their default then",
                 _ => "a delete that comes from the server is set aside for as long as its rows refer to the row",
             };
+            let follows = if r.generated {
+                "where a row there would get another number it stays for as long as its rows refer to it, since the \
+                 column that does is generated, and the server's row under that number is set aside"
+            } else {
+                "where rows there get another number its rows follow"
+            };
             let text = format!(
-                "is not synced and refers to {}: where rows there get another number its rows follow, and where they are \
-                 deleted elsewhere {becomes}",
+                "is not synced and refers to {}: {follows}, and where they are deleted elsewhere {becomes}",
                 target.table
             );
             out.push(Note { table: r.child.clone(), text });

@@ -35,6 +35,16 @@ pub struct Trigger {
     pub unknown: Option<String>,
 }
 
+impl Trigger {
+    /// Whether all that it does is to forbid a DELETE or an UPDATE.
+    pub(super) fn guards(&self) -> bool {
+        let tokens = sql::tokens(&self.sql);
+        let event = tokens.iter().skip(3).find(|t| ["DELETE", "UPDATE", "INSERT"].iter().any(|e| t.is(e)));
+        let body = tokens.iter().skip_while(|t| !t.is("BEGIN"));
+        self.writes.is_empty() && event.is_some_and(|t| !t.is("INSERT")) && body.into_iter().any(|t| t.is("RAISE"))
+    }
+}
+
 /// Every trigger that the app put on ordinary tables, with the tables that it writes. Functions and collations that only
 /// the app has are no obstacle.
 ///
