@@ -186,6 +186,7 @@ impl<'a> Applier<'a> {
 
     pub(crate) fn write_or_defer(&mut self, r: StagedRow, known: Known) -> Result<(), Error> {
         let before = self.before(r.position, &r.k)?;
+        self.note_move(&r, known)?;
         match self.write(&r, known)? {
             Written::Yes => {
                 self.written(before)?;

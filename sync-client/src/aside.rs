@@ -1,7 +1,7 @@
 //! Case C14: remote rows that only this file's schema refuses. They are set aside, what refers to them too, and all
 //! come back once the schema is another, a newer version fits, or the UNIQUE value that they wait for is free.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
@@ -14,7 +14,6 @@ use crate::apply::{Applier, fit, full, is_constraint};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
-use crate::orphans::parent_key;
 use crate::rekey::NUMBER_STAYS;
 use crate::stage::StagedRow;
 use crate::store::{Meta, Store};
@@ -28,9 +27,11 @@ pub(crate) struct Aside {
     /// Whether any is for a UNIQUE value.
     unique: bool,
     /// Rows set aside in this transaction: their table, and what is known of them.
-    absent: VecDeque<(usize, Vec<Value>)>,
+    pub(crate) absent: VecDeque<(usize, Vec<Value>)>,
     /// Rows that came and whose parent was not here then.
     pub(crate) waiting: Vec<(usize, Vec<u8>)>,
+    /// Rows that unsynced tables refer to, as they were before this transaction moved them under other parents.
+    pub(crate) moved: BTreeMap<(usize, Vec<u8>), (Vec<Value>, Known)>,
     /// Rows that were set aside and came, as far as they are not set aside again.
     pub(crate) returned: BTreeSet<(usize, Vec<u8>)>,
     /// Rows that a snapshot brought, and that were set aside: by table, and by key as the inbox has it.
@@ -105,7 +106,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn note_aside(
+    pub(crate) fn note_aside(
         &mut self,
         position: usize,
         key: &[Value],
@@ -136,30 +137,6 @@ impl Applier<'_> {
         self.aside.unique |= why == Why::Unique;
         Meta::SetAside.keep(&self.store.conn, if self.aside.unique { UNIQUE_TOO } else { 1 })?;
         self.outcome.set_aside += 1;
-        Ok(())
-    }
-
-    /// What refers to a row that is set aside is set aside too; a local edit leaves its table for the inbox.
-    pub(crate) fn settle_absent(&mut self) -> Result<(), Error> {
-        for (position, k) in std::mem::take(&mut self.aside.waiting) {
-            let key = Key::from_stored(k).unpack()?;
-            let Some(Ok(row)) = self.store.managed[position].sql.read(&self.store.conn, &key)? else { continue };
-            if self.refers_to_absent(position, &row)? {
-                self.follow(position, &key)?;
-            }
-        }
-        while let Some((position, row)) = self.aside.absent.pop_front() {
-            let table = self.store.table(position);
-            let key: Vec<Value> = table.key.iter().map(|i| row[*i].clone()).collect();
-            if self.store.managed[position].sql.exists(&self.store.conn, &key)? {
-                continue;
-            }
-            for (child, fk) in self.store.schema().references_to(position) {
-                for child_key in self.store.children(child, fk, table, &row)? {
-                    self.follow(child, &child_key)?;
-                }
-            }
-        }
         Ok(())
     }
 
@@ -226,51 +203,6 @@ impl Applier<'_> {
             Err(e) if is_constraint(&e) => Ok(false),
             Err(e) => Err(e.into()),
         }
-    }
-
-    /// Whether the row that a remote one refers to is set aside; one of this file's may keep its number meanwhile.
-    pub(crate) fn refers_to_absent(&self, position: usize, row: &[Value]) -> Result<bool, Error> {
-        let store = self.store;
-        for fk in &store.table(position).foreign_keys {
-            let Some(parent) = store.schema().position(&fk.parent) else { continue };
-            let Some(key) = parent_key(fk, store.table(parent), row) else { continue };
-            if store.refers_to_a_row(fk, parent, row)? {
-                let Ok(k) = Key::pack(&key) else { continue };
-                let here = store.dirty(store.managed[parent].id, k.as_bytes())?;
-                if here.is_none_or(|d| d.held.as_deref() != Some(NUMBER_STAYS)) {
-                    continue;
-                }
-            }
-            let table = store.table(parent);
-            if store.conn.prepare_cached(IS_ASIDE)?.exists((&table.name, key_json(table, &key)))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn follow(&mut self, position: usize, key: &[Value]) -> Result<(), Error> {
-        let (store, m) = (self.store, &self.store.managed[position]);
-        let k = Key::pack(key)?;
-        if store.dirty(m.id, k.as_bytes())?.is_some() {
-            let message = "the row that this one refers to is set aside: this file's schema refuses it";
-            return self.displace(position, key, "parent_set_aside", message, None);
-        }
-        let Some(Ok(row)) = m.sql.read(&store.conn, key)? else { return Ok(()) };
-        // One that is on its way to the server is not confirmed unseen, as a row that is here.
-        let sent = "SELECT 1 FROM main._sync_out WHERE t = ? AND k = ?";
-        if Meta::OutboxDisturbed.integer(&store.conn)? == 0
-            && store.conn.prepare_cached(sent)?.exists((m.id, k.as_bytes()))?
-        {
-            Meta::OutboxDisturbed.set(&store.conn, 1)?;
-        }
-        let message = "the row that this one refers to is set aside: this file's schema refuses it";
-        self.note_aside(position, key, "INSERT", (Why::Parent, message), Some(&row))?;
-        m.sql.delete(&store.conn, key)?;
-        store.set_known(m.id, k.as_bytes(), Known::Never)?;
-        self.changed(position, k.as_bytes(), true);
-        self.aside.absent.push_back((position, row));
-        Ok(())
     }
 }
 

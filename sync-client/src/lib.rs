@@ -25,6 +25,7 @@
 //! | [`context`] | time, ids and fault points, as inputs |
 #![cfg_attr(doctest, doc = include_str!("../../README.md"))]
 
+mod absent;
 mod api;
 mod apply;
 mod aside;
