@@ -11,6 +11,7 @@ use sync_core::schema::Table;
 use sync_core::value::Value;
 use sync_core::wire::{decode_key, decode_payload};
 
+use crate::along::WENT_ALONG;
 use crate::apply::{Applier, is_constraint, is_unique};
 use crate::aside::{CLEAR, ENTRY_IS_ASIDE, IS_ASIDE};
 use crate::engine::Engine;
@@ -91,6 +92,13 @@ impl Engine {
     fn put_back(&self, tx: &Connection, entry: &Kept) -> Result<(), Error> {
         if entry.reason == "unnameable" {
             return Err(Error::Argument(format!("entry {} names no single row; give its rows other keys", entry.id)));
+        }
+        if entry.reason == WENT_ALONG {
+            return Err(Error::Argument(format!(
+                "entry {} is a row of {}, which is not synced: write it again with SQL, once what it refers to is back, and \
+                 `drop` the entry",
+                entry.id, entry.table
+            )));
         }
         let (position, _, key) = self.find(&entry.table, &entry.key)?;
         let (table, m) = (self.store.table(position), &self.store.managed[position]);

@@ -26,6 +26,7 @@
 #![cfg_attr(doctest, doc = include_str!("../../README.md"))]
 
 mod absent;
+mod along;
 mod api;
 mod apply;
 mod aside;

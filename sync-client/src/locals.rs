@@ -2,6 +2,8 @@
 //! that they refer to goes or changes by a write of ours. Where nothing is declared, or a rule is against it, the remote
 //! row is set aside for as long as they refer to it (`holding.rs`).
 
+use std::collections::BTreeSet;
+
 use rusqlite::params_from_iter;
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
@@ -9,6 +11,7 @@ use sync_core::sqlite::locals::{Reference, Target, left};
 use sync_core::sqlite::{quote, value};
 use sync_core::value::Value;
 
+use crate::along::GivenUp;
 use crate::apply::is_constraint;
 use crate::error::Error;
 use crate::inbox::key_json;
@@ -21,6 +24,13 @@ struct Noted {
     k: Option<Vec<u8>>,
     old: Vec<Value>,
     new: Option<Vec<Value>>,
+}
+
+/// What is done at the end of a transaction, or only tried.
+struct Settling<'s> {
+    /// What the transaction gave up; none where it is only tried.
+    given_up: Option<GivenUp>,
+    stuck: Vec<Stuck<'s>>,
 }
 
 /// Rows of an unsynced table for which what is declared could not be done.
@@ -54,37 +64,37 @@ impl Store {
         if mutant::on(Mutant::LocalsLeft) {
             return Ok(());
         }
-        for stuck in self.settle_noted(&vec![0; self.locals.targets.len()], false)? {
-            stuck.tell(self, now)?;
-        }
-        Ok(())
+        let given_up = Some(GivenUp { now, rows: None, tables: BTreeSet::new() });
+        let mut settling = Settling { given_up, stuck: Vec::new() };
+        self.settle_noted(&vec![0; self.locals.targets.len()], &mut settling)?;
+        settling.stuck.iter().try_for_each(|stuck| stuck.tell(self, now))
     }
 
     /// The unsynced table with a rule against what has to be done for what was noted since, if there is one; in a
     /// savepoint of the caller, who takes it back.
     pub(crate) fn rule_against(&self, since: &[i64]) -> Result<Option<String>, Error> {
-        let stuck = self.settle_noted(since, true)?;
-        Ok(stuck.first().map(|s| format!("{} (SQLite says: {})", s.child, s.said)))
+        let mut settling = Settling { given_up: None, stuck: Vec::new() };
+        self.settle_noted(since, &mut settling)?;
+        Ok(settling.stuck.first().map(|s| format!("{} (SQLite says: {})", s.child, s.said)))
     }
 
-    /// Does what is declared for what was noted since, and returns what could not be done; where that is only tried, the
-    /// first of it.
-    fn settle_noted<'s>(&'s self, since: &[i64], trial: bool) -> Result<Vec<Stuck<'s>>, Error> {
-        let mut stuck = Vec::new();
+    /// Does what is declared for what was noted since, and says what could not be done; where that is only tried, the first
+    /// of it.
+    fn settle_noted<'s>(&'s self, since: &[i64], settling: &mut Settling<'s>) -> Result<(), Error> {
         // What follows may be referred to itself.
         loop {
             let mut any = false;
             for (n, target) in self.locals.targets.iter().enumerate() {
                 for noted in self.noted(n, target, since[n])? {
                     any = true;
-                    self.settle_one(target, &noted, trial, &mut stuck)?;
-                    if trial && !stuck.is_empty() {
-                        return Ok(stuck);
+                    self.settle_one(target, &noted, settling)?;
+                    if settling.given_up.is_none() && !settling.stuck.is_empty() {
+                        return Ok(());
                     }
                 }
             }
             if !any {
-                return Ok(stuck);
+                return Ok(());
             }
         }
     }
@@ -115,16 +125,10 @@ impl Store {
         Ok(out)
     }
 
-    fn settle_one<'s>(
-        &'s self,
-        target: &'s Target,
-        noted: &Noted,
-        trial: bool,
-        stuck: &mut Vec<Stuck<'s>>,
-    ) -> Result<(), Error> {
+    fn settle_one<'s>(&'s self, target: &'s Target, noted: &Noted, settling: &mut Settling<'s>) -> Result<(), Error> {
         if noted.old.iter().any(Value::is_null)
             || self.has(target, &noted.old)?
-            || !trial && self.comes_back(target, noted)?
+            || settling.given_up.is_some() && self.comes_back(target, noted)?
         {
             return Ok(());
         }
@@ -136,8 +140,12 @@ impl Store {
         for r in &target.references {
             self.conn.execute_batch("SAVEPOINT _sync_local")?;
             let action = if now.is_some() { &r.on_update } else { &r.on_delete };
-            let done = self.act(r, action, &noted.old, now.as_deref());
-            match done {
+            let told = match settling.given_up.as_mut().filter(|_| now.is_none()) {
+                Some(given_up) => self.tell_along(target, noted.k.as_deref(), r, &noted.old, given_up),
+                None => Ok(()),
+            };
+            let stuck = &mut settling.stuck;
+            match told.and_then(|()| self.act(r, action, &noted.old, now.as_deref())) {
                 Ok(()) => {
                     self.conn.execute_batch("RELEASE _sync_local")?;
                     // It had to leave all the same, as one whose parent this file does not take for now.

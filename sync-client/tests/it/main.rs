@@ -31,6 +31,7 @@ mod keep;
 mod killed;
 mod listening;
 mod locals;
+mod locals_given_up;
 mod locals_refusing;
 mod locked;
 mod long_chains;
