@@ -1,5 +1,6 @@
 //! Detaching: the file is an ordinary one again, and remembers where it was (case C12).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sync_core::engine::change::Known;
@@ -47,7 +48,8 @@ pub enum Detach {
 /// What a detach did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Detached {
-    /// Changed rows that stay and wait for the next attach.
+    /// Changed rows that stay and wait for the next attach: also those that cannot be undone, nor moved into an export,
+    /// since rows of an unsynced table refer to them.
     pub kept_rows: u64,
     /// Edits that were undone; they are in `discarded`.
     pub discarded_rows: u64,
@@ -104,7 +106,7 @@ impl Engine {
         let mut detached = Detached::default();
         match how {
             _ if mutant::on(Mutant::DetachWipes) => {
-                self.undo_pending("wiped", "")?;
+                self.undo_pending("wiped", "", &Stays::default())?;
                 conn.execute("DELETE FROM main._sync_inbox WHERE reason = 'wiped'", [])?;
             }
             // A write that came since is kept, not refused.
@@ -114,16 +116,21 @@ impl Engine {
             }
             Detach::Discard => {
                 let message = "this change was not on the server yet when the file was detached, and was undone";
-                detached.discarded_rows = self.undo_pending("detached", message)?;
+                let stays = self.store.stays(false)?;
+                detached.discarded_rows = self.undo_pending("detached", message, &stays)?;
+                detached.kept_rows = self.tell_of_those_that_stay(&stays)?;
             }
             Detach::Export(path) => {
                 if self.store.outbox()?.is_some_and(|o| o.state == OutboxState::Frozen) {
                     self.store.release_outbox()?;
                 }
                 let id: String = Meta::Exporting.get(conn)?.ok_or_else(|| Error::Damaged("exporting".into()))?;
-                detached.exported_rows = self.store.export(path, &id, self.env.now_ms())?;
+                let stays = self.store.stays(true)?;
+                detached.exported_rows = self.store.export(path, &id, self.env.now_ms(), &stays)?;
                 self.env.fault(FaultPoint::Exporting);
-                self.undo_pending("exported", "this change was moved into an export when the file was detached")?;
+                let message = "this change was moved into an export when the file was detached";
+                self.undo_pending("exported", message, &stays)?;
+                detached.kept_rows = self.tell_of_those_that_stay(&stays)?;
             }
         }
         // Rows of tables that cannot be detached row by row: the app dropped them, or they cannot be synced any more.
@@ -136,8 +143,31 @@ impl Engine {
         Ok(detached)
     }
 
-    /// Takes back every intent, recorded whole. In a transaction of the caller.
-    pub(crate) fn undo_pending(&self, reason: &'static str, message: &str) -> Result<u64, Error> {
+    fn tell_of_those_that_stay(&self, stays: &Stays) -> Result<u64, Error> {
+        let store = &self.store;
+        for (position, k) in stays {
+            let (m, key) = (&store.managed[*position], Key::from_stored(k.clone()).unpack()?);
+            let Some(dirty) = store.dirty(m.id, k)? else { continue };
+            let live = m.sql.read_bytes(&store.conn, &key)?;
+            Entry {
+                kind: "conflict",
+                at: self.env.now_ms(),
+                table: store.table(*position),
+                key: &key,
+                op: op_of(live.as_deref(), store.known(m.id, k)?, dirty.base.as_ref()),
+                reason: "stayed",
+                message: STAYED,
+                local: live.as_deref(),
+                base: dirty.base.as_ref(),
+                server: None,
+            }
+            .store(&store.conn)?;
+        }
+        Ok(stays.len() as u64)
+    }
+
+    /// Takes back every intent but those that stay, recorded whole. In a transaction of the caller.
+    fn undo_pending(&self, reason: &'static str, message: &str, stays: &Stays) -> Result<u64, Error> {
         let (store, now) = (&self.store, self.env.now_ms());
         match store.outbox()?.map(|o| o.state) {
             // It is on the server: not pending, and confirmed when the file is attached again.
@@ -162,7 +192,7 @@ impl Engine {
             let t = store.managed[position].id;
             let mut s = store.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ? ORDER BY k")?;
             let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            for k in keys {
+            for k in keys.into_iter().filter(|k| !stays.contains(&(position, k.clone()))) {
                 undone += u64::from(self.undo(position, k, reason, message, &mut back, &mut unknown)?);
             }
         }
@@ -230,10 +260,6 @@ impl Engine {
             None => None,
         };
         let known = store.known(m.id, &k)?;
-        // Rows of an unsynced table refer to it, and nothing else is declared for them: it stays, and stays pending.
-        if live.is_some() && !matches!(known, Known::Live(_)) && store.kept_by_local(position, &key)?.is_some() {
-            return Ok(false);
-        }
         let target = match (self.committed_row(m.id, &k)?, known) {
             // A column that was not sent is as it was before the edit.
             (Some(row), _) => Ok(row.map(|row| {
@@ -297,6 +323,46 @@ impl Engine {
         let Some(r) = rows.next()? else { return Ok(None) };
         let stored: Option<Vec<u8>> = r.get(0)?;
         Ok(Some(stored.map(|b| record::decode(&b)).transpose()?))
+    }
+}
+
+const STAYED: &str = "rows of a table that is not synced refer to this row, or to one that it needs: when the file was \
+     detached this change was neither undone nor moved into an export; it is sent once the file is attached again";
+
+/// Intents that stay: table, by position, and stored key.
+pub(crate) type Stays = BTreeSet<(usize, Vec<u8>)>;
+
+impl Store {
+    /// New rows that cannot leave their tables: rows of an unsynced table refer to them, and nothing else is declared for
+    /// those, or can be done. Also, where the others are to be moved elsewhere, whatever changes refer to them: without
+    /// them it would be refused there.
+    fn stays(&self, with_followers: bool) -> Result<Stays, Error> {
+        let mut stays = Stays::new();
+        for (position, m) in self.managed.iter().enumerate().filter(|_| !self.locals.targets.is_empty()) {
+            let mut s = self.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ?")?;
+            let keys: Vec<Vec<u8>> = s.query_map([m.id], |r| r.get(0))?.collect::<Result<_, _>>()?;
+            for k in keys {
+                let key = Key::from_stored(k.clone()).unpack()?;
+                if !matches!(self.known(m.id, &k)?, Known::Live(_)) && self.kept_by_local(position, &key)?.is_some() {
+                    stays.insert((position, k));
+                }
+            }
+        }
+        let mut todo: Vec<(usize, Vec<u8>)> = stays.iter().filter(|_| with_followers).cloned().collect();
+        while let Some((position, k)) = todo.pop() {
+            let Some(row) = self.managed[position].sql.read_bytes(&self.conn, &Key::from_stored(k).unpack()?)? else {
+                continue;
+            };
+            for (child, fk) in self.schema().references_to(position) {
+                for key in self.children(child, fk, self.table(position), &row)? {
+                    let found = (child, Key::pack(&key)?.as_bytes().to_vec());
+                    if self.dirty(self.managed[child].id, &found.1)?.is_some() && stays.insert(found.clone()) {
+                        todo.push(found);
+                    }
+                }
+            }
+        }
+        Ok(stays)
     }
 }
 

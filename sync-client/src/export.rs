@@ -11,6 +11,7 @@ use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
 
+use crate::detach::Stays;
 use crate::error::{Error, cannot};
 use crate::lock::beside;
 use crate::private;
@@ -61,10 +62,10 @@ pub(crate) struct Export {
 impl Store {
     /// Writes what is pending into a new file, durably. In a transaction of the caller, in which the logs
     /// were absorbed and an outbox of which nothing was sent was released. Returns how many rows it has.
-    pub(crate) fn export(&self, path: &Path, id: &str, now: i64) -> Result<u64, Error> {
+    pub(crate) fn export(&self, path: &Path, id: &str, now: i64, stays: &Stays) -> Result<u64, Error> {
         let fresh = half_made(path, id);
         private::create(&fresh).map_err(cannot("make the export", path))?;
-        let written = self.write_export(&fresh, id, now);
+        let written = self.write_export(&fresh, id, now, stays);
         let rows = match written {
             Ok(rows) => rows,
             Err(e) => {
@@ -85,7 +86,7 @@ impl Store {
         Ok(rows)
     }
 
-    fn write_export(&self, path: &Path, id: &str, now: i64) -> Result<u64, Error> {
+    fn write_export(&self, path: &Path, id: &str, now: i64, stays: &Stays) -> Result<u64, Error> {
         let mut out = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         out.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL;")?;
         let to = out.transaction()?;
@@ -107,7 +108,7 @@ impl Store {
             ),
         )?;
         let committed = self.outbox()?.filter(|o| o.state == OutboxState::Committed).map(|o| o.bundle_seq);
-        let mut n = self.write_pending(&to, committed)?;
+        let mut n = self.write_pending(&to, committed, stays)?;
         if sent.is_some() {
             n += self.write_sent(&to)?;
         }
@@ -119,7 +120,7 @@ impl Store {
 
     /// `committed` is the bundle of an outbox that is on the server and did not come back yet, 0 where its number is
     /// not known: what was sent is not pending, a newer edit stands on it.
-    fn write_pending(&self, to: &Connection, committed: Option<i64>) -> Result<u64, Error> {
+    fn write_pending(&self, to: &Connection, committed: Option<i64>, stays: &Stays) -> Result<u64, Error> {
         self.conn.execute_batch(
             "CREATE TEMP TABLE IF NOT EXISTS _sync_sending (t INTEGER, k BLOB, ordinal INTEGER, PRIMARY KEY (t, k)) \
              WITHOUT ROWID; DELETE FROM temp._sync_sending; \
@@ -141,6 +142,10 @@ impl Store {
             let mut rows = s.query([m.id])?;
             while let Some(r) = rows.next()? {
                 let (k, mut base): (Vec<u8>, Option<Vec<u8>>) = (r.get(0)?, r.get(2)?);
+                // What stays is sent from here.
+                if stays.contains(&(position, k.clone())) {
+                    continue;
+                }
                 let live = match m.sql.read(&self.conn, &Key::from_stored(k.clone()).unpack()?)? {
                     // Text that is not UTF-8 cannot travel; the row stays here.
                     Some(Err(_)) => continue,

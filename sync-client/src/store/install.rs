@@ -9,7 +9,7 @@ use sync_core::sqlite::capture::{create_log, log_columns, log_name, triggers};
 use sync_core::sqlite::introspect::{Found, Known, introspect_known};
 use sync_core::sqlite::locals::Locals;
 use sync_core::sqlite::rows::RowSql;
-use sync_core::sqlite::survey::{Survey, survey};
+use sync_core::sqlite::survey::{Survey, beside, survey};
 use sync_core::sqlite::triggers::Trigger;
 use sync_core::sqlite::{quote, triggers as app_triggers};
 
@@ -267,6 +267,8 @@ impl Store {
             found.schema = without_other_keys(&self.conn, found.schema)?;
             copies = app_triggers::runnable(&self.conn, app_triggers::plan(&found.schema, &app).copy)?;
             locals = Locals::read(&self.conn, &found.schema)?;
+            let beside = beside(&found.schema, &locals, &app, &copies);
+            copies.extend(app_triggers::runnable(&self.conn, beside)?);
             locals.mark_filled(&copies);
         } else {
             refuse(&self.conn, &found, &selection)?;

@@ -399,3 +399,66 @@ fn an_export_that_cannot_be_made_names_its_place() {
     assert!(failed.to_string().starts_with(&format!("cannot make the export {}: ", path.display())), "{failed}");
     assert_eq!(a.sync().push.committed_rows, 1);
 }
+
+/// What rows of an unsynced table refer to cannot leave its table: it stays pending here, with what refers to it, and is in
+/// no export, so that it does not exist twice later.
+#[test]
+fn what_has_to_stay_is_not_exported() {
+    const SYNCED: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT);
+        CREATE TABLE posts (id TEXT PRIMARY KEY NOT NULL, user INTEGER REFERENCES users(id), body TEXT);";
+    for (of, local) in [
+        ("posts", "CREATE TABLE l (p TEXT REFERENCES posts(id)); INSERT INTO l VALUES ('mine')"),
+        (
+            "users",
+            "CREATE TABLE l (u INTEGER NOT NULL REFERENCES users(id) ON DELETE SET NULL); INSERT INTO l VALUES (2)",
+        ),
+        (
+            "guarded",
+            "CREATE TABLE l (u INTEGER REFERENCES users(id) ON DELETE CASCADE); INSERT INTO l VALUES (2);
+             CREATE TRIGGER no BEFORE DELETE ON l BEGIN SELECT RAISE(ABORT, 'no'); END",
+        ),
+    ] {
+        for discard in [false, true] {
+            let w = World::with(SYNCED, sync_server::limits::Limits::default());
+            let (a, mut b) = (w.device("a"), w.device("b"));
+            a.sql("INSERT INTO users (name) VALUES ('one'); INSERT INTO posts VALUES ('q', 1, 'x')");
+            converge(&[&a, &b]);
+            b.sql(
+                "INSERT INTO users (name) VALUES ('mine'); INSERT INTO posts VALUES ('mine', 2, 'x'), ('free', 1, 'x'),
+                 ('other', 2, 'x'); UPDATE posts SET user = 2, body = 'moved' WHERE id = 'q'",
+            );
+            b.sql(local);
+            let case = format!("{of} {discard}");
+            if discard {
+                let detached = b.client().detach(Detach::Discard).unwrap();
+                let kept = if of == "posts" { 2 } else { 1 };
+                assert_eq!((detached.kept_rows, detached.discarded_rows), (kept, 5 - kept), "{case}");
+                assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0, "{case}");
+                continue;
+            }
+            let path = w.dir.path().join("work.export");
+            let detached = b.client().detach(Detach::Export(path.clone())).unwrap();
+            assert_eq!((detached.kept_rows, detached.exported_rows), (4, 1), "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0, "{case}");
+            assert_eq!(
+                b.text("SELECT group_concat(id) FROM (SELECT id FROM posts ORDER BY id)"),
+                "mine,other,q",
+                "{case}"
+            );
+            let stayed = sync_client::read_inbox(&b.path, "conflict").unwrap();
+            assert_eq!(stayed.iter().filter(|e| e.reason == "stayed").count(), 4, "{case}: {stayed:?}");
+            a.sql("INSERT INTO users (name) VALUES ('theirs')");
+            assert_eq!(a.client().import(&path).unwrap().rows, 1, "{case}");
+            a.sync();
+            b.open();
+            // The guard would keep the row from another number, too.
+            b.sql("DROP TRIGGER IF EXISTS no");
+            converge(&[&a, &b]);
+            let posts = "SELECT group_concat(p.id || u.name, ' ') FROM (SELECT * FROM posts ORDER BY id) p JOIN users u ON u.id = p.user";
+            assert_eq!(a.text(posts), "freeone minemine othermine qmine", "{case}");
+            assert_eq!(a.count("SELECT count(*) FROM users"), 3, "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM l"), 1, "{case}");
+            assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0, "{case}");
+        }
+    }
+}

@@ -523,8 +523,9 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
         let mut text = format!("{} is an ordinary file again. Its rows stayed.", args.file.display());
         if rows.kept_rows > 0 {
             text.push_str(&format!(
-                "\n{} not sent yet: `sync-client init` with the same account goes on from here.",
-                counted(rows.kept_rows, "change")
+                "\n{} not sent yet{}: `sync-client init` with the same account goes on from here.",
+                counted(rows.kept_rows, "change"),
+                if pending.discard || pending.export.is_some() { STAYED } else { "" }
             ));
         }
         if rows.discarded_rows > 0 {
@@ -545,6 +546,9 @@ pub(crate) fn detach(args: &args::Detach, out: Output) -> Result<Done, Failure> 
     });
     Ok(Done::Clean)
 }
+
+/// Why a change is neither undone nor moved into an export.
+const STAYED: &str = " stayed, since rows of tables that are not synced refer to the row (`sync-client conflicts`)";
 
 /// A fragment with a capital first letter.
 fn sentence(fragment: &str) -> String {
