@@ -9,6 +9,7 @@ use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
 use sync_core::schema::Table;
+use sync_core::sqlite::connection::is_too_long;
 use sync_core::value::Value;
 
 use crate::aside::{Aside, Why};
@@ -212,11 +213,11 @@ impl<'a> Applier<'a> {
         let written = match &r.row {
             None => {
                 self.keep.remember(self.store, r.position, &r.k, &key)?;
-                self.store.bounded(r.position, || m.sql.delete(conn, &key).map(|_| ()))?
+                self.store.bounded(r.position, 0, || m.sql.delete(conn, &key).map(|_| ()))?
             }
             Some(stored) => {
                 let row = fit(record::decode(stored)?, self.store.table(r.position));
-                self.store.bounded(r.position, || {
+                self.store.bounded(r.position, stored.len() as u64, || {
                     let updated = match known {
                         Known::Live(_) => m.sql.update_partial(conn, &key, &row)?,
                         _ => 0,
@@ -239,6 +240,7 @@ impl<'a> Applier<'a> {
                 Ok(Written::Yes)
             }
             Err(e) if is_unique(&e) => Ok(Written::Blocked),
+            Err(e) if is_too_long(&e) => Ok(Written::Refused(TOO_LONG.into())),
             Err(e) if is_constraint(&e) => Ok(Written::Refused(e.to_string())),
             Err(e) => Err(e.into()),
         }
@@ -416,9 +418,15 @@ pub(crate) fn is_unique(e: &rusqlite::Error) -> bool {
         if [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE].contains(&f.extended_code))
 }
 
+/// Whether the file's schema does not take a row: also one of which it makes more than a row may come to.
 pub(crate) fn is_constraint(e: &rusqlite::Error) -> bool {
-    matches!(e.sqlite_error_code(), Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch))
+    use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+    matches!(e.sqlite_error_code(), Some(ConstraintViolation | TypeMismatch | TooBig))
 }
+
+/// Of a row that is short, and comes to more than a device should have to hold.
+const TOO_LONG: &str = "what it makes of the row (a generated column, a DEFAULT, an index, a CHECK or a trigger) is too \
+                        long; once that is changed here, or the row is, it comes";
 
 #[cfg(test)]
 mod tests;

@@ -180,6 +180,7 @@ impl Applier<'_> {
         let (store, m, table) = (self.store, &self.store.managed[position], self.store.table(position));
         let json = |text: &str| sync_core::json::from_slice(text.as_bytes());
         let Ok(key) = json(key).map(|members| decode_key(table, &members)) else { return Ok(false) };
+        let length = row.len() as u64;
         let (Ok(key), Ok(members)) = (key, json(row)) else { return Ok(false) };
         let Ok(row) = decode_payload(table, &key, &members) else { return Ok(false) };
         let k = Key::pack(&key)?;
@@ -192,11 +193,13 @@ impl Applier<'_> {
             return Ok(false);
         }
         store.conn.execute_batch("SAVEPOINT _sync_fits")?;
-        let written = if here {
-            m.sql.update_partial(&store.conn, &key, &row.values)
-        } else {
-            m.sql.insert_partial(&store.conn, &row.values)
-        };
+        let written = store.bounded(position, length, || {
+            if here {
+                m.sql.update_partial(&store.conn, &key, &row.values)
+            } else {
+                m.sql.insert_partial(&store.conn, &row.values)
+            }
+        })?;
         store.conn.execute_batch("ROLLBACK TO _sync_fits; RELEASE _sync_fits")?;
         match written {
             Ok(_) => Ok(true),

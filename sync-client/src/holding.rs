@@ -94,14 +94,14 @@ impl Store {
         position: usize,
         row: &[Value],
         new: Option<&[Value]>,
-        write: impl FnOnce() -> rusqlite::Result<()>,
+        write: impl Fn() -> rusqlite::Result<()>,
     ) -> Result<Option<String>, Error> {
         if self.local_of(position, row, new)?.is_none() {
             return Ok(None);
         }
         let before = self.noted_so_far()?;
         self.conn.execute_batch("SAVEPOINT _sync_held")?;
-        let held = self.bounded(position, write).and_then(|written| match written {
+        let held = self.bounded(position, 0, write).and_then(|written| match written {
             Err(e) if !is_constraint(&e) => Err(e.into()),
             written => match self.declared_against(position, row, new)? {
                 None if written.is_ok() => self.rule_against(&before),

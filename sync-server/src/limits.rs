@@ -7,7 +7,8 @@ pub struct Limits {
     pub max_bytes_per_request: u64,
     /// Rows of one push; 0 for no limit.
     pub max_rows_per_bundle: i64,
-    /// Bytes of one row's payload; 0 for no limit.
+    /// Bytes of one row's payload; 0 for no limit. What the schema makes of a row may come to eight times as many, and to
+    /// 16 MiB always.
     pub max_bytes_per_row: i64,
     /// Advice to clients.
     pub default_rows_per_push_chunk: i64,

@@ -191,7 +191,7 @@ impl Service {
         let inner = Inner {
             schema: config.wire_schema.to_ascii_lowercase().into(),
             app_name: config.app_name,
-            scopes: Scopes::new(scopes, Arc::clone(&loaded), limits.open_scopes),
+            scopes: Scopes::new(scopes, Arc::clone(&loaded), &limits),
             pushes: Pushes::load(pushes, loaded.stamp())?,
             snapshots,
             builds: AtomicUsize::new(0),

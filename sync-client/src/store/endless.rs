@@ -1,8 +1,11 @@
-//! Statements that do not come to an end. A trigger runs with each row that is written, and it may be one that a server
-//! handed out: a stop ends it all the same, and a row that takes too much is given up.
+//! Statements that do not come to an end, or that make very much of a row. A trigger runs with each row that is written,
+//! and it may be one that a server handed out, as the columns of its table: a stop ends it all the same, and a row that
+//! takes too much is given up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use sync_core::sqlite::connection::{is_too_long, no_longer_than, room_for};
 
 use super::Store;
 use crate::error::Error;
@@ -19,14 +22,25 @@ impl Store {
         Ok(self.conn.progress_handler(STEPS, Some(look))?)
     }
 
-    /// Writes a row of a table, with what triggers make of it.
+    /// Writes a row of a table, of which so many bytes came, with what its columns and triggers make of it.
     pub(crate) fn bounded<T>(
         &self,
         position: usize,
-        write: impl FnOnce() -> Result<T, rusqlite::Error>,
+        came: u64,
+        write: impl Fn() -> Result<T, rusqlite::Error>,
     ) -> Result<Result<T, rusqlite::Error>, Error> {
         self.work.0.store(LOOKS, Ordering::Relaxed);
-        let written = write();
+        let mut written = no_longer_than(&self.conn, room_for(came.max(SHORT)), &write)?;
+        if written.as_ref().is_err_and(is_too_long) {
+            // It may touch what is here already, as a large full-text index or the rest of a long row. None of that is
+            // longer than the file.
+            let size = "SELECT page_count * page_size FROM pragma_page_count('main'), pragma_page_size('main')";
+            let size: i64 = self.conn.prepare_cached(size)?.query_row([], |r| r.get(0))?;
+            let more = size.unsigned_abs().saturating_add(room_for(came));
+            if more > room_for(came.max(SHORT)) {
+                written = no_longer_than(&self.conn, more, &write)?;
+            }
+        }
         if self.work.0.swap(0, Ordering::Relaxed) <= 0 && written.is_err() {
             return Err(Error::Argument(format!(
                 "a row of table {} cannot be written here: a trigger on the table does not come to an end; nothing is \
@@ -38,6 +52,8 @@ impl Store {
     }
 }
 
+/// Rows up to this have the same room: what is made of them may be as long as the longest that apps have.
+const SHORT: u64 = 16 << 20;
 /// Steps of SQLite's virtual machine between two looks.
 const STEPS: i32 = 10_000;
 /// Looks while one row is written: some seconds, where counting a large table anew takes one.
@@ -67,8 +83,8 @@ mod tests {
         let endless =
             format!("CREATE TEMP TRIGGER t AFTER INSERT ON n WHEN NEW.id = 'x' BEGIN SELECT * FROM ({ENDLESS}); END");
         store.conn.execute_batch(&endless).unwrap();
-        assert!(matches!(store.bounded(0, || insert("a")), Ok(Ok(1))));
-        let said = store.bounded(0, || insert("x")).unwrap_err().to_string();
+        assert!(matches!(store.bounded(0, 0, || insert("a")), Ok(Ok(1))));
+        let said = store.bounded(0, 0, || insert("x")).unwrap_err().to_string();
         assert!(said.contains("row of table n ") && said.contains("does not come to an end"), "{said}");
         // What is no row may take long, but for a stop.
         let long = ENDLESS.replace("FROM n) ", "FROM n LIMIT 200000) ");

@@ -161,6 +161,43 @@ fn a_clone_that_was_cut_tells_what_it_lacks() {
     assert!(ran.stderr.contains("Table k cannot be synced: the server has it since"), "{}", ran.stderr);
 }
 
+/// What a file's columns and triggers make of a short row has a bound: such a row waits with its reason, the others come,
+/// and it comes once it is another one. What is long itself has its room, also in what it touches.
+#[test]
+fn a_short_row_of_which_much_is_made_waits_alone() {
+    let dir = TempDir::new().unwrap();
+    let plain = "CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, n INTEGER, body TEXT);
+        CREATE TABLE tap (id TEXT PRIMARY KEY NOT NULL, n INTEGER);";
+    let server = serve(plain);
+    let much = "CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, n INTEGER, body TEXT,
+            g TEXT GENERATED ALWAYS AS (body || printf('%.*c', n, 'x')) STORED);
+        CREATE TABLE tap (id TEXT PRIMARY KEY NOT NULL, n INTEGER); CREATE TABLE local (x, y);
+        CREATE TRIGGER t AFTER INSERT ON tap BEGIN INSERT INTO local VALUES (zeroblob(NEW.n), 1); END;";
+    let a = file(&dir, "a.db", plain);
+    let b = file(&dir, "b.db", much);
+    for name in ["a.db", "b.db"] {
+        run(&dir, &["init", name, "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+    }
+    let fits = "INSERT INTO note VALUES ('fits', 20000000, 'y'), ('last', 1, 'z');
+        INSERT INTO note VALUES ('long', 1, printf('%.*c', 9000000, 'x'));";
+    a.execute_batch("INSERT INTO note VALUES ('much', 900000000, 'x'); INSERT INTO tap VALUES ('much', 900000000);")
+        .unwrap();
+    a.execute_batch(fits).unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    for _ in 0..2 {
+        run(&dir, &["sync", "b.db"]).ends(5);
+    }
+    let all = "SELECT group_concat(id || '=' || length(g)) FROM (SELECT * FROM note ORDER BY id)";
+    assert_eq!(text(&b, all), "fits=20000001,last=2,long=9000001");
+    let told = run(&dir, &["conflicts", "b.db"]).ends(0).stdout;
+    assert!(told.contains("much") && told.contains("is too long; once that is changed here"), "{told}");
+    a.execute_batch("UPDATE note SET n = 2; UPDATE tap SET n = 2").unwrap();
+    run(&dir, &["sync", "a.db"]).ends(0);
+    run(&dir, &["sync", "b.db"]).ends(0);
+    assert_eq!(text(&b, all), "fits=3,last=3,long=9000002,much=3");
+    assert_eq!(text(&b, "SELECT length(x) || '' FROM local"), "2");
+}
+
 /// A trigger that never ends, handed out by a server: a signal ends the program all the same, and nothing is half done.
 #[cfg(unix)]
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use super::connection::{no_longer_than, room_for};
 use super::sql::{self, Kind, Token};
 use super::stubs::Stubs;
 use super::{ledgers, quote, triggers};
@@ -244,11 +245,15 @@ impl<'a> Guest<'a> {
             }
         };
         conn.authorizer(Some(guard)).map_err(|e| sqlite(&e))?;
-        let outcome = conn.prepare(statement).and_then(|mut prepared| {
-            let mut rows = prepared.query([])?;
-            while rows.next()?.is_some() {}
-            Ok(())
-        });
+        // A record of migrations may be a table that makes much of a short row.
+        let outcome = no_longer_than(conn, room_for(statement.len() as u64), || {
+            conn.prepare(statement).and_then(|mut prepared| {
+                let mut rows = prepared.query([])?;
+                while rows.next()?.is_some() {}
+                Ok(())
+            })
+        })
+        .and_then(|outcome| outcome);
         conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(|e| sqlite(&e))?;
         if denied.load(Ordering::Relaxed) {
             return Err(self.left_out(

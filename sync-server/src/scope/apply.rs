@@ -9,6 +9,7 @@ use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::Record;
 use sync_core::schema::{Affinity, Unique};
+use sync_core::sqlite::connection::{is_too_long, no_longer_than};
 use sync_core::sqlite::{placeholders, quote, value};
 use sync_core::value::Value;
 
@@ -45,6 +46,18 @@ pub(crate) struct Apply<'a> {
     pub(crate) rejections: &'a mut Rejections,
     /// What the push deletes, by table and key; filled where it is asked for.
     pub(crate) deleted: OnceCell<BTreeSet<(i64, Vec<u8>)>>,
+    /// The length of the longest row; found where it is asked for.
+    pub(crate) longest: OnceCell<u64>,
+}
+
+/// Bytes of what was sent of a row.
+pub(crate) fn length(sent: &Record) -> u64 {
+    let one = |v: &Value| match v {
+        Value::Text(s) => s.len(),
+        Value::Blob(b) => b.len(),
+        Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+    };
+    sent.iter().flatten().map(one).sum::<usize>() as u64
 }
 
 impl Apply<'_> {
@@ -72,8 +85,9 @@ impl Apply<'_> {
             return Ok(Applied::Blocked(Kind::ForeignKey, message));
         }
         let done = match (&row.op, &row.data) {
-            (Op::Insert, Some(data)) => t.sql.insert_partial(self.conn, data),
-            (Op::Update, Some(data)) => t.sql.update_partial(self.conn, key, data),
+            (Op::Insert, Some(data)) => self.within(data, || t.sql.insert_partial(self.conn, data))?,
+            (Op::Update, Some(data)) => self.within(data, || t.sql.update_partial(self.conn, key, data))?,
+            // Nothing was sent of which anything could be made; however long a row is, it goes.
             (Op::Delete, _) => t.sql.delete(self.conn, key),
             (Op::Insert | Op::Update, None) => return Err(Fail::Damaged("a staged row")),
         };
@@ -98,6 +112,10 @@ impl Apply<'_> {
                     Some(Kind::ForeignKey) => {
                         Ok(Applied::Blocked(Kind::ForeignKey, "rows that stay refer to this row".to_owned()))
                     }
+                    Some(Kind::TooLarge) => {
+                        self.rejections.add(row.ordinal, Kind::TooLarge, vec![], self.too_large(row));
+                        Ok(Applied::Done)
+                    }
                     Some(k) => {
                         let columns = if k == Kind::NotNull { missing(t, row) } else { vec![] };
                         let message = format!("{}{}", words(&e), way_out(t, row));
@@ -108,6 +126,46 @@ impl Apply<'_> {
                 }
             }
         }
+    }
+
+    /// Writes what was sent, but for what makes a row of any length of it. Where that touches what is in the tables
+    /// already (an UPDATE that leaves long values alone, a cascade, a rule), the longest row has its room.
+    fn within(&self, sent: &Record, write: impl Fn() -> rusqlite::Result<usize>) -> Outcome<rusqlite::Result<usize>> {
+        let sent = length(sent);
+        let room = self.scope.room_for(sent);
+        let done = no_longer_than(self.conn, room, &write)?;
+        if !done.as_ref().is_err_and(is_too_long) {
+            return Ok(done);
+        }
+        let more = self.scope.room_for(sent + self.longest()?);
+        Ok(if more > room { no_longer_than(self.conn, more, &write)? } else { done })
+    }
+
+    /// No row of the scope's tables is longer. What the schema computes does not count: it would make room for itself.
+    fn longest(&self) -> Outcome<u64> {
+        if let Some(longest) = self.longest.get() {
+            return Ok(*longest);
+        }
+        let mut longest = 0;
+        for t in &self.scope.loaded.tables {
+            let each = t.table.columns.iter().map(|c| format!("max(length(CAST({} AS BLOB)))", quote(&c.sql_name)));
+            let each = each.collect::<Vec<_>>().join(", ");
+            let sql = format!("SELECT {each} FROM main.{}", quote(&t.table.sql_name));
+            let sum = self.conn.query_row(&sql, [], |r| {
+                (0..t.table.columns.len()).map(|i| Ok(r.get::<_, Option<i64>>(i)?.unwrap_or(0))).sum::<Result<i64, _>>()
+            })?;
+            longest = longest.max(sum.unsigned_abs());
+        }
+        Ok(*self.longest.get_or_init(|| longest))
+    }
+
+    fn too_large(&self, row: &Staged) -> String {
+        format!(
+            "what the server's schema makes of this row (a generated column, a DEFAULT, an index, a CHECK or a rule) is \
+             longer than the {} bytes that a row of its length has: shorten what that is made from, or let the operator \
+             change the schema or raise max_bytes_per_row",
+            self.scope.room_for(row.data.as_ref().map_or(0, length))
+        )
     }
 
     /// The first table of which a declared action would delete or change rows that the push does not delete, were this
@@ -282,9 +340,12 @@ impl Apply<'_> {
                     continue;
                 }
                 self.ordinal.store(row.ordinal, Ordering::Relaxed);
-                match t.sql.update_partial(self.conn, &key, &sent) {
+                match self.within(&sent, || t.sql.update_partial(self.conn, &key, &sent))? {
                     Ok(_) => {}
                     Err(e) => match kind(&e).filter(|_| !self.conn.is_autocommit()) {
+                        Some(Kind::TooLarge) => {
+                            self.rejections.add(row.ordinal, Kind::TooLarge, vec![], self.too_large(&row));
+                        }
                         Some(k) => self.rejections.add(row.ordinal, k, vec![], words(&e)),
                         None => return Err(e.into()),
                     },
@@ -328,7 +389,9 @@ impl Apply<'_> {
             }
             for spare in spares {
                 let values = std::iter::once(&spare).chain(key);
-                match self.conn.prepare_cached(&sql)?.execute(params_from_iter(values)) {
+                let values: Vec<&Value> = values.collect();
+                let write = || self.conn.prepare_cached(&sql)?.execute(params_from_iter(&values));
+                match self.within(data, write)? {
                     Ok(_) => break,
                     Err(e) if self.conn.is_autocommit() || kind(&e).is_none() => return Err(e.into()),
                     Err(_) => {}

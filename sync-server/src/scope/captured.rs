@@ -42,6 +42,7 @@ pub(super) fn commit(w: &Writer, job: &Job<'_>) -> Outcome<Bundle> {
         ordinal: &w.ordinal,
         rejections: &mut rejections,
         deleted: OnceCell::new(),
+        longest: OnceCell::new(),
     };
     let mut statement = job.staged.prepare_cached(&format!("{} ORDER BY n", staging::SELECT))?;
     let mut rows = statement.query([])?;

@@ -3,11 +3,13 @@
 use rusqlite::{Connection, params, params_from_iter};
 use sync_core::protocol::Op;
 use sync_core::schema::Affinity;
+use sync_core::sqlite::connection::no_longer_than;
 use sync_core::sqlite::quote;
 use sync_core::sqlite::rows::read_values;
 use sync_core::value::Value;
 
 use super::Scope;
+use super::apply::length;
 use super::commit::{Job, LARGE, Log, Request, begin};
 use super::fail::{Fail, Outcome};
 use super::reject::{Kind, kind};
@@ -82,7 +84,10 @@ pub(super) fn commit(conn: &Connection, job: &Job<'_>) -> Result<Bundle, Left> {
         if !sorted && !versions.advance(&row)? {
             return Err(Left::Trouble);
         }
-        let after = sql[at].apply(conn, t, &row, &key).map_err(|e| match (kind(&e), conn.is_autocommit()) {
+        // A delete takes no room: nothing was sent of which anything could be made.
+        let room = row.data.as_ref().map_or(u64::MAX, |data| job.scope.room_for(length(data)));
+        let after = no_longer_than(conn, room, || sql[at].apply(conn, t, &row, &key));
+        let after = after.and_then(|after| after).map_err(|e| match (kind(&e), conn.is_autocommit()) {
             (Some(_), false) => Left::Trouble,
             _ => Left::Failed(e.into()),
         })?;

@@ -25,11 +25,12 @@ use std::time::Duration;
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
-use sync_core::sqlite::connection::{self, Settings};
+use sync_core::sqlite::connection::{self, Settings, room_for};
 use sync_core::sqlite::{quote, triggers};
 
 use self::fail::{Fail, Outcome, damaged};
 use self::schema::{Loaded, TableInfo};
+use crate::limits::Limits;
 
 /// Locks, also after a panic elsewhere: every use leaves its data whole between two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,6 +53,8 @@ pub(crate) struct Scope {
     pub(crate) loaded: Arc<Loaded>,
     /// The file's numbers of the tables, by position in the schema.
     ids: Vec<i64>,
+    /// Bytes of a row that may be sent, at most; 0 where requests alone limit that.
+    max_row: u64,
     path: PathBuf,
     writer: Mutex<Writer>,
     readers: Mutex<Vec<Connection>>,
@@ -80,7 +83,14 @@ fn settings(foreign_keys: bool, cache_kib: i64) -> Settings {
 impl Scope {
     /// Opens a scope's file, makes it where `create` says so, and brings its
     /// tables up to the schema.
-    fn open(path: &Path, name: &str, user: &str, loaded: &Arc<Loaded>, create: bool) -> Outcome<Option<Self>> {
+    fn open(
+        path: &Path,
+        name: &str,
+        user: &str,
+        loaded: &Arc<Loaded>,
+        max_row: u64,
+        create: bool,
+    ) -> Outcome<Option<Self>> {
         if !create && !path.exists() {
             return Ok(None);
         }
@@ -121,6 +131,7 @@ impl Scope {
             scope_id,
             loaded: Arc::clone(loaded),
             ids,
+            max_row,
             path: path.to_owned(),
             writer: Mutex::new(Writer { conn, ordinal }),
             readers: Mutex::default(),
@@ -133,6 +144,11 @@ impl Scope {
     /// The file's number of the table at a position in the schema.
     pub(crate) fn id(&self, position: usize) -> i64 {
         self.ids[position]
+    }
+
+    /// How long a row may get in its table, where so many bytes of it were sent.
+    pub(crate) fn room_for(&self, sent: u64) -> u64 {
+        room_for(sent.max(self.max_row))
     }
 
     /// The table with a number, where the schema has it.
@@ -281,6 +297,7 @@ fn number(conn: &Connection, loaded: &Loaded) -> Outcome<Vec<i64>> {
 pub(crate) struct Scopes {
     dir: PathBuf,
     loaded: Arc<Loaded>,
+    max_row: u64,
     limit: usize,
     open: Mutex<Open>,
 }
@@ -292,8 +309,14 @@ struct Open {
 }
 
 impl Scopes {
-    pub(crate) fn new(dir: PathBuf, loaded: Arc<Loaded>, limit: usize) -> Self {
-        Self { dir, loaded, limit: limit.max(1), open: Mutex::default() }
+    pub(crate) fn new(dir: PathBuf, loaded: Arc<Loaded>, limits: &Limits) -> Self {
+        Self {
+            dir,
+            loaded,
+            max_row: u64::try_from(limits.max_bytes_per_row).unwrap_or(0),
+            limit: limits.open_scopes.max(1),
+            open: Mutex::default(),
+        }
     }
 
     /// The name of a user's file: a hash of the id, never its text.
@@ -314,7 +337,7 @@ impl Scopes {
             return Ok((Some(Arc::clone(scope)), false));
         }
         let path = self.dir.join(format!("{name}.db"));
-        let scope = Scope::open(&path, &name, user, &self.loaded, create)?;
+        let scope = Scope::open(&path, &name, user, &self.loaded, self.max_row, create)?;
         let Some(scope) = scope.map(Arc::new) else { return Ok((None, false)) };
         scope.used.store(now, Ordering::Relaxed);
         while open.scopes.len() >= self.limit {

@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     ForeignKey,
     UnknownColumn,
     Type,
+    TooLarge,
     Rule,
     NoEffect,
 }
@@ -32,6 +33,7 @@ impl Kind {
             Self::ForeignKey => "foreign_key",
             Self::UnknownColumn => "unknown_column",
             Self::Type => "type",
+            Self::TooLarge => "too_large",
             Self::Rule => "rule",
             Self::NoEffect => "no_effect",
         }
@@ -48,7 +50,8 @@ pub(crate) fn kind(e: &rusqlite::Error) -> Option<Kind> {
         ffi::SQLITE_CONSTRAINT_FOREIGNKEY => Kind::ForeignKey,
         ffi::SQLITE_CONSTRAINT_NOTNULL => Kind::NotNull,
         ffi::SQLITE_CONSTRAINT_CHECK => Kind::Check,
-        ffi::SQLITE_CONSTRAINT_DATATYPE | ffi::SQLITE_MISMATCH | ffi::SQLITE_TOOBIG => Kind::Type,
+        ffi::SQLITE_CONSTRAINT_DATATYPE | ffi::SQLITE_MISMATCH => Kind::Type,
+        ffi::SQLITE_TOOBIG => Kind::TooLarge,
         code if code & 0xff == ffi::SQLITE_CONSTRAINT => Kind::Rule,
         _ => return None,
     })

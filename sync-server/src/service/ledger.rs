@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use rusqlite::{Connection, OpenFlags, params};
 use sync_core::engine::window::History;
 use sync_core::schema::Affinity;
-use sync_core::sqlite::connection::{self, Settings};
+use sync_core::sqlite::connection::{self, Settings, is_too_long, no_longer_than, room_for};
 use sync_core::sqlite::introspect::{Known, introspect};
 use sync_core::sqlite::rows::RowSql;
 use sync_core::value::Value;
@@ -152,7 +152,12 @@ fn fill(conn: &Connection) -> rusqlite::Result<()> {
             Affinity::Text => Value::Text("x".into()),
             Affinity::Blob => Value::Blob(vec![0; 16]),
         });
-        RowSql::new(t).insert(conn, &values.collect::<Vec<_>>())?;
+        let values: Vec<Value> = values.collect();
+        match no_longer_than(conn, room_for(0), || RowSql::new(t).insert(conn, &values))? {
+            // What the schema makes of any row is more than a scope takes: such a table has none.
+            Err(e) if is_too_long(&e) => {}
+            done => done.map(|_| ())?,
+        }
     }
     conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA ignore_check_constraints = OFF")
 }

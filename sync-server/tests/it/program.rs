@@ -247,6 +247,24 @@ fn a_bomb_does_not_grow_the_process() {
     assert!(program.peak_mib() < 64, "{} MiB", program.peak_mib());
 }
 
+/// A few bytes of a row that the schema makes much of.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_row_that_grows_in_its_table_does_not_grow_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    let ddl = "CREATE TABLE users (id TEXT PRIMARY KEY NOT NULL, name TEXT, score REAL,
+        g TEXT GENERATED ALWAYS AS (printf('%.*c', length(name) * 100000000, 'x')) STORED);";
+    std::fs::write(dir.path().join("schema.sql"), ddl).unwrap();
+    let program = Program::start(&mut command, &["--dev"]);
+    let client = program.client("ada");
+    client.post("/sync/connect", "{}");
+    let refused = client.push(1, &[user("u", "five5"), user("e", "")]);
+    assert_eq!((refused.status, refused.json()["rejections"][0]["kind"].as_str()), (422, Some("too_large")));
+    assert_eq!(client.push(1, &[user("e", "")]).status, 200);
+    assert!(program.peak_mib() < 64, "{} MiB", program.peak_mib());
+}
+
 /// Kills the program at each of its fault points and starts it again: what was acknowledged is there,
 /// what was not is there whole or not at all, and the device goes on.
 #[test]

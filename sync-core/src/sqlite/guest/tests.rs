@@ -54,6 +54,19 @@ fn an_apps_objects_are_made() {
     conn.prepare("SELECT appfn(1)").unwrap_err();
 }
 
+/// A record of migrations may be made to take a gigabyte for a row of a few bytes.
+#[test]
+fn no_row_is_made_much_of() {
+    let (conn, left_out) = clone(&[
+        "CREATE TABLE schema_migrations (version TEXT NOT NULL, g AS (zeroblob(version)) STORED)",
+        "INSERT INTO schema_migrations (version) VALUES ('900000000')",
+        "INSERT INTO schema_migrations (version) VALUES ('1000000')",
+    ]);
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    assert!(left_out[0].why.contains("too big"), "{left_out:?}");
+    assert_eq!(count(&conn, "SELECT sum(length(g)) FROM schema_migrations"), 1_000_000);
+}
+
 #[test]
 fn nothing_else_is_done() {
     let (conn, before) = clone(&[]);

@@ -62,6 +62,80 @@ fn every_kind_at_once() {
     assert_eq!(a.push(2, &rows[..1]).unwrap().bundle_seq, 2, "the good row alone commits under the same id");
 }
 
+/// What a row comes to by the schema has a bound, whatever few bytes were sent; the rows beside it go.
+#[test]
+fn what_the_schema_makes_of_a_row_has_a_bound() {
+    let schema = "
+        CREATE TABLE stored (id TEXT PRIMARY KEY NOT NULL, n INTEGER,
+            g TEXT GENERATED ALWAYS AS (printf('%.*c', n, 'x')) STORED);
+        CREATE TABLE indexed (id TEXT PRIMARY KEY NOT NULL, n INTEGER, g BLOB AS (zeroblob(n)));
+        CREATE INDEX by_g ON indexed(g);
+        CREATE TABLE checked (id TEXT PRIMARY KEY NOT NULL, n INTEGER CHECK (length(hex(zeroblob(n))) >= 0));
+        CREATE TABLE filled (id TEXT PRIMARY KEY NOT NULL, b BLOB DEFAULT (zeroblob(500000000)), c TEXT);
+        CREATE TABLE plain (id TEXT PRIMARY KEY NOT NULL, body TEXT);
+        CREATE TABLE written (id TEXT PRIMARY KEY NOT NULL, body TEXT);";
+    let rules = "CREATE TRIGGER r AFTER INSERT ON plain WHEN NEW.body = 'much' BEGIN
+        INSERT INTO written VALUES (NEW.id, printf('%.*c', 500000000, 'x')); END;";
+    let w = World::with(schema, |c| {
+        c.rules_sql = Some(rules.into());
+        c.limits.max_bytes_per_row = 100_000;
+    });
+    let a = w.ready("a");
+    let n = |table: &str, id: &str, n: i64| insert(table, json!({"id": id, "n": n}));
+    // What is long beside what was sent, and fits every machine, is taken as ever: also beyond max_bytes_per_row.
+    let fit = [n("stored", "s", 1_000_000), n("indexed", "i", 1_000_000), n("checked", "c", 1_000_000)];
+    a.push(1, &fit).unwrap();
+    let rows = [
+        insert("plain", json!({"id": "p", "body": "x".repeat(90_000)})),
+        n("stored", "s1", 500_000_000),
+        n("stored", "s2", 17 << 20),
+        n("indexed", "i1", 500_000_000),
+        n("checked", "c1", 400_000_000),
+        insert("filled", json!({"id": "f"})),
+        insert("filled", json!({"id": "f2", "b": null, "c": "x"})),
+        insert("plain", json!({"id": "q", "body": "much"})),
+        update("stored", 1, json!({"id": "s", "n": 500_000_000})),
+    ];
+    let e = a.push(2, &rows).unwrap_err();
+    let refused = [1, 2, 3, 4, 5, 7, 8].map(|i| format!("{i} too_large "));
+    assert_eq!(kinds(&e), refused);
+    let said = member(&e, "rejections")[0]["message"].as_str().unwrap().to_owned();
+    assert!(said.contains("generated column") && said.contains("longer than the 16777216 bytes"), "{said}");
+    a.push(2, &[rows[0].clone(), rows[6].clone(), update("stored", 1, json!({"id": "s", "n": 2}))]).unwrap();
+
+    // Long rows have their room, also where something short touches them: an UPDATE that leaves most of one alone, a
+    // cascade from another table, a rule. However long a row is, it goes.
+    let schema = "
+        CREATE TABLE album (id TEXT PRIMARY KEY NOT NULL, name TEXT UNIQUE);
+        CREATE TABLE photo (id TEXT PRIMARY KEY NOT NULL, album TEXT REFERENCES album(name) ON UPDATE CASCADE ON DELETE SET NULL,
+            n INTEGER, body TEXT, twice TEXT AS (body || body) STORED);
+        CREATE TABLE tap (id TEXT PRIMARY KEY NOT NULL);";
+    let rules = "CREATE TRIGGER r AFTER INSERT ON tap BEGIN UPDATE photo SET n = n + 1; END;";
+    let w = World::with(schema, |c| c.rules_sql = Some(rules.into()));
+    let a = w.ready("a");
+    let photo = json!({"id": "p", "album": "x", "n": 1, "body": "x".repeat(17 << 20)});
+    a.push(1, &[insert("album", json!({"id": "a", "name": "x"})), insert("photo", photo)]).unwrap();
+    a.push(2, &[update("photo", 1, json!({"id": "p", "n": 2}))]).unwrap();
+    a.push(3, &[insert("tap", json!({"id": "t"}))]).unwrap();
+    a.push(4, &[update("album", 1, json!({"id": "a", "name": "y"}))]).unwrap();
+    let page = a.rows(4, None, None).unwrap();
+    let moved = page["rows"].as_array().unwrap().iter().find(|r| r["table"] == "photo").unwrap();
+    assert_eq!((&moved["payload"]["n"], &moved["payload"]["album"]), (&json!(3), &json!("y")));
+    a.push(5, &[delete("album", 4, "a")]).unwrap();
+    a.push(6, &[delete("photo", 5, "p")]).unwrap();
+}
+
+/// The same of a table in which no row fits at all: the others go, also when the schema changes.
+#[test]
+fn a_table_that_takes_no_row_stops_no_other() {
+    let none = "CREATE TABLE none (id TEXT PRIMARY KEY NOT NULL, g TEXT AS (printf('%.*c', 500000000, 'x')) STORED);";
+    let mut w = World::new(&format!("{NOTES} {none}"));
+    let rows = [insert("notes", json!({"id": "n"})), insert("none", json!({"id": "x"}))];
+    assert_eq!(kinds(&w.ready("a").push(1, &rows).unwrap_err()), ["1 too_large "]);
+    w.open(&format!("{NOTES} {none} CREATE TABLE more (id TEXT PRIMARY KEY NOT NULL);")).unwrap();
+    w.device("ann", "a").push(1, &[insert("notes", json!({"id": "n"})), insert("more", json!({"id": "m"}))]).unwrap();
+}
+
 #[test]
 fn without_rules_the_same_is_found() {
     let w = World::new(NOTES);
