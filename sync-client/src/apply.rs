@@ -82,6 +82,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) keep: Keep,
     /// While another device's work is taken up: the intents that are of it.
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
+    /// Rows whose writing did not come to an end: it is not tried again.
+    pub(crate) given_up: BTreeSet<(String, String)>,
     pub(crate) aside: Aside,
     /// The bundle of an own push that a snapshot contains, 0 where only that it committed is known.
     pub(crate) pushed: Option<i64>,
@@ -140,6 +142,7 @@ impl<'a> Applier<'a> {
             numbered: BTreeMap::new(),
             same_up_to: BTreeMap::new(),
             aside: Aside::new(store)?,
+            given_up: store.given_up()?,
             pushed: None,
             taken: Taken::new(),
             deleted_values: DeletedValues::new(),
@@ -207,17 +210,23 @@ impl<'a> Applier<'a> {
     pub(crate) fn write(&self, r: &StagedRow, known: Known) -> Result<Written, Error> {
         let (m, conn) = (&self.store.managed[r.position], &self.store.conn);
         let key = Key::from_stored(r.k.clone()).unpack()?;
+        if !self.given_up.is_empty() {
+            let table = self.store.table(r.position);
+            if self.given_up.contains(&(table.name.clone(), key_json(table, &key))) {
+                return Ok(Written::Refused(NO_END.into()));
+            }
+        }
         if let Some(table) = self.held_by_local(r, &key)? {
             return Ok(Written::Referred(table));
         }
         let written = match &r.row {
             None => {
                 self.keep.remember(self.store, r.position, &r.k, &key)?;
-                self.store.bounded(r.position, 0, || m.sql.delete(conn, &key).map(|_| ()))?
+                self.store.bounded(r.position, &key, 0, || m.sql.delete(conn, &key).map(|_| ()))?
             }
             Some(stored) => {
                 let row = fit(record::decode(stored)?, self.store.table(r.position));
-                self.store.bounded(r.position, stored.len() as u64, || {
+                self.store.bounded(r.position, &key, stored.len() as u64, || {
                     let updated = match known {
                         Known::Live(_) => m.sql.update_partial(conn, &key, &row)?,
                         _ => 0,
@@ -423,6 +432,10 @@ pub(crate) fn is_constraint(e: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
     matches!(e.sqlite_error_code(), Some(ConstraintViolation | TypeMismatch | TooBig))
 }
+
+/// Of a row that was given up.
+pub(crate) const NO_END: &str = "what its triggers do with the row does not come to an end; once they are changed or \
+                                 dropped here, it comes";
 
 /// Of a row that is short, and comes to more than a device should have to hold.
 const TOO_LONG: &str = "what it makes of the row (a generated column, a DEFAULT, an index, a CHECK or a trigger) is too \

@@ -162,6 +162,10 @@ impl Applier<'_> {
                 .query_map((&table.name, why.reason(), MOST_TRIED), |r| Ok((r.get(0)?, r.get(1)?)))?
                 .collect::<Result<_, _>>()?;
             for (key_text, row) in found {
+                // No try of it comes to an end.
+                if self.given_up.contains(&(table.name.clone(), key_text.clone())) {
+                    continue;
+                }
                 // Another snapshot would do the same.
                 if self.aside.in_vain.contains(&(position, key_text.clone())) {
                     continue;
@@ -193,7 +197,7 @@ impl Applier<'_> {
             return Ok(false);
         }
         store.conn.execute_batch("SAVEPOINT _sync_fits")?;
-        let written = store.bounded(position, length, || {
+        let written = store.bounded(position, &key, length, || {
             if here {
                 m.sql.update_partial(&store.conn, &key, &row.values)
             } else {
@@ -217,6 +221,7 @@ impl Engine {
             return Ok(());
         }
         store.look_again_at_locals()?;
+        store.look_again_at_given_up()?;
         let tx = store.begin()?;
         store.look_at_marks()?;
         if tx.query_row(COUNT_ASIDE, [], |r| r.get::<_, i64>(0))? == 0 {

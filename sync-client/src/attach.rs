@@ -202,7 +202,7 @@ impl Engine {
             conn.execute_batch("DELETE FROM main._sync_dirty")?;
         }
         Meta::Rebuild.set(conn, "this file joins an existing scope")?;
-        match self.rebuild_once(report)? {
+        match self.past_endless(|e| e.rebuild_once(report))? {
             Pulled::Stable => self.joined(None)?,
             _ => {
                 return Err(Error::Refused {

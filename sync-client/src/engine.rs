@@ -386,7 +386,8 @@ impl Engine {
             if rebuilds && self.in_doubt()? {
                 self.confirm_committed()?;
             }
-            let pulled = if rebuilds { self.rebuild_once(report)? } else { self.pull_to_stable(report)? };
+            let pulled =
+                self.past_endless(|e| if rebuilds { e.rebuild_once(report) } else { e.pull_to_stable(report) })?;
             match pulled {
                 Pulled::Stable if Meta::Rebuild.get::<String>(&self.store.conn)?.is_none() => {
                     if Meta::PullFirst.integer(&self.store.conn)? != 0 {
@@ -399,6 +400,18 @@ impl Engine {
             }
         }
         Err(Error::Protocol("the server's history keeps changing under a rebuild".into()))
+    }
+
+    /// Does something once more without the row on which it was ended, which is set aside then. Each costs some seconds:
+    /// after a few the sync says so, and the next one goes on behind them.
+    pub(crate) fn past_endless<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        for _ in 0..MAX_ENDLESS {
+            match f(self) {
+                Err(Error::Endless { .. }) => self.check_stopped()?,
+                other => return other,
+            }
+        }
+        f(self)
     }
 
     /// Whether a commit was sent whose outcome is not known.
@@ -550,5 +563,7 @@ const MAX_PUSHES: u32 = 50;
 const MAX_FRUITLESS: u32 = 5;
 /// Greetings in one round: each time, the lease to seed the scope was gone.
 const MAX_RECONNECTS: u32 = 5;
+/// Rows that come to no end, in one pull.
+const MAX_ENDLESS: u32 = 10;
 /// Pulls and rebuilds in one round.
 const MAX_PULLS: u32 = 5;

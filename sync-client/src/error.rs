@@ -189,6 +189,16 @@ pub enum Error {
     /// The schema changed under a transaction of ours; the verb reads it again and goes on.
     #[error("the file's schema changed meanwhile; try again")]
     SchemaMoved,
+    /// What triggers do with a row that came does not come to an end.
+    #[error("{}", endless(table, key, triggers))]
+    Endless {
+        /// As in the schema.
+        table: String,
+        /// The row's key, as JSON.
+        key: String,
+        /// The triggers of the app on that table.
+        triggers: Vec<String>,
+    },
     /// An argument that makes no sense.
     #[error("{0}")]
     Argument(String),
@@ -321,6 +331,24 @@ fn owned(by: &str) -> String {
             .into();
     }
     format!("this file is being synced by another process ({by}); stop it first, or leave the syncing to it")
+}
+
+/// What is said of a row that is set aside for it, too.
+pub(crate) fn without_end(triggers: &[String]) -> String {
+    let which = match triggers {
+        [] => "what its writing sets off".into(),
+        [one] => format!("trigger {one}"),
+        more => format!("one of the triggers {}", more.join(", ")),
+    };
+    format!("{which} does not come to an end")
+}
+
+fn endless(table: &str, key: &str, triggers: &[String]) -> String {
+    format!(
+        "the row {key} of table {table} cannot be written here: {}; nothing is lost, and once that is changed or dropped the \
+         next sync goes on",
+        without_end(triggers)
+    )
 }
 
 fn removed(table: &str, column: &str, renamed: Option<&str>) -> String {

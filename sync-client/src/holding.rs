@@ -100,15 +100,19 @@ impl Store {
             return Ok(None);
         }
         let before = self.noted_so_far()?;
+        let key: Vec<Value> = self.table(position).key.iter().map(|i| row[*i].clone()).collect();
         self.conn.execute_batch("SAVEPOINT _sync_held")?;
-        let held = self.bounded(position, 0, write).and_then(|written| match written {
+        let held = self.bounded(position, &key, 0, write).and_then(|written| match written {
             Err(e) if !is_constraint(&e) => Err(e.into()),
             written => match self.declared_against(position, row, new)? {
                 None if written.is_ok() => self.rule_against(&before),
                 held => Ok(held),
             },
         });
-        self.conn.execute_batch("ROLLBACK TO _sync_held; RELEASE _sync_held")?;
+        // One that was ended took the savepoint along.
+        if !matches!(held, Err(Error::Endless { .. })) {
+            self.conn.execute_batch("ROLLBACK TO _sync_held; RELEASE _sync_held")?;
+        }
         held
     }
 

@@ -103,6 +103,8 @@ pub(crate) enum Meta {
     WaitingBundle,
     /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
     CheckpointBundle,
+    /// Rows whose writing did not come to an end, and under which triggers, as JSON.
+    GivenUp,
 }
 
 impl Meta {
@@ -163,6 +165,7 @@ impl Meta {
             Self::LostCommits => "lost_commits",
             Self::WaitingBundle => "waiting_bundle",
             Self::CheckpointBundle => "checkpoint_bundle",
+            Self::GivenUp => "given_up",
         }
     }
 

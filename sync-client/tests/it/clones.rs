@@ -198,6 +198,54 @@ fn a_short_row_of_which_much_is_made_waits_alone() {
     assert_eq!(text(&b, "SELECT length(x) || '' FROM local"), "2");
 }
 
+/// One row whose trigger never ends stops no other: it is set aside with its reason, is not tried again for as long as the
+/// triggers are the same, and comes once they are not. So does its delete.
+#[test]
+fn a_row_that_comes_to_no_end_waits_alone() {
+    let dir = TempDir::new().unwrap();
+    let tables = "CREATE TABLE note (id TEXT PRIMARY KEY NOT NULL, body TEXT);";
+    let endless = |on: &str, id: &str| {
+        format!(
+            "CREATE TRIGGER endless AFTER {on} ON note WHEN {id} = 'x' BEGIN INSERT INTO f SELECT i FROM (WITH RECURSIVE n(i) \
+             AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0); END;"
+        )
+    };
+    let server = serve(tables);
+    let a = file(&dir, "a.db", tables);
+    let b = file(&dir, "b.db", &format!("{tables} CREATE TABLE f (x); {}", endless("INSERT", "NEW.id")));
+    for name in ["a.db", "b.db"] {
+        run(&dir, &["init", name, "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+        run(&dir, &["sync", name]).ends(0);
+    }
+    let synced = |code: i32| {
+        run(&dir, &["sync", "a.db"]).ends(0);
+        run(&dir, &["sync", "b.db"]).ends(code)
+    };
+    let ids = || text(&b, "SELECT coalesce(group_concat(id), '') FROM (SELECT id FROM note ORDER BY id)");
+    a.execute_batch("INSERT INTO note VALUES ('a', ''), ('x', ''), ('z', '')").unwrap();
+    synced(5);
+    assert_eq!(ids(), "a,z");
+    let told = run(&dir, &["conflicts", "b.db"]).ends(0).stdout;
+    assert!(told.contains("note x") && told.contains("does not come to an end"), "{told}");
+    // A look costs nothing: the row is not written again.
+    a.execute_batch("INSERT INTO note VALUES ('zz', '')").unwrap();
+    let begun = std::time::Instant::now();
+    synced(5);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(ids(), "a,z,zz");
+    b.execute_batch("DROP TRIGGER endless").unwrap();
+    synced(0);
+    assert_eq!(ids(), "a,x,z,zz");
+
+    b.execute_batch(&endless("DELETE", "OLD.id")).unwrap();
+    a.execute_batch("DELETE FROM note WHERE id <> 'z'").unwrap();
+    synced(5);
+    assert_eq!(ids(), "x,z");
+    b.execute_batch("DROP TRIGGER endless").unwrap();
+    synced(0);
+    assert_eq!(ids(), "z");
+}
+
 /// A trigger that never ends, handed out by a server: a signal ends the program all the same, and nothing is half done.
 #[cfg(unix)]
 #[test]
