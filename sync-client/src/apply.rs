@@ -25,7 +25,7 @@ use crate::orphans::UNIQUE_TAKEN;
 use crate::release::Watch;
 use crate::renamed::Before;
 use crate::report::Event;
-use crate::stage::{Stage, StagedRow};
+use crate::stage::{Stage, StagedRow, Twin};
 use crate::store::Store;
 use crate::whole::Holes;
 
@@ -84,6 +84,10 @@ pub(crate) struct Applier<'a> {
     pub(crate) imported: Option<BTreeSet<(i64, Vec<u8>)>>,
     /// Rows whose writing did not come to an end: it is not tried again.
     pub(crate) given_up: BTreeSet<(String, String)>,
+    /// Bundles that a copy of this file wrote.
+    pub(crate) twins: Vec<Twin>,
+    /// Whether the bundle that is applied is one of them.
+    pub(crate) from_twin: bool,
     pub(crate) aside: Aside,
     /// The bundle of an own push that a snapshot contains, 0 where only that it committed is known.
     pub(crate) pushed: Option<i64>,
@@ -143,6 +147,8 @@ impl<'a> Applier<'a> {
             same_up_to: BTreeMap::new(),
             aside: Aside::new(store)?,
             given_up: store.given_up()?,
+            twins: store.twins()?,
+            from_twin: false,
             pushed: None,
             taken: Taken::new(),
             deleted_values: DeletedValues::new(),
@@ -157,6 +163,7 @@ impl<'a> Applier<'a> {
     pub(crate) fn begin_bundle(&mut self, source_id: &str, own: bool) -> Result<(), Error> {
         self.changes.begin(source_id);
         self.own = own;
+        self.from_twin = !own && self.twins.iter().any(|t| t.source == source_id);
         if own {
             // Not an index on the outbox: a schema of ours that changed would have to be read again.
             self.store.conn.execute_batch(

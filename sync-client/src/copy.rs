@@ -15,8 +15,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::orphans::{by_key, parent_key};
 use crate::settle::lacks;
-use crate::stage::Stage;
-use crate::store::{Meta, Store};
+use crate::stage::{Stage, Twin};
+use crate::store::{Meta, OutboxState, Store};
 
 /// How the rows under the numbers that both sides have compare.
 #[derive(Debug, Default)]
@@ -102,6 +102,25 @@ impl Engine {
 }
 
 impl Store {
+    /// Bundles under the sources of this file that it did not freeze itself.
+    pub(crate) fn twins(&self) -> Result<Vec<Twin>, Error> {
+        let former: Option<String> = Meta::FormerSource.get(&self.conn)?;
+        let mut twins: Vec<Twin> = former.and_then(|text| serde_json::from_str(&text).ok()).into_iter().collect();
+        if let Some(source) = Meta::SourceId.get(&self.conn)? {
+            let sent = self.outbox()?.is_some_and(|o| o.state != OutboxState::Frozen);
+            twins.push(Twin { source, from: self.next_source_bundle_id()? + i64::from(sent) });
+        }
+        Ok(twins)
+    }
+
+    /// Before the file takes another source: what it did not freeze under this one, a copy of it did. Of a bundle in doubt
+    /// nobody can tell, nor does it matter: its rows are here.
+    pub(crate) fn leave_source(&self) -> Result<(), Error> {
+        let Some(source) = Meta::SourceId.get(&self.conn)? else { return Ok(()) };
+        let twin = Twin { source, from: self.next_source_bundle_id()? };
+        Meta::FormerSource.set(&self.conn, serde_json::to_string(&twin).unwrap_or_default())
+    }
+
     /// Whether a table has enough rows with numbers for the file to look like a copy.
     fn has_many_numbers(&self) -> Result<bool, Error> {
         for table in self.schema().tables().iter().filter(|t| t.integer_key()) {

@@ -503,6 +503,7 @@ impl Engine {
         if !ours {
             let tx = self.store.begin()?;
             self.store.remember_sent_rows()?;
+            self.store.leave_source()?;
             self.store.release_outbox()?;
             Meta::SourceId.set(conn, self.env.new_id())?;
             Meta::NextSourceBundleId.set(conn, 1)?;

@@ -402,6 +402,7 @@ impl Engine {
     pub(crate) fn fresh_source(&self) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.remember_sent_rows()?;
+        self.store.leave_source()?;
         self.store.release_outbox()?;
         Meta::SourceId.set(&tx, self.env.new_id())?;
         Meta::NextSourceBundleId.set(&tx, 1)?;

@@ -102,6 +102,9 @@ impl Applier<'_> {
     }
 
     /// A number above every one that is here, known, or about to come; where there is none above, below.
+    ///
+    /// What a copy of this file sent does not count: where both had the same rows when it was made, the copy found the
+    /// same number for this row as is found here, and under the same number equal rows are the same row.
     fn free_number(&mut self, position: usize) -> Result<Value, Error> {
         let (store, m) = (self.store, &self.store.managed[position]);
         let table = store.table(position);
@@ -111,7 +114,7 @@ impl Applier<'_> {
             None => {
                 let sql = format!("SELECT max({column}) FROM main.{name} WHERE typeof({column}) = 'integer'");
                 let here: Option<i64> = store.conn.query_row(&sql, [], |r| r.get(0))?;
-                let coming = self.stage.map(|s| s.highest_number(position)).transpose()?.flatten();
+                let coming = self.stage.map(|s| s.highest_number(position, &self.twins)).transpose()?.flatten();
                 here.max(coming).unwrap_or(0).max(0)
             }
         };
@@ -155,7 +158,12 @@ impl Applier<'_> {
                 imported.insert((self.store.managed[m.position].id, Key::pack(&m.new_key)?.as_bytes().to_vec()));
             }
             let (old_key, new_key) = (key_json(table, &m.old_key), key_json(table, &m.new_key));
-            let message = if n == 0 {
+            let message = if n == 0 && self.from_twin {
+                format!(
+                    "a copy of this file sent another row under this number; this row is now {new_key}: if both are the \
+                     same, edited in one of the files, delete one of them"
+                )
+            } else if n == 0 {
                 format!("another device used this number for another row; this row is now {new_key}")
             } else {
                 format!("the row that this key refers to got another number; this row is now {new_key}")

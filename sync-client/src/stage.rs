@@ -64,6 +64,13 @@ impl StagedBundle {
     }
 }
 
+/// Bundles of a source of this file that this file did not freeze, from this one on: a copy of it did.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Twin {
+    pub(crate) source: String,
+    pub(crate) from: i64,
+}
+
 impl Stage {
     /// Makes an empty one beside the app's file, which other users of the machine cannot read.
     pub(crate) fn create(file: &Path) -> Result<Self, Error> {
@@ -201,10 +208,20 @@ impl Stage {
         Ok(())
     }
 
-    /// The highest number that is the key of a staged row of this table.
-    pub(crate) fn highest_number(&self, position: usize) -> Result<Option<i64>, Error> {
-        let sql = "SELECT max(k) FROM (SELECT max(k) AS k FROM snapshot WHERE t = ?1 UNION ALL SELECT max(k) FROM row WHERE t = ?1)";
-        let k: Option<Vec<u8>> = self.conn.query_row(sql, [position as i64], |r| r.get(0))?;
+    /// The highest number that is the key of a staged row of this table, but for those of bundles that a copy of this file
+    /// wrote.
+    pub(crate) fn highest_number(&self, position: usize, twins: &[Twin]) -> Result<Option<i64>, Error> {
+        let mut sql = "SELECT max(k) FROM (SELECT max(k) AS k FROM snapshot WHERE t = ?1 UNION ALL \
+                       SELECT max(k) FROM row WHERE t = ?1"
+            .to_owned();
+        let mut params: Vec<&dyn rusqlite::ToSql> = Vec::new();
+        let position = position as i64;
+        params.push(&position);
+        for Twin { source, from } in twins {
+            sql.push_str(" AND seq NOT IN (SELECT seq FROM bundle WHERE source = ? AND source_bundle_id >= ?)");
+            params.extend([source as &dyn rusqlite::ToSql, from]);
+        }
+        let k: Option<Vec<u8>> = self.conn.query_row(&(sql + ")"), &params[..], |r| r.get(0))?;
         let key = k.map(|k| Key::from_stored(k).unpack()).transpose()?;
         Ok(key.and_then(|key| match key.first() {
             Some(Value::Integer(n)) => Some(*n),

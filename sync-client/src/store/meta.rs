@@ -103,6 +103,8 @@ pub(crate) enum Meta {
     WaitingBundle,
     /// The checkpoint's bundle, where the server has no history hash: see [`crate::same_bundle`].
     CheckpointBundle,
+    /// The source that this file had before, and the first bundle of it that this file did not freeze, as JSON.
+    FormerSource,
     /// Rows whose writing did not come to an end, and under which triggers, as JSON.
     GivenUp,
 }
@@ -165,6 +167,7 @@ impl Meta {
             Self::LostCommits => "lost_commits",
             Self::WaitingBundle => "waiting_bundle",
             Self::CheckpointBundle => "checkpoint_bundle",
+            Self::FormerSource => "former_source",
             Self::GivenUp => "given_up",
         }
     }

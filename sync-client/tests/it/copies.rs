@@ -149,3 +149,60 @@ fn the_program_ends_with_5_and_takes_an_answer() {
     run(&dir, &["sync", "c.db"]).ends(0);
     assert_eq!(text(&c, "SELECT name || count(*) FROM cat, item"), "Root30");
 }
+
+/// A synced file, copied while it had rows that were never sent: both send them. Where another device took their numbers
+/// meanwhile, both give them the same other ones, and the rows are there once.
+#[test]
+fn rows_that_were_never_sent_go_once_from_a_file_and_its_copy() {
+    for (of_a, of_b, takes, items) in [
+        ("", "", false, "1one 2two 3three 4four"),
+        ("", "", true, "1one 2two 3of d 4four 5three"),
+        ("", "INSERT INTO item VALUES (7, 1, 'of b')", false, "1one 2two 3three 4four 7of b"),
+        (
+            "INSERT INTO item VALUES (5, 1, 'of a')",
+            "INSERT INTO item VALUES (5, 1, 'of b')",
+            false,
+            "1one 2two 3three 4four 5of a 6of b",
+        ),
+        // Nobody can tell an edit of the same row from another one: both stay, and that is told.
+        ("UPDATE item SET t = 'edited' WHERE id = 3", "", false, "1one 2two 3edited 4four 5three"),
+    ] {
+        let case = format!("{of_a} {of_b} {takes}");
+        let w = World::with(TREE, Default::default());
+        let mut a = w.device("a");
+        a.sql("INSERT INTO cat VALUES (1, 'root', NULL); INSERT INTO item VALUES (1, 1, 'one'), (2, 1, 'two')");
+        a.sync();
+        let d = w.device("d");
+        d.sync();
+        if takes {
+            d.sql("INSERT INTO cat VALUES (2, 'of d', NULL); INSERT INTO item VALUES (3, 2, 'of d')");
+            d.sync();
+        }
+        a.sql(
+            "INSERT INTO cat VALUES (2, 'new', NULL); INSERT INTO item VALUES (3, 2, 'three'), (4, 2, 'four');
+               INSERT INTO tag VALUES (3, 'red', 'x')",
+        );
+        a.close();
+        let mut b = w.closed_device("b", |_| {});
+        a.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        std::fs::copy(&a.path, &b.path).unwrap();
+        b.open();
+        a.open();
+        a.sql(of_a);
+        b.sql(of_b);
+        a.sync();
+        b.sync();
+        converge(&[&a, &b, &d]);
+        assert_eq!(a.text("SELECT group_concat(id || t, ' ') FROM (SELECT * FROM item ORDER BY id)"), items, "{case}");
+        assert_eq!(a.count("SELECT count(*) FROM cat"), if takes { 3 } else { 2 }, "{case}");
+        assert_eq!(
+            a.count("SELECT count(*) FROM item WHERE cat = (SELECT id FROM cat WHERE name = 'new')"),
+            if of_a.contains("edited") { 3 } else { 2 },
+            "{case}"
+        );
+        if of_a.contains("edited") {
+            let told = b.client().conflicts().unwrap();
+            assert!(told.iter().any(|e| e.message.contains("a copy of this file sent another row")), "{told:?}");
+        }
+    }
+}
