@@ -208,6 +208,14 @@ pub enum Error {
     /// SQLite.
     #[error("the database: {0}")]
     Sqlite(#[source] rusqlite::Error),
+    /// SQLite finds pages of the file that do not belong together. So does a file look to which a backup was copied while its
+    /// log lay beside it: SQLite takes the log for the new file's.
+    #[error(
+        "the file itself is damaged ({0}), and what is in it is not to be trusted. Where a backup was copied over it, its \
+         log was left beside it, or another program had it open: stop what has it open, copy the backup over it again, \
+         and remove the -wal and -shm beside it as well. What was synced is on the server in any case"
+    )]
+    Malformed(#[source] rusqlite::Error),
     /// The system: a file beside the app's, an export, a thread.
     #[error("{what}: {source}")]
     Io {
@@ -291,8 +299,13 @@ pub(crate) fn cannot(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> 
 /// Nothing but a stop interrupts a statement.
 impl From<rusqlite::Error> for Error {
     fn from(e: rusqlite::Error) -> Self {
+        // Tables of ours hold what we wrote: pages that do not belong together show so, too.
+        if matches!(e, rusqlite::Error::InvalidColumnType(..)) {
+            return Self::Malformed(e);
+        }
         match e.sqlite_error_code() {
             Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Stopped,
+            Some(rusqlite::ErrorCode::DatabaseCorrupt) => Self::Malformed(e),
             _ => Self::Sqlite(e),
         }
     }

@@ -93,6 +93,54 @@ fn refused_tokens_end_with_4() {
     run(&dir, &["sync", "a.db"]).ends(0);
 }
 
+/// A backup copied over a file beside which a killed app left its log: SQLite takes the log for the backup's. Where nothing
+/// was folded in since the backup, that only undoes the restore, and all goes on; otherwise the file is damaged, which is
+/// said with what to do, and that helps.
+#[test]
+fn a_backup_beside_a_log_that_was_left_is_harmless_or_told() {
+    for folded in [false, true] {
+        let (dir, server) = (TempDir::new().unwrap(), serve(DDL));
+        let at = |name: &str| dir.path().join(name);
+        let rows = "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 400)
+            INSERT INTO customers (id, name) SELECT PREFIX || n, hex(randomblob(60)) FROM i;";
+        let a = file(&dir, "a.db", &format!("{DDL} {}", rows.replace("PREFIX", "'n'")));
+        run(&dir, &["init", "a.db", "--server", &server.url(), "--all", "--token", "ann"]).ends(0);
+        run(&dir, &["sync", "a.db"]).ends(0);
+        a.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        fs::copy(at("a.db"), at("backup.db")).unwrap();
+        if folded {
+            let more = rows.replace("PREFIX", "'k'");
+            a.execute_batch(&format!(
+                "DELETE FROM customers WHERE id LIKE 'n2%'; {more} PRAGMA wal_checkpoint(TRUNCATE)"
+            ))
+            .unwrap();
+        }
+        a.execute_batch("UPDATE customers SET name = 'after' WHERE id LIKE 'n1%'").unwrap();
+        // As a kill leaves it, and the backup over it.
+        fs::copy(at("a.db-wal"), at("b.db-wal")).unwrap();
+        fs::copy(at("backup.db"), at("b.db")).unwrap();
+        fs::copy(at("a.db-sync-token"), at("b.db-sync-token")).unwrap();
+        let ran = run(&dir, &["sync", "b.db"]);
+        if !folded {
+            ran.ends(0);
+            run(&dir, &["verify", "b.db"]).ends(0);
+            let b = Connection::open(at("b.db")).unwrap();
+            assert_eq!(text(&b, "SELECT count(*) || '' FROM customers WHERE name = 'after'"), "111");
+            continue;
+        }
+        let ran = ran.ends(1);
+        for said in ["b.db: the file itself is damaged", "remove the -wal and -shm", ".recover"] {
+            assert!(ran.stderr.contains(said), "{}", ran.stderr);
+        }
+        fs::copy(at("backup.db"), at("b.db")).unwrap();
+        for beside in ["b.db-wal", "b.db-shm"] {
+            let _ = fs::remove_file(at(beside));
+        }
+        run(&dir, &["sync", "b.db"]).ends(0);
+        run(&dir, &["verify", "b.db"]).ends(0);
+    }
+}
+
 #[test]
 fn a_clone_that_was_stopped_is_taken_up_again() {
     let dir = TempDir::new().unwrap();

@@ -166,6 +166,9 @@ impl From<Error> for Failure {
                 "`sync-client init FILE` again with --attach merge or --attach take-remote says which."
             }
             (Error::LooksLikeCopy { .. }, _) => "`sync-client sync FILE --attach copy` or `--attach merge` says which.",
+            (Error::Malformed(_), _) => {
+                "`sync-client clone` makes a new file of what is there; `sqlite3 FILE .recover` gets at what was not sent."
+            }
             (Error::PendingWork(_), _) => {
                 "For the latter: `sync-client detach FILE` with --keep, --discard or --export; its help says what they do."
             }
