@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::Entry;
 use crate::report::{Event, PullReport};
-use crate::settle::{lacks, op_of};
+use crate::settle::{is_new, lacks, op_of};
 use crate::stage::Stage;
 
 impl Engine {
@@ -60,26 +60,39 @@ impl Applier<'_> {
                     if theirs.is_none() && store.kept_by_local(position, &key)?.is_some() {
                         continue;
                     }
-                    let base = store.dirty(m.id, k)?.and_then(|d| d.base);
+                    let dirty = store.dirty(m.id, k)?;
+                    // The same where the server has another row under its number: what refers to it goes on with it.
+                    if let (Some(row), Some(theirs), Some(dirty)) = (&live, &server, &dirty)
+                        && !record::agrees(row, theirs)
+                        && is_new(store.known(m.id, k)?, dirty)
+                        && store.locals_refer(position, row)?
+                        && let Some((position, key)) = self.minted(position, &key, row)?
+                    {
+                        self.rekey(position, &key)?;
+                        continue;
+                    }
+                    let base = dirty.and_then(|d| d.base);
                     store.drop_dirty(m.id, k)?;
-                    let Some(live) = live else { continue };
-                    if let (Some(server), Some((version, _))) = (&server, &theirs)
-                        && record::agrees(&live, server)
-                        && !lacks(server, Some(&live))
+                    let known = store.known(m.id, k)?;
+                    if live.is_none() && !(theirs.is_some() && matches!(known, Known::Live(_))) {
+                        continue;
+                    }
+                    if let (Some(live), Some(server), Some((version, _))) = (&live, &server, &theirs)
+                        && record::agrees(live, server)
+                        && !lacks(server, Some(live))
                     {
                         store.set_known(m.id, k, Known::Live(*version))?;
                         continue;
                     }
-                    let known = store.known(m.id, k)?;
                     self.record(&Entry {
                         kind: "discarded",
                         at: self.now,
                         table,
                         key: &key,
-                        op: op_of(Some(&live), known, base.as_ref()),
+                        op: op_of(live.as_deref(), known, base.as_ref()),
                         reason: "take_remote",
                         message: "the server's rows were taken in place of this file's when it was attached",
-                        local: Some(&live),
+                        local: live.as_deref(),
                         base: base.as_ref(),
                         server: server.map(crate::apply::full).as_deref(),
                     })?;

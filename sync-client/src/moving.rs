@@ -91,6 +91,11 @@ impl Mover<'_> {
         Ok(())
     }
 
+    fn is_imported(&self, position: usize, key: &[Value]) -> Result<bool, Error> {
+        let Followers::OfTheLocalRow(Some(imported)) = &self.followers else { return Ok(false) };
+        Ok(imported.contains(&(self.store.managed[position].id, Key::pack(key)?.as_bytes().to_vec())))
+    }
+
     /// Writes a row with other values, and what that means for its intent. Triggers of the app that keep an index or
     /// a counter see a row that goes and a row that comes: a change of a key is nothing that they need know of.
     fn rewrite(
@@ -108,8 +113,11 @@ impl Mover<'_> {
                 changes.iter().for_each(|(i, v)| other[*i].clone_from(v));
                 m.sql.delete(&store.conn, key)?;
                 m.sql.insert(&store.conn, &other)?;
-                let only_declared = matches!(self.followers, Followers::Declared);
-                store.move_locals(position, &row, &other, only_declared)?;
+                // What refers to a number in unsynced tables means this file's row, which an imported one has written over.
+                if !self.is_imported(position, key)? {
+                    let only_declared = matches!(self.followers, Followers::Declared);
+                    store.move_locals(position, &row, &other, only_declared)?;
+                }
                 Some(row)
             }
             // Text that is not UTF-8 is only known to SQLite.

@@ -63,8 +63,6 @@ mutants! {
     /// Loses: a row that left its table otherwise than by a DELETE is sent as one that was, and the server takes along
     /// what refers to it.
     KeyChangeCascades,
-    /// Loses: capture that went along with a renamed table counts as the new one's.
-    StrayedStay,
     /// Loses: a table is not compared, though its triggers were away while the app wrote.
     TriggersUncompared,
     /// Stops: a push that fails holds the pull back.

@@ -7,7 +7,8 @@ use crate::plan::Migration;
 
 /// The app's DDL: cascades, SET NULL, a composite key, numbers that devices mint twice, blob keys,
 /// UNIQUE values, columns of any type, rows that get another key and are never deleted, rows that only a UNIQUE
-/// column identifies, two tables that may swap their names.
+/// column identifies, two tables that may swap their names, rows that say to which row they were made, whatever number that
+/// has.
 pub const SCHEMA: &str = "
 CREATE TABLE people (id TEXT PRIMARY KEY NOT NULL, name TEXT, email TEXT UNIQUE, age INTEGER, score REAL, photo BLOB);
 CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL,
@@ -24,6 +25,8 @@ CREATE TABLE seats (id TEXT PRIMARY KEY NOT NULL, room TEXT REFERENCES rooms(id)
 CREATE TABLE codes (code TEXT NOT NULL UNIQUE, text TEXT);
 CREATE TABLE left_shelf (id TEXT PRIMARY KEY NOT NULL, text TEXT);
 CREATE TABLE right_shelf (id TEXT PRIMARY KEY NOT NULL, text TEXT);
+CREATE TABLE boxes (id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL);
+CREATE TABLE things (id TEXT PRIMARY KEY NOT NULL, box INTEGER NOT NULL REFERENCES boxes(id), of TEXT NOT NULL, text TEXT);
 CREATE INDEX notes_person ON notes(person);
 ";
 
@@ -38,6 +41,7 @@ pub const LOCAL_SCHEMA: &str = "
 CREATE TABLE desk (person TEXT REFERENCES people(id) ON DELETE CASCADE ON UPDATE CASCADE, text TEXT);
 CREATE TABLE pins (counter INTEGER REFERENCES counters(id) ON DELETE SET NULL, text TEXT);
 CREATE TABLE locks (note TEXT REFERENCES notes(id), text TEXT);
+CREATE TABLE labels (box INTEGER REFERENCES boxes(id), of TEXT);
 CREATE TABLE tally (n INTEGER NOT NULL);
 INSERT INTO tally VALUES (0);
 CREATE VIRTUAL TABLE search USING fts5(body, content='notes', content_rowid='rowid');
@@ -154,6 +158,11 @@ kinds!(
     Pin,
     Lock,
     Unlock,
+    BoxInsert,
+    ThingInsert,
+    ThingText,
+    ThingDelete,
+    Label,
 );
 
 /// One statement, by numbers.
@@ -278,6 +287,23 @@ impl Sql {
             Kind::Desk => format!("INSERT INTO desk SELECT id, 'of ' || id FROM people WHERE id = 'p{n}'"),
             Kind::Pin => format!("INSERT INTO pins SELECT id, 'of ' || id FROM counters WHERE id = {n}"),
             Kind::Lock => format!("INSERT INTO locks SELECT id, 'of ' || id FROM notes WHERE id = 'n{n}'"),
+            // Nobody changes or deletes a box, so that what was made to it tells it from every other.
+            Kind::BoxInsert => format!("INSERT INTO boxes (made) VALUES ('<w{w}>')"),
+            Kind::ThingInsert => format!(
+                "INSERT INTO things SELECT 't{w}', id, substr(made, 3), '<w{w}>' FROM boxes
+                 ORDER BY id DESC LIMIT 1 OFFSET {}",
+                m / 3
+            ),
+            Kind::ThingText => format!(
+                "UPDATE things SET text = '<w{w}>' WHERE id = (SELECT id FROM things ORDER BY id LIMIT 1 OFFSET {n})"
+            ),
+            Kind::ThingDelete => {
+                format!("DELETE FROM things WHERE id = (SELECT id FROM things ORDER BY id LIMIT 1 OFFSET {n})")
+            }
+            Kind::Label => format!(
+                "INSERT INTO labels SELECT id, substr(made, 3) FROM boxes ORDER BY id DESC LIMIT 1 OFFSET {}",
+                m / 3
+            ),
             Kind::Unlock => "DELETE FROM locks".into(),
             Kind::Extra => format!("INSERT OR REPLACE INTO extras VALUES ('e{n}', NULL, '<w{w}>')"),
         }

@@ -68,12 +68,13 @@ impl World {
         self.start_server();
     }
 
-    /// The server starts where its data are not, as on a volume that is not mounted.
+    /// The server starts where its data are not, as on a volume that is not mounted. Once: what is under the volume
+    /// would be the same another time.
     pub(crate) fn go_without_data(&self) {
-        let mut away = lock(&self.away);
-        if away.is_some() {
+        if std::mem::replace(&mut *lock(&self.was_away), true) {
             return;
         }
+        let mut away = lock(&self.away);
         self.covered("history", "without data");
         lock(&self.run).rewritten = true;
         lock(&self.ledger).server_went_back();

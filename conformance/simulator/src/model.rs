@@ -89,6 +89,8 @@ pub(crate) const TABLES: &[TableDef] = &[
     TableDef { name: "codes", key: &["code"], reals: &[], blobs: &[], parents: &[] },
     TableDef { name: "left_shelf", key: &["id"], reals: &[], blobs: &[], parents: &[] },
     TableDef { name: "right_shelf", key: &["id"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "boxes", key: &["id"], reals: &[], blobs: &[], parents: &[] },
+    TableDef { name: "things", key: &["id"], reals: &[], blobs: &[], parents: &[("box", "boxes", OnDelete::Refuse)] },
     TableDef { name: "extras", key: &["id"], reals: &[], blobs: &[], parents: &[("note", "notes", OnDelete::SetNull)] },
 ];
 

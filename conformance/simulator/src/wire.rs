@@ -16,7 +16,9 @@ pub(crate) fn read_key(def: &TableDef, key: &Json) -> Result<Vec<Val>, Wrong> {
         .map(|c| {
             let text = key[*c].as_str().ok_or_else(|| format!("key of {}: {key}", def.name))?;
             Ok(match (def.name, def.blobs.contains(c)) {
-                ("counters", _) => Val::Int(text.parse().map_err(|_| format!("key of counters: {text}"))?),
+                ("counters" | "boxes", _) => {
+                    Val::Int(text.parse().map_err(|_| format!("key of {}: {text}", def.name))?)
+                }
                 (_, true) => Val::Blob(uuid(text).ok_or_else(|| format!("key of {}: {text}", def.name))?),
                 _ => Val::Text(text.to_owned()),
             })

@@ -84,6 +84,8 @@ pub(crate) struct World {
     /// Somebody was told to wait for another device.
     pub(crate) waits: Mutex<bool>,
     pub(crate) migrated: Mutex<bool>,
+    /// Its data were away once.
+    pub(crate) was_away: Mutex<bool>,
     trace: bool,
 }
 
@@ -131,6 +133,7 @@ impl World {
             writes: Mutex::new(0),
             waits: Mutex::new(false),
             migrated: Mutex::new(false),
+            was_away: Mutex::new(false),
             trace,
         });
         world.start_server();

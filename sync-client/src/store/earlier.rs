@@ -122,7 +122,7 @@ impl Store {
 
     /// Whether a row was here in an earlier history.
     pub(crate) fn was_here(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
-        let sql = "SELECT 1 FROM main._sync_earlier WHERE t = ? AND k = ? AND v >= 0";
+        let sql = "SELECT 1 FROM main._sync_earlier WHERE t = ? AND k = ?";
         Ok(self.conn.prepare_cached(sql)?.exists((t, k))?)
     }
 
