@@ -219,18 +219,8 @@ impl Applier<'_> {
     fn take(&mut self, r: StagedRow, live: Option<&[Value]>, known: Known, e: &Entry<'_>) -> Result<(), Error> {
         self.record(e)?;
         self.outcome.conflicts += 1;
-        let m = &self.store.managed[r.position];
-        self.store.drop_dirty(m.id, &r.k)?;
-        let gone = r.row.is_none();
-        self.write_or_defer(r, presence(live, known))?;
-        // A delete that has to wait leaves the row as the server had it: nothing else would end what was discarded of it.
-        match e.base.filter(|_| gone) {
-            Some(base) => match m.sql.update_partial(&self.store.conn, e.key, base) {
-                Err(why) if !is_constraint(&why) && !is_unique(&why) => Err(why.into()),
-                _ => Ok(()),
-            },
-            None => Ok(()),
-        }
+        self.store.drop_dirty(self.store.managed[r.position].id, &r.k)?;
+        self.write_or_defer(r, presence(live, known))
     }
 
     fn rebase(&mut self, r: &StagedRow, since: i64, base: Option<&Record>, e: &Entry<'_>) -> Result<(), Error> {
