@@ -91,7 +91,10 @@ impl Applier<'_> {
     pub(crate) fn note_move(&mut self, r: &StagedRow, known: Known) -> Result<(), Error> {
         let (store, table) = (self.store, self.store.table(r.position));
         let Some(stored) = r.row.as_deref().filter(|_| !store.locals.targets.is_empty()) else { return Ok(()) };
-        if table.foreign_keys.is_empty() || matches!(known, Known::Never | Known::Gone(_)) {
+        if table.foreign_keys.is_empty()
+            || matches!(known, Known::Never | Known::Gone(_))
+            || !store.leads_to_local(r.position)
+        {
             return Ok(());
         }
         let key = Key::from_stored(r.k.clone()).unpack()?;

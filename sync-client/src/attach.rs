@@ -28,7 +28,8 @@ pub enum Attach {
     /// differ the policy decides, and the row that loses is kept whole. Above it, and everywhere else, as with `Merge`.
     Copy,
     /// This file's rows give way: afterwards it holds what the server holds. Every row that the server
-    /// does not have, or has otherwise, is kept whole in `discarded`. An account that was never written to
+    /// does not have, or has otherwise, is kept whole in `discarded`; one that rows of an unsynced table refer to, for
+    /// which nothing is declared, stays as a new row, under another number where the server has its own. An account that was never written to
     /// has nothing to take: this file's rows fill it, unless they are another account's.
     TakeRemote,
     /// Where both sides have rows, nothing is changed and nothing is sent: [`Error::BothHaveRows`].

@@ -1,5 +1,5 @@
 //! Taking the server's rows in place of this file's ([`crate::Attach::TakeRemote`]): what is here only, or
-//! otherwise, is recorded whole and goes.
+//! otherwise, is recorded whole and goes, but for what rows of unsynced tables refer to.
 
 use sync_core::engine::change::Known;
 use sync_core::key::Key;

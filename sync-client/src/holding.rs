@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Whether unsynced tables refer to a table, or to one that refers to it.
-    fn leads_to_local(&self, position: usize) -> bool {
+    pub(crate) fn leads_to_local(&self, position: usize) -> bool {
         let (mut seen, mut todo) = (BTreeSet::from([position]), vec![position]);
         while let Some(position) = todo.pop() {
             if self.locals.of(position).next().is_some() {

@@ -337,7 +337,7 @@ impl Applier<'_> {
         if same(live.as_deref(), i.row.row.as_ref()) {
             return Ok(());
         }
-        if let Some(local) = self.import_held_by_local(i, live.as_deref())? {
+        if let Some(local) = store.held_by_local(i.position, &i.key, i.row.row.as_ref())? {
             let message = format!("rows of {local}, which is not synced, refer to this file's row: it stays as it is");
             return self.not_taken(i, "discarded", "still_referred_to", &message, live.as_deref());
         }
@@ -386,14 +386,6 @@ impl Applier<'_> {
         };
         clashes.push((r, i.row.known));
         Ok(())
-    }
-
-    /// The unsynced table whose rows refer to what an imported change would take away, where there is one.
-    fn import_held_by_local(&self, i: &Incoming, live: Option<&[Value]>) -> Result<Option<String>, Error> {
-        match live {
-            None => Ok(None),
-            Some(_) => self.store.held_by_local(i.position, &i.key, i.row.row.as_ref()),
-        }
     }
 
     fn not_taken(

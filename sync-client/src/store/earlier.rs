@@ -35,7 +35,7 @@ impl Store {
              DELETE FROM main._sync_earlier_history; \
              INSERT INTO main._sync_earlier_history SELECT seq, hash FROM main._sync_history;",
         )?;
-        self.remember_rows_here()?;
+        self.remember_sent_rows()?;
         for (position, m) in self.managed.iter().enumerate() {
             let clean = "SELECT r.k FROM main._sync_row r WHERE r.t = ?1 AND r.v > 0 \
                          AND NOT EXISTS (SELECT 1 FROM main._sync_dirty d WHERE d.t = r.t AND d.k = r.k) \
