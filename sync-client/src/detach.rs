@@ -106,6 +106,7 @@ impl Engine {
         let mut detached = Detached::default();
         match how {
             _ if mutant::on(Mutant::DetachWipes) => {
+                self.release_unanswered()?;
                 self.undo_pending("wiped", "", &Stays::default())?;
                 conn.execute("DELETE FROM main._sync_inbox WHERE reason = 'wiped'", [])?;
             }
@@ -116,6 +117,7 @@ impl Engine {
             }
             Detach::Discard => {
                 let message = "this change was not on the server yet when the file was detached, and was undone";
+                self.release_unanswered()?;
                 let stays = self.store.stays(false)?;
                 detached.discarded_rows = self.undo_pending("detached", message, &stays)?;
                 detached.kept_rows = self.tell_of_those_that_stay(&stays)?;
@@ -128,6 +130,9 @@ impl Engine {
                 let stays = self.store.stays(true)?;
                 detached.exported_rows = self.store.export(path, &id, self.env.now_ms(), &stays)?;
                 self.env.fault(FaultPoint::Exporting);
+                if !stays.outbox {
+                    self.release_unanswered()?;
+                }
                 let message = "this change was moved into an export when the file was detached";
                 self.undo_pending("exported", message, &stays)?;
                 detached.kept_rows = self.tell_of_those_that_stay(&stays)?;
@@ -143,43 +148,64 @@ impl Engine {
         Ok(detached)
     }
 
-    fn tell_of_those_that_stay(&self, stays: &Stays) -> Result<u64, Error> {
-        let store = &self.store;
-        for (position, k) in stays {
-            let (m, key) = (&store.managed[*position], Key::from_stored(k.clone()).unpack()?);
-            let Some(dirty) = store.dirty(m.id, k)? else { continue };
-            let live = m.sql.read_bytes(&store.conn, &key)?;
-            Entry {
-                kind: "conflict",
-                at: self.env.now_ms(),
-                table: store.table(*position),
-                key: &key,
-                op: op_of(live.as_deref(), store.known(m.id, k)?, dirty.base.as_ref()),
-                reason: "stayed",
-                message: STAYED,
-                local: live.as_deref(),
-                base: dirty.base.as_ref(),
-                server: None,
-            }
-            .store(&store.conn)?;
-        }
-        Ok(stays.len() as u64)
-    }
-
-    /// Takes back every intent but those that stay, recorded whole. In a transaction of the caller.
-    fn undo_pending(&self, reason: &'static str, message: &str, stays: &Stays) -> Result<u64, Error> {
-        let (store, now) = (&self.store, self.env.now_ms());
-        match store.outbox()?.map(|o| o.state) {
+    /// Rows of which no commit was answered are among the intents again.
+    fn release_unanswered(&self) -> Result<(), Error> {
+        match self.store.outbox()?.map(|o| o.state) {
             // It is on the server: not pending, and confirmed when the file is attached again.
-            None | Some(OutboxState::Committed) => {}
-            Some(OutboxState::Frozen) => store.release_outbox()?,
+            None | Some(OutboxState::Committed) => Ok(()),
+            Some(OutboxState::Frozen) => self.store.release_outbox(),
             // Somebody else may take up the tuple that is in doubt.
             Some(OutboxState::Sent) => {
-                store.release_outbox()?;
-                Meta::SourceId.set(&store.conn, self.env.new_id())?;
-                Meta::NextSourceBundleId.set(&store.conn, 1)?;
+                self.store.release_outbox()?;
+                Meta::SourceId.set(&self.store.conn, self.env.new_id())?;
+                Meta::NextSourceBundleId.set(&self.store.conn, 1)
             }
         }
+    }
+
+    fn tell_of_those_that_stay(&self, stays: &Stays) -> Result<u64, Error> {
+        let store = &self.store;
+        for (position, k) in &stays.rows {
+            let Some(dirty) = store.dirty(store.managed[*position].id, k)? else { continue };
+            self.tell_that_it_stays(*position, k, dirty.base.as_ref())?;
+        }
+        if stays.outbox {
+            let mut s = store.conn.prepare("SELECT t, k, base FROM main._sync_out ORDER BY ordinal")?;
+            let mut rows = s.query([])?;
+            while let Some(r) = rows.next()? {
+                let (t, k): (i64, Vec<u8>) = (r.get(0)?, r.get(1)?);
+                let base = r.get::<_, Option<Vec<u8>>>(2)?.map(|b| record::decode(&b)).transpose()?;
+                if let (Some(position), None) = (store.position(t), store.dirty(t, &k)?) {
+                    self.tell_that_it_stays(position, &k, base.as_ref())?;
+                }
+            }
+        }
+        Ok(stays.rows.len() as u64)
+    }
+
+    fn tell_that_it_stays(&self, position: usize, k: &[u8], base: Option<&Record>) -> Result<(), Error> {
+        let (store, m) = (&self.store, &self.store.managed[position]);
+        let key = Key::from_stored(k.to_vec()).unpack()?;
+        let live = m.sql.read_bytes(&store.conn, &key)?;
+        Entry {
+            kind: "conflict",
+            at: self.env.now_ms(),
+            table: store.table(position),
+            key: &key,
+            op: op_of(live.as_deref(), store.known(m.id, k)?, base),
+            reason: "stayed",
+            message: STAYED,
+            local: live.as_deref(),
+            base,
+            server: None,
+        }
+        .store(&store.conn)
+    }
+
+    /// Takes back every intent but those that stay, recorded whole. In a transaction of the caller, who has released an
+    /// outbox that is not to stay.
+    fn undo_pending(&self, reason: &'static str, message: &str, stays: &Stays) -> Result<u64, Error> {
+        let (store, now) = (&self.store, self.env.now_ms());
         store.conn.execute_batch(
             "CREATE TEMP TABLE IF NOT EXISTS _sync_sent (t INTEGER, k BLOB, row BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
              DELETE FROM temp._sync_sent; \
@@ -192,7 +218,7 @@ impl Engine {
             let t = store.managed[position].id;
             let mut s = store.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ? ORDER BY k")?;
             let keys: Vec<Vec<u8>> = s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            for k in keys.into_iter().filter(|k| !stays.contains(&(position, k.clone()))) {
+            for k in keys.into_iter().filter(|k| !stays.rows.contains(&(position, k.clone()))) {
                 undone += u64::from(self.undo(position, k, reason, message, &mut back, &mut unknown)?);
             }
         }
@@ -326,29 +352,66 @@ impl Engine {
     }
 }
 
-const STAYED: &str = "rows of a table that is not synced refer to this row, or to one that it needs: when the file was \
-     detached this change was neither undone nor moved into an export; it is sent once the file is attached again";
+const STAYED: &str = "rows of a table that is not synced refer to this row, or to one that it needs or was sent with: \
+     when the file was detached this change was neither undone nor moved into an export; it is sent once the file is attached again";
 
-/// Intents that stay: table, by position, and stored key.
-pub(crate) type Stays = BTreeSet<(usize, Vec<u8>)>;
+/// What cannot be undone, nor moved elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Stays {
+    /// Intents: table, by position, and stored key.
+    pub(crate) rows: BTreeSet<(usize, Vec<u8>)>,
+    /// Whether a bundle in doubt does, whole: it cannot be divided, nor be in two places. Its rows are among the others.
+    pub(crate) outbox: bool,
+}
 
 impl Store {
     /// New rows that cannot leave their tables: rows of an unsynced table refer to them, and nothing else is declared for
     /// those, or can be done. Also, where the others are to be moved elsewhere, whatever changes refer to them: without
     /// them it would be refused there.
-    fn stays(&self, with_followers: bool) -> Result<Stays, Error> {
-        let mut stays = Stays::new();
-        for (position, m) in self.managed.iter().enumerate().filter(|_| !self.locals.targets.is_empty()) {
-            let mut s = self.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ?")?;
-            let keys: Vec<Vec<u8>> = s.query_map([m.id], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            for k in keys {
-                let key = Key::from_stored(k.clone()).unpack()?;
-                if !matches!(self.known(m.id, &k)?, Known::Live(_)) && self.kept_by_local(position, &key)?.is_some() {
-                    stays.insert((position, k));
+    fn stays(&self, moving: bool) -> Result<Stays, Error> {
+        let mut stays = Stays::default();
+        if self.locals.targets.is_empty() {
+            return Ok(stays);
+        }
+        for (position, m) in self.managed.iter().enumerate() {
+            for k in self.keys_in("_sync_dirty", m.id)? {
+                if self.cannot_leave(position, &k)? {
+                    stays.rows.insert((position, k));
                 }
             }
         }
-        let mut todo: Vec<(usize, Vec<u8>)> = stays.iter().filter(|_| with_followers).cloned().collect();
+        if moving && self.outbox()?.is_some_and(|o| o.state == OutboxState::Sent) {
+            let mut sent = Vec::new();
+            for (position, m) in self.managed.iter().enumerate() {
+                for k in self.keys_in("_sync_out", m.id)? {
+                    stays.outbox = stays.outbox || self.cannot_leave(position, &k)?;
+                    sent.push((position, k));
+                }
+            }
+            if stays.outbox {
+                stays.rows.extend(sent);
+            }
+        }
+        if moving {
+            self.take_followers(&mut stays.rows)?;
+        }
+        Ok(stays)
+    }
+
+    fn keys_in(&self, table: &str, t: i64) -> Result<Vec<Vec<u8>>, Error> {
+        let mut s = self.conn.prepare_cached(&format!("SELECT k FROM main.{table} WHERE t = ?"))?;
+        Ok(s.query_map([t], |r| r.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    fn cannot_leave(&self, position: usize, k: &[u8]) -> Result<bool, Error> {
+        let key = Key::from_stored(k.to_vec()).unpack()?;
+        let new = !matches!(self.known(self.managed[position].id, k)?, Known::Live(_));
+        Ok(new && self.kept_by_local(position, &key)?.is_some())
+    }
+
+    /// Adds the changed rows that refer to these, directly or not.
+    fn take_followers(&self, rows: &mut BTreeSet<(usize, Vec<u8>)>) -> Result<(), Error> {
+        let mut todo: Vec<(usize, Vec<u8>)> = rows.iter().cloned().collect();
         while let Some((position, k)) = todo.pop() {
             let Some(row) = self.managed[position].sql.read_bytes(&self.conn, &Key::from_stored(k).unpack()?)? else {
                 continue;
@@ -356,13 +419,13 @@ impl Store {
             for (child, fk) in self.schema().references_to(position) {
                 for key in self.children(child, fk, self.table(position), &row)? {
                     let found = (child, Key::pack(&key)?.as_bytes().to_vec());
-                    if self.dirty(self.managed[child].id, &found.1)?.is_some() && stays.insert(found.clone()) {
+                    if self.dirty(self.managed[child].id, &found.1)?.is_some() && rows.insert(found.clone()) {
                         todo.push(found);
                     }
                 }
             }
         }
-        Ok(stays)
+        Ok(())
     }
 }
 

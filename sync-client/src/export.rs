@@ -91,7 +91,7 @@ impl Store {
         out.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL;")?;
         let to = out.transaction()?;
         to.execute_batch(TABLES)?;
-        let sent = self.outbox()?.filter(|o| o.state == OutboxState::Sent);
+        let sent = self.outbox()?.filter(|o| o.state == OutboxState::Sent && !stays.outbox);
         to.execute(
             "INSERT INTO export VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -143,7 +143,7 @@ impl Store {
             while let Some(r) = rows.next()? {
                 let (k, mut base): (Vec<u8>, Option<Vec<u8>>) = (r.get(0)?, r.get(2)?);
                 // What stays is sent from here.
-                if stays.contains(&(position, k.clone())) {
+                if stays.rows.contains(&(position, k.clone())) {
                     continue;
                 }
                 let live = match m.sql.read(&self.conn, &Key::from_stored(k.clone()).unpack()?)? {

@@ -156,7 +156,10 @@ impl<'a> Applier<'a> {
                         continue;
                     }
                     // What is held back would not come again.
-                    if store.held_back.contains_key(&child) || store.dirty(m.id, &k)?.is_some() {
+                    if store.held_back.contains_key(&child)
+                        || store.dirty(m.id, &k)?.is_some()
+                        || store.unanswered(m.id, &k)?
+                    {
                         out.changed.push((child, key));
                     } else if let Some(row) = m.sql.read_bytes(&store.conn, &key)? {
                         found.push((child, row));
@@ -177,6 +180,7 @@ impl<'a> Applier<'a> {
             let k = Key::pack(&key)?.as_bytes().to_vec();
             m.sql.delete(&store.conn, &key)?;
             store.set_known(m.id, &k, Known::Live(0))?;
+            store.take_out_of_committed(m.id, &k)?;
             self.changed(child, &k, true);
         }
         Ok(())
