@@ -254,7 +254,7 @@ impl Engine {
         for (t, k) in unversioned {
             store.set_known(t, &k, Known::Never)?;
         }
-        applier.gives_way(reason);
+        applier.gives_way(reason, stays.rows.clone());
         applier.finish_here()?;
         for (position, k) in unknown {
             store.set_known(store.managed[position].id, &k, Known::Live(0))?;

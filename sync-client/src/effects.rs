@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::OptionalExtension as _;
+use sync_core::engine::change::{Change, derive};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
 use sync_core::record::{self, Record};
@@ -136,7 +137,10 @@ impl Applier<'_> {
             for k in std::mem::take(&mut left) {
                 let key = Key::from_stored(k.clone()).unpack()?;
                 let Some(live) = m.sql.read_bytes(&store.conn, &key)? else { continue };
-                if store.dirty(m.id, k)?.is_some() {
+                // After a detach each row that was on its way counts as one that may have changed.
+                if let Some(dirty) = store.dirty(m.id, k)?
+                    && derive(Some(&live), store.known(m.id, k)?, dirty.base.as_ref()) != Change::Nothing
+                {
                     continue;
                 }
                 if store.frozen_op(m.id, k)?.is_none() && !self.refers_to_taken(position, &live)? {

@@ -75,12 +75,21 @@ impl Applier<'_> {
                 }
                 continue;
             }
-            if op == Some(Op::Delete) || self.store.dirty(t, &k)?.is_some() {
+            if op == Some(Op::Delete) {
                 continue;
             }
             let table = self.store.table(position);
             let key = Key::from_stored(k.clone()).unpack()?;
-            let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode(&b)).transpose()?.map(full);
+            let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode(&b)).transpose()?;
+            if self.store.dirty(t, &k)?.is_some() {
+                // After a detach each row that was on its way counts as one that may have changed.
+                let live = self.store.managed[position].sql.read_bytes(&self.store.conn, &key)?;
+                if !live.is_some_and(|live| sent.as_ref().is_some_and(|sent| record::agrees(&live, sent))) {
+                    continue;
+                }
+                self.store.drop_dirty(t, &k)?;
+            }
+            let sent = sent.map(full);
             self.record(&Entry {
                 kind: "discarded",
                 at: self.now,

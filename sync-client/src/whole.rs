@@ -48,7 +48,7 @@ pub(crate) struct Holes {
     /// Changed rows that refer to a row which is leaving.
     changed: Vec<(usize, Vec<Value>)>,
     /// Rows went because this file's side gives way as a whole: an intent that could not is looked at.
-    gave_way: Option<&'static str>,
+    gave_way: Option<(&'static str, BTreeSet<(usize, Vec<u8>)>)>,
 }
 
 impl<'a> Applier<'a> {
@@ -77,8 +77,8 @@ impl<'a> Applier<'a> {
     /// The same in a transaction of the caller.
     pub(crate) fn finish_here(mut self) -> Result<Outcome, Error> {
         self.settle()?;
-        if let Some(reason) = self.holes.gave_way {
-            self.displace_orphans(reason)?;
+        if let Some((reason, stays)) = self.holes.gave_way.take() {
+            self.displace_orphans(reason, &stays)?;
         }
         loop {
             while let Some((position, key)) = self.holes.changed.pop() {
@@ -129,8 +129,9 @@ impl<'a> Applier<'a> {
     }
 
     /// This file's rows give way as a whole: intents that stay, since they cannot be compared, may not stand any more.
-    pub(crate) const fn gives_way(&mut self, reason: &'static str) {
-        self.holes.gave_way = Some(reason);
+    /// Those that are to stay do, as do those that rows of unsynced tables hold.
+    pub(crate) fn gives_way(&mut self, reason: &'static str, stays: BTreeSet<(usize, Vec<u8>)>) {
+        self.holes.gave_way = Some((reason, stays));
     }
 
     /// Whatever refers to a row that is away, directly or not, as far as it is not changed.
@@ -187,15 +188,16 @@ impl<'a> Applier<'a> {
     }
 
     /// Intents whose parent is not here, after all others ended: rows that cannot be read as text.
-    fn displace_orphans(&mut self, reason: &str) -> Result<(), Error> {
+    fn displace_orphans(&mut self, reason: &str, stays: &BTreeSet<(usize, Vec<u8>)>) -> Result<(), Error> {
         let store = self.store;
         for (position, m) in store.managed.iter().enumerate() {
             let mut s = store.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ? ORDER BY k")?;
             let keys: Vec<Vec<u8>> = s.query_map([m.id], |r| r.get(0))?.collect::<Result<_, _>>()?;
-            for k in keys {
+            for k in keys.into_iter().filter(|k| !stays.contains(&(position, k.clone()))) {
                 let key = Key::from_stored(k).unpack()?;
                 if let Some(row) = m.sql.read_bytes(&store.conn, &key)?
                     && !self.parents_exist(store.table(position), &row)?
+                    && store.kept_by_local(position, &key)?.is_none()
                 {
                     self.displace(position, &key, reason, LEFT, None)?;
                 }
