@@ -270,6 +270,12 @@ impl JsonError {
         Self { what, line: e.line(), column: e.column() }
     }
 
+    /// A number that no exact form can be given to.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn number() -> Self {
+        Self { what: "a number out of range", line: 0, column: 0 }
+    }
+
     /// Whether the document broke off: what there is of it may be right.
     #[must_use]
     pub fn is_cut(&self) -> bool {

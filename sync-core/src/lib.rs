@@ -11,10 +11,14 @@
 //! | a push is admitted, checked, committed | [`engine::admit`], [`engine::conflict`], [`engine::effects`] |
 //! | a pull's window | [`engine::window`] |
 //! | a remote row meets a local edit | [`engine::settle`] |
+//!
+//! With the feature `ingest`, `ingest` holds the other way to a server: records that are sent once, by declared contracts.
 
 pub mod canonical;
 pub mod engine;
 pub mod hash;
+#[cfg(feature = "ingest")]
+pub mod ingest;
 pub mod json;
 pub mod key;
 pub mod protocol;

@@ -1,0 +1,278 @@
+//! The declaration of a contract: what its paths, records, ids, stamps and sums are, as data that both ends read.
+//!
+//! A declaration is a TOML file, and a JSON Schema for each version of its batches. It has the members that StatsAI's
+//! `sync_batch.v1` uses; what other contracts need (document contracts, per-record rejects, rates, device bindings,
+//! uploads, snapshots) is not declared yet.
+
+mod load;
+#[cfg(test)]
+mod tests;
+
+use serde::Deserialize;
+
+use super::pointer::Pointer;
+use super::validate::Schema;
+
+pub use load::{ContractError, check_routes};
+
+/// What a path of a contract is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Role {
+    /// Takes a batch.
+    Batch,
+    /// Says what the server has of the device.
+    Status,
+    /// Forgets what the server has of the device.
+    Reset,
+    /// Begins a device login by code.
+    LoginStart,
+    /// Asks whether the login was approved.
+    LoginPoll,
+    /// Trades a refresh token for a new session.
+    LoginRefresh,
+    /// Reads the sums of days.
+    RollupsDaily,
+    /// Reads the sums of months.
+    RollupsMonthly,
+    /// Reads totals and the last days.
+    Dashboard,
+}
+
+/// One path.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// `GET` or `POST`.
+    pub method: String,
+    /// Literal; a `:` in it is also met as `%3A`.
+    pub path: String,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// A step between a request and its records; a contract declares their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Gate {
+    /// No more bytes than the limit.
+    Size,
+    /// A credential of this contract.
+    Auth,
+    /// JSON: not too deep, no member twice.
+    Decode,
+    /// A known version.
+    Version,
+    /// The version's JSON Schema.
+    Schema,
+    /// Whether this very batch was taken before.
+    Receipt,
+    /// What is not stored even when it was sent.
+    Policy,
+    /// Records, sums and reply.
+    Apply,
+}
+
+/// Which code writes the replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Dialect {
+    /// [`super::statsai`].
+    Statsai,
+}
+
+/// Credentials of a contract.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Whom a credential stands for.
+    pub kind: AuthKind,
+    /// How the secrets of the operator's keys begin.
+    pub prefix: String,
+    /// The variable in which a producer may hold its token.
+    pub environment: String,
+}
+
+/// Whom a credential stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AuthKind {
+    /// A user's device.
+    Device,
+}
+
+/// One version of a contract's batches.
+#[derive(Debug)]
+pub struct Version {
+    /// What a batch says.
+    pub is: String,
+    /// What its acknowledgement says.
+    pub ack: String,
+    /// Members of later versions: refused unless empty, since dropping them in silence would lose records.
+    pub refuse: Vec<Pointer>,
+    /// The schema of a batch.
+    pub schema: Schema,
+}
+
+/// Limits of one batch.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes as they are sent.
+    pub wire_bytes: u64,
+    /// Bytes of the JSON.
+    pub decoded_bytes: u64,
+    /// Summaries that a producer puts into a batch.
+    pub summaries_per_batch: usize,
+    /// Records of other kinds that a producer puts into a batch.
+    pub metadata_per_batch: usize,
+}
+
+/// The members of a batch beside its records.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    /// Its id, which is also the key of its receipt.
+    pub batch: Pointer,
+    /// The device that made it; information only.
+    pub device: Pointer,
+    /// When it was made.
+    pub created_at: Pointer,
+    /// How the same batch is answered when it comes again.
+    pub replay: Replay,
+}
+
+/// How the same batch is answered when it comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Replay {
+    /// Each record of it is a duplicate.
+    AllDuplicates,
+}
+
+/// In what a record's id is unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Scope {
+    /// The user's device that sent it.
+    Device,
+    /// The user, whichever device sent it; the server remembers which did.
+    Principal,
+}
+
+/// One part of a record's stamp.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Stamp {
+    /// A time of the record.
+    Record(Pointer),
+    /// A time of its batch.
+    Batch(Pointer),
+}
+
+impl TryFrom<String> for Stamp {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("batch:") {
+            Some(rest) => Pointer::try_from(rest.to_owned()).map(Self::Batch),
+            None => Pointer::try_from(text).map(Self::Record),
+        }
+    }
+}
+
+/// A member that never leaves a producer and is never stored.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Strip {
+    /// The member; it becomes null.
+    pub at: Pointer,
+    /// With `unless_is`: kept where this member has that text.
+    pub unless_at: Option<Pointer>,
+    /// See `unless_at`.
+    pub unless_is: Option<String>,
+}
+
+/// A kind of record.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kind {
+    /// Its plural name: the member of the batch, and of the counts.
+    pub name: String,
+    /// Its id.
+    pub id: Pointer,
+    /// In what the id is unique.
+    pub scope: Scope,
+    /// What tells the newer of two versions, the first part first; a missing time is the oldest. Without it the later
+    /// arrival is the newer.
+    #[serde(default)]
+    pub newer_by: Vec<Stamp>,
+    /// Members that do not make another version.
+    #[serde(default)]
+    pub hash_ignore: Vec<Pointer>,
+    /// Scrubbed at both ends.
+    #[serde(default)]
+    pub strip: Vec<Strip>,
+    /// The time of a producer's incremental cursor, with the id behind it.
+    pub cursor: Option<Pointer>,
+    /// Whether an incremental batch carries all current records of it.
+    #[serde(default)]
+    pub always: bool,
+}
+
+/// Sums by day and month.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollup {
+    /// The kind that is summed up.
+    pub from: String,
+    /// Only records whose member here …
+    pub where_at: Pointer,
+    /// … has this text.
+    pub where_is: String,
+    /// The time whose date, as written, is the day; a record without it is in no sum.
+    pub day: Pointer,
+    /// What sums are kept apart by.
+    pub dimensions: Vec<Pointer>,
+    /// The object that has the counts.
+    pub counts: Pointer,
+    /// The counts, unsigned 64-bit integers.
+    pub sum: Vec<String>,
+    /// The cost, in cents.
+    pub cents: Pointer,
+}
+
+/// A contract.
+#[derive(Debug)]
+pub struct Contract {
+    /// Its full name.
+    pub name: String,
+    /// Its short name, in commands.
+    pub stream: String,
+    /// Who writes its replies.
+    pub dialect: Dialect,
+    /// Its gates, in order.
+    pub order: Vec<Gate>,
+    /// Where a batch says its version.
+    pub version_at: Pointer,
+    /// Its credentials.
+    pub auth: Auth,
+    /// Its paths.
+    pub routes: Vec<Route>,
+    /// Its versions.
+    pub versions: Vec<Version>,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its batches.
+    pub envelope: Envelope,
+    /// Its records, in the order of the acknowledgement.
+    pub kinds: Vec<Kind>,
+    /// Its sums.
+    pub rollup: Option<Rollup>,
+}

@@ -1,0 +1,26 @@
+//! Ingest: records that devices send and a server keeps, by declared contracts.
+//!
+//! One facility for all of them. A [`contract`] is data: a TOML declaration and a JSON Schema for each version. It names
+//! the routes, the order of the [`gates`], the record kinds with their ids, scopes and stamps, what is never stored, and
+//! what is summed up. Only how replies are written is code ([`statsai`] so far). StatsAI's `sync_batch.v1` is compiled in
+//! ([`contract::Contract::statsai`]).
+//!
+//! | hop of a batch on a server | module |
+//! |---|---|
+//! | its bytes become exact JSON | [`exact`] |
+//! | version, schema, what is stripped | [`gates`], [`validate`] |
+//! | each record is new, updated or a duplicate | [`outcome`] |
+//! | the buckets that it touches are summed up again | [`rollups`] |
+//! | the reply | [`statsai`] |
+//!
+//! Nothing here knows a clock, a file or a socket: what a batch does is a function of what is stored and of the batch.
+
+pub mod contract;
+pub mod exact;
+pub mod gates;
+pub mod outcome;
+pub mod pointer;
+pub mod rollups;
+pub mod statsai;
+pub mod time;
+pub mod validate;
