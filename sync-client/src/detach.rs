@@ -106,7 +106,7 @@ impl Engine {
         let mut detached = Detached::default();
         match how {
             _ if mutant::on(Mutant::DetachWipes) => {
-                self.release_unanswered()?;
+                self.release_unanswered(false)?;
                 self.undo_pending("wiped", "", &Stays::default())?;
                 conn.execute("DELETE FROM main._sync_inbox WHERE reason = 'wiped'", [])?;
             }
@@ -117,7 +117,7 @@ impl Engine {
             }
             Detach::Discard => {
                 let message = "this change was not on the server yet when the file was detached, and was undone";
-                self.release_unanswered()?;
+                self.release_unanswered(false)?;
                 let stays = self.store.stays(false)?;
                 detached.discarded_rows = self.undo_pending("detached", message, &stays)?;
                 detached.kept_rows = self.tell_of_those_that_stay(&stays)?;
@@ -130,9 +130,7 @@ impl Engine {
                 let stays = self.store.stays(true)?;
                 detached.exported_rows = self.store.export(path, &id, self.env.now_ms(), &stays)?;
                 self.env.fault(FaultPoint::Exporting);
-                if !stays.outbox {
-                    self.release_unanswered()?;
-                }
+                self.release_unanswered(stays.outbox)?;
                 let message = "this change was moved into an export when the file was detached";
                 self.undo_pending("exported", message, &stays)?;
                 detached.kept_rows = self.tell_of_those_that_stay(&stays)?;
@@ -148,8 +146,20 @@ impl Engine {
         Ok(detached)
     }
 
-    /// Rows of which no commit was answered are among the intents again.
-    fn release_unanswered(&self) -> Result<(), Error> {
+    /// Rows of which no commit was answered are among the intents again; those that may be on the server all the same are
+    /// remembered until the end. With `stays` nothing is released.
+    fn release_unanswered(&self, stays: bool) -> Result<(), Error> {
+        self.store.conn.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_in_doubt (t INTEGER, k BLOB, row BLOB, PRIMARY KEY (t, k)) \
+             WITHOUT ROWID; DELETE FROM temp._sync_in_doubt",
+        )?;
+        if stays {
+            return Ok(());
+        }
+        self.store.conn.execute_batch(
+            "INSERT INTO temp._sync_in_doubt SELECT t, k, row FROM main._sync_out \
+               WHERE row IS NOT NULL AND EXISTS (SELECT 1 FROM main._sync_outbox WHERE state = 'sent')",
+        )?;
         match self.store.outbox()?.map(|o| o.state) {
             // It is on the server: not pending, and confirmed when the file is attached again.
             None | Some(OutboxState::Committed) => Ok(()),
@@ -286,7 +296,7 @@ impl Engine {
             None => None,
         };
         let known = store.known(m.id, &k)?;
-        let target = match (self.committed_row(m.id, &k)?, known) {
+        let target = match (self.row_in("_sync_sent", m.id, &k)?, known) {
             // A column that was not sent is as it was before the edit.
             (Some(row), _) => Ok(row.map(|row| {
                 let before = dirty.base.clone().unwrap_or_default().into_iter().chain(std::iter::repeat(None));
@@ -305,9 +315,11 @@ impl Engine {
             })
         });
         store.drop_dirty(m.id, &k)?;
+        // One that was sent may be on the server, and come back: that it was deleted here is told.
+        let in_doubt = if live.is_none() { self.row_in("_sync_in_doubt", m.id, &k)?.flatten() } else { None };
         let same = match (&live, &target) {
             (Some(live), Ok(Some(row))) => record::agrees(live, row),
-            (None, Ok(None)) => true,
+            (None, Ok(None)) => in_doubt.is_none(),
             _ => false,
         };
         if same {
@@ -319,11 +331,11 @@ impl Engine {
             at: self.env.now_ms(),
             table,
             key: &key,
-            op: op_of(live.as_deref(), known, dirty.base.as_ref()),
+            op: if in_doubt.is_some() { "DELETE" } else { op_of(live.as_deref(), known, dirty.base.as_ref()) },
             reason,
             message: if target.is_ok() { message } else { &not_here },
             local: live.as_deref(),
-            base: dirty.base.as_ref(),
+            base: dirty.base.as_ref().or(in_doubt.as_ref()),
             server: None,
         }
         .store(&store.conn)?;
@@ -342,9 +354,11 @@ impl Engine {
         Ok(true)
     }
 
-    /// The row as it is in a committed outbox: `Some(None)` where that deleted it.
-    fn committed_row(&self, t: i64, k: &[u8]) -> Result<Option<Option<Record>>, Error> {
-        let mut s = self.store.conn.prepare_cached("SELECT row FROM temp._sync_sent WHERE t = ? AND k = ?")?;
+    /// The row as it is in a committed outbox, or one in doubt, as remembered in a temporary table: `Some(None)` where
+    /// that deleted it.
+    fn row_in(&self, table: &str, t: i64, k: &[u8]) -> Result<Option<Option<Record>>, Error> {
+        let sql = format!("SELECT row FROM temp.{table} WHERE t = ? AND k = ?");
+        let mut s = self.store.conn.prepare_cached(&sql)?;
         let mut rows = s.query((t, k))?;
         let Some(r) = rows.next()? else { return Ok(None) };
         let stored: Option<Vec<u8>> = r.get(0)?;

@@ -66,6 +66,7 @@ impl Applier<'_> {
         if !store.was_here(m.id, &r.k)? || m.sql.exists(&store.conn, &key)? {
             return Ok(());
         }
+        store.was_told_of(m.id, &r.k)?;
         self.outcome.conflicts += 1;
         let row = full(fit(record::decode(row)?, table));
         self.record(&Entry {

@@ -76,6 +76,15 @@ impl Store {
     pub(crate) fn take_up_earlier(&self, now: i64) -> Result<(), Error> {
         let conn = &self.conn;
         self.remember_rows_here()?;
+        // Those of both histories are told from others now: their versions go below.
+        conn.execute_batch(
+            "CREATE TEMP TABLE IF NOT EXISTS _sync_of_both (t INTEGER, k BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
+             DELETE FROM temp._sync_of_both; \
+             INSERT INTO temp._sync_of_both SELECT t, k FROM main._sync_earlier e WHERE v <> 0 \
+               AND (EXISTS (SELECT 1 FROM main._sync_row r WHERE r.t = e.t AND r.k = e.k AND r.v <> 0) \
+                    OR EXISTS (SELECT 1 FROM main._sync_outbox WHERE state <> 'frozen') \
+                       AND (t, k) IN (SELECT t, k FROM main._sync_out WHERE row IS NOT NULL))",
+        )?;
         self.reopen_above(-1, now)?;
         conn.execute_batch(
             "DELETE FROM main._sync_row; \
@@ -102,7 +111,11 @@ impl Store {
         Meta::Checkpoint.set(conn, self.earlier()?.map_or(0, |(seq, _)| seq))?;
         Meta::SyncedThrough.clear(conn)?;
         // Rows of the history that goes now may come again by another device that was of it.
-        Ok(conn.execute_batch("DELETE FROM main._sync_earlier WHERE v <> 0; DELETE FROM main._sync_earlier_history")?)
+        Ok(conn.execute_batch(
+            "UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL WHERE (t, k) IN temp._sync_of_both; \
+             DELETE FROM main._sync_earlier WHERE v <> 0; DELETE FROM main._sync_earlier_history; \
+             DELETE FROM temp._sync_of_both",
+        )?)
     }
 
     /// The newest bundle of the earlier history, and its hash: nothing where it cannot be told from others.
@@ -124,6 +137,12 @@ impl Store {
     pub(crate) fn was_here(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
         let sql = "SELECT 1 FROM main._sync_earlier WHERE t = ? AND k = ?";
         Ok(self.conn.prepare_cached(sql)?.exists((t, k))?)
+    }
+
+    /// It was told of a row that was here in an earlier history: from now on it is as any other.
+    pub(crate) fn was_told_of(&self, t: i64, k: &[u8]) -> Result<(), Error> {
+        self.conn.prepare_cached("DELETE FROM main._sync_earlier WHERE t = ? AND k = ? AND v = 0")?.execute((t, k))?;
+        Ok(())
     }
 
     /// What a pending edit stood on in the history that was set aside.
