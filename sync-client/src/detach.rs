@@ -369,11 +369,13 @@ impl Engine {
 const STAYED: &str = "rows of a table that is not synced refer to this row, or to one that it needs or was sent with: \
      when the file was detached this change was neither undone nor moved into an export; it is sent once the file is attached again";
 
+/// Intents: table, by position, and stored key.
+pub(crate) type Intents = BTreeSet<(usize, Vec<u8>)>;
+
 /// What cannot be undone, nor moved elsewhere.
 #[derive(Debug, Default)]
 pub(crate) struct Stays {
-    /// Intents: table, by position, and stored key.
-    pub(crate) rows: BTreeSet<(usize, Vec<u8>)>,
+    pub(crate) rows: Intents,
     /// Whether a bundle in doubt does, whole: it cannot be divided, nor be in two places. Its rows are among the others.
     pub(crate) outbox: bool,
 }
@@ -424,7 +426,7 @@ impl Store {
     }
 
     /// Adds the changed rows that refer to these, directly or not.
-    fn take_followers(&self, rows: &mut BTreeSet<(usize, Vec<u8>)>) -> Result<(), Error> {
+    fn take_followers(&self, rows: &mut Intents) -> Result<(), Error> {
         let mut todo: Vec<(usize, Vec<u8>)> = rows.iter().cloned().collect();
         while let Some((position, k)) = todo.pop() {
             let Some(row) = self.managed[position].sql.read_bytes(&self.conn, &Key::from_stored(k).unpack()?)? else {

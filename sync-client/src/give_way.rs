@@ -1,13 +1,12 @@
 //! Taking the server's rows in place of this file's ([`crate::Attach::TakeRemote`]): what is here only, or
 //! otherwise, is recorded whole and goes, but for what rows of unsynced tables refer to.
 
-use std::collections::BTreeSet;
-
 use sync_core::engine::change::Known;
 use sync_core::key::Key;
 use sync_core::record;
 
 use crate::apply::{Applier, Outcome, fit};
+use crate::detach::Intents;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::Entry;
@@ -34,7 +33,7 @@ impl Applier<'_> {
     /// stay, and wait in the inbox as ever: nothing could record them.
     pub(crate) fn give_way(&mut self, stage: Option<&Stage>) -> Result<(), Error> {
         let store = self.store;
-        self.gives_way("take_remote", BTreeSet::new());
+        self.gives_way("take_remote", Intents::new());
         // What the server has of a table that is held back is not known.
         for (position, m) in store.managed.iter().enumerate().filter(|(p, _)| !store.held_back.contains_key(p)) {
             let table = store.table(position);

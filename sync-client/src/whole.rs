@@ -12,6 +12,7 @@ use sync_core::schema::Table;
 use sync_core::value::Value;
 
 use crate::apply::{Applier, Outcome};
+use crate::detach::Intents;
 use crate::error::Error;
 
 /// What a transaction of remote rows came to. Only one that leaves every reference whole can be committed.
@@ -48,7 +49,7 @@ pub(crate) struct Holes {
     /// Changed rows that refer to a row which is leaving.
     changed: Vec<(usize, Vec<Value>)>,
     /// Rows went because this file's side gives way as a whole: an intent that could not is looked at.
-    gave_way: Option<(&'static str, BTreeSet<(usize, Vec<u8>)>)>,
+    gave_way: Option<(&'static str, Intents)>,
 }
 
 impl<'a> Applier<'a> {
@@ -130,7 +131,7 @@ impl<'a> Applier<'a> {
 
     /// This file's rows give way as a whole: intents that stay, since they cannot be compared, may not stand any more.
     /// Those that are to stay do, as do those that rows of unsynced tables hold.
-    pub(crate) fn gives_way(&mut self, reason: &'static str, stays: BTreeSet<(usize, Vec<u8>)>) {
+    pub(crate) fn gives_way(&mut self, reason: &'static str, stays: Intents) {
         self.holes.gave_way = Some((reason, stays));
     }
 
@@ -188,7 +189,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Intents whose parent is not here, after all others ended: rows that cannot be read as text.
-    fn displace_orphans(&mut self, reason: &str, stays: &BTreeSet<(usize, Vec<u8>)>) -> Result<(), Error> {
+    fn displace_orphans(&mut self, reason: &str, stays: &Intents) -> Result<(), Error> {
         let store = self.store;
         for (position, m) in store.managed.iter().enumerate() {
             let mut s = store.conn.prepare("SELECT k FROM main._sync_dirty WHERE t = ? ORDER BY k")?;
