@@ -126,10 +126,10 @@ pub struct Limits {
     pub wire_bytes: u64,
     /// Bytes of the JSON.
     pub decoded_bytes: u64,
-    /// Summaries that a producer puts into a batch.
-    pub summaries_per_batch: usize,
-    /// Records of other kinds that a producer puts into a batch.
+    /// Records of the kinds that [`Kind::always`] go along, of all of them together, that a producer puts into a batch.
     pub metadata_per_batch: usize,
+    /// Other records that a producer puts into a batch.
+    pub records_per_batch: usize,
 }
 
 /// The members of a batch beside its records.
@@ -199,6 +199,16 @@ pub struct Strip {
     pub unless_is: Option<String>,
 }
 
+/// A member by which a record says something of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The member; a producer sets it to true …
+    pub at: Pointer,
+    /// … where this one is there and not null.
+    pub when: Pointer,
+}
+
 /// A kind of record.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,6 +229,9 @@ pub struct Kind {
     /// Scrubbed at both ends.
     #[serde(default)]
     pub strip: Vec<Strip>,
+    /// What a producer makes true.
+    #[serde(default)]
+    pub mark: Vec<Mark>,
     /// The time of a producer's incremental cursor, with the id behind it.
     pub cursor: Option<Pointer>,
     /// Whether an incremental batch carries all current records of it.

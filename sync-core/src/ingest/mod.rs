@@ -13,13 +13,23 @@
 //! | the buckets that it touches are summed up again | [`rollups`] |
 //! | the reply | [`statsai`] |
 //!
+//! | hop of a record on a producer | module |
+//! |---|---|
+//! | it is scrubbed, checked and put into batches | [`redaction`], [`batches`] |
+//! | a reply acknowledges this very batch, or it does not | [`acks`] |
+//! | where a target stands | [`cursors`] |
+//!
 //! Nothing here knows a clock, a file or a socket: what a batch does is a function of what is stored and of the batch.
 
+pub mod acks;
+pub mod batches;
 pub mod contract;
+pub mod cursors;
 pub mod exact;
 pub mod gates;
 pub mod outcome;
 pub mod pointer;
+pub mod redaction;
 pub mod rollups;
 pub mod statsai;
 pub mod time;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::exact::Json;
+use super::exact::{Json, Name};
 
 /// A pointer to a member of an object in an object: no items of arrays.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -50,6 +50,14 @@ impl Pointer {
         cleared
     }
 
+    /// Sets what it points to, where the object around it is there.
+    pub fn set(&self, value: &mut Json, new: Json) {
+        let Some((last, path)) = self.0.split_last() else { return };
+        if let Some(Json::Object(parent)) = path.iter().try_fold(value, |v, name| v.member_mut(name)) {
+            parent.insert(Name(last.clone()), new);
+        }
+    }
+
     /// Takes what it points to away.
     pub fn remove(&self, value: &mut Json) {
         let Some((last, path)) = self.0.split_last() else { return };
@@ -91,7 +99,10 @@ mod tests {
         assert!(!pointer("/n").clear(&mut value), "null already");
         assert!(pointer("/a/d").clear(&mut value));
         pointer("/a/b~1c").remove(&mut value);
-        assert_eq!(value.canonical(), r#"{"a":{"d":null},"n":null}"#);
+        pointer("/a/e").set(&mut value, Json::Bool(true));
+        pointer("/x/e").set(&mut value, Json::Bool(true));
+        pointer("/n/e").set(&mut value, Json::Bool(true));
+        assert_eq!(value.canonical(), r#"{"a":{"d":null,"e":true},"n":null}"#);
         assert!(Pointer::try_from("a".to_owned()).is_err());
     }
 }

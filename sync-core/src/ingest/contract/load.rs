@@ -184,7 +184,8 @@ impl Contract {
                 };
             }
             let strips = kind.strip.iter().flat_map(|s| std::iter::once(&s.at).chain(&s.unless_at));
-            for p in kind.hash_ignore.iter().chain(&kind.cursor).chain(strips) {
+            let marks = kind.mark.iter().flat_map(|m| [&m.at, &m.when]);
+            for p in kind.hash_ignore.iter().chain(&kind.cursor).chain(strips).chain(marks) {
                 found(&kind.name, record, p)?;
             }
             if let Some(r) = self.rollup.as_ref().filter(|r| r.from == kind.name) {

@@ -1,0 +1,150 @@
+//! Whether an acknowledgement is the one of a batch. Nothing advances by one that is not.
+
+use serde_json::Value;
+
+use super::batches::SENT;
+use super::contract::Contract;
+
+/// A record that the server names as not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotTaken {
+    /// Its kind, as named.
+    pub kind: String,
+    /// Its id, where it is named.
+    pub id: Option<String>,
+    /// The server's reason, cut short.
+    pub reason: String,
+}
+
+/// Why a reply does not acknowledge a batch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AckFault {
+    /// Not an acknowledgement at all.
+    #[error("the reply is no acknowledgement")]
+    Unreadable,
+    /// Of another version.
+    #[error("the acknowledgement is of another version")]
+    Version,
+    /// Of another batch.
+    #[error("the acknowledgement is of another batch")]
+    Batch,
+    /// The counts of a kind are not what was sent.
+    #[error("the acknowledgement does not account for all {0}")]
+    Counts(String),
+    /// It names records that were not taken, under a contract in which a batch is taken whole.
+    #[error("the acknowledgement names records that were not taken")]
+    NotTaken(Vec<NotTaken>),
+}
+
+/// Characters of a server's reason that are kept.
+pub const MOST_REASON: usize = 200;
+
+/// Checks a reply to a batch of so many records by kind (position).
+///
+/// # Errors
+/// Where it does not say that this very batch was taken.
+pub fn check(contract: &Contract, batch: &str, sent: &[u64], reply: &[u8]) -> Result<(), AckFault> {
+    let ack: Value = serde_json::from_slice(reply).map_err(|_| AckFault::Unreadable)?;
+    let version = ack.get("schema_version").and_then(Value::as_str).ok_or(AckFault::Unreadable)?;
+    if version != contract.versions[SENT].ack {
+        return Err(AckFault::Version);
+    }
+    if ack.get("batch_id").and_then(Value::as_str) != Some(batch) {
+        return Err(AckFault::Batch);
+    }
+    let rejected = ack.get("rejected").and_then(Value::as_array).ok_or(AckFault::Unreadable)?;
+    if !rejected.is_empty() {
+        return Err(AckFault::NotTaken(rejected.iter().map(not_taken).collect()));
+    }
+    let (accepted, duplicates) = (ack.get("accepted"), ack.get("duplicates"));
+    if !accepted.is_some_and(Value::is_object) || !duplicates.is_some_and(Value::is_object) {
+        return Err(AckFault::Unreadable);
+    }
+    for (kind, sent) in contract.kinds.iter().zip(sent) {
+        // A count that is left out is 0.
+        let count = |of: Option<&Value>| match of.and_then(|counts| counts.get(&kind.name)) {
+            None => Some(0),
+            Some(count) => count.as_u64(),
+        };
+        let total = count(accepted).zip(count(duplicates)).and_then(|(a, d)| a.checked_add(d));
+        if total != Some(*sent) {
+            return Err(AckFault::Counts(kind.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn not_taken(named: &Value) -> NotTaken {
+    let text = |name: &str| named.get(name).and_then(Value::as_str);
+    NotTaken {
+        kind: text("kind").unwrap_or_default().to_owned(),
+        id: text("id").map(str::to_owned),
+        reason: text("reason").unwrap_or_default().chars().take(MOST_REASON).collect(),
+    }
+}
+
+/// The kind and the place in its list that a pointer into a batch (`/events/3/usage`) leads to, and the rest of it.
+#[must_use]
+pub fn place<'a>(contract: &Contract, pointer: &'a str) -> Option<(usize, usize, &'a str)> {
+    let (name, rest) = pointer.strip_prefix('/')?.split_once('/')?;
+    let kind = contract.kinds.iter().position(|k| k.name == name)?;
+    let digits = rest.find('/').unwrap_or(rest.len());
+    Some((kind, rest[..digits].parse().ok()?, &rest[digits..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const SENT_COUNTS: [u64; 6] = [1, 0, 0, 0, 2, 0];
+
+    fn good() -> Value {
+        json!({"schema_version": "sync_ack.v1", "batch_id": "b", "rejected": [], "more": 1,
+            "accepted": {"sources": 1, "accounts": 0, "source_account_assignments": 0, "subscriptions": 0, "events": 1, "summaries": 0},
+            "duplicates": {"sources": 0, "events": 1}})
+    }
+
+    fn verdict(change: impl FnOnce(&mut Value)) -> Result<(), AckFault> {
+        let mut ack = good();
+        change(&mut ack);
+        check(&Contract::statsai(), "b", &SENT_COUNTS, ack.to_string().as_bytes())
+    }
+
+    #[test]
+    fn an_ack_has_to_fit_in_everything() {
+        assert_eq!(verdict(|_| ()), Ok(()));
+        assert_eq!(verdict(|a| a["schema_version"] = "sync_ack.v2".into()), Err(AckFault::Version));
+        assert_eq!(verdict(|a| a["batch_id"] = "c".into()), Err(AckFault::Batch));
+        assert_eq!(verdict(|a| a["batch_id"] = Value::Null), Err(AckFault::Batch));
+        for (wrong, kind) in [(json!(0), "events"), (json!(2), "events"), (json!(-1), "events"), (json!("1"), "events")]
+        {
+            assert_eq!(verdict(|a| a["accepted"][kind] = wrong), Err(AckFault::Counts(kind.into())));
+        }
+        assert_eq!(verdict(|a| a["duplicates"]["summaries"] = 1.into()), Err(AckFault::Counts("summaries".into())));
+        assert_eq!(verdict(|a| a["accepted"]["events"] = u64::MAX.into()), Err(AckFault::Counts("events".into())));
+        for gone in ["rejected", "accepted", "duplicates", "schema_version"] {
+            let verdict = verdict(|a| drop(a.as_object_mut().unwrap().remove(gone)));
+            assert_eq!(verdict, Err(AckFault::Unreadable), "{gone}");
+        }
+        let named = NotTaken { kind: "events".into(), id: Some("e".into()), reason: "bad".into() };
+        assert_eq!(
+            verdict(|a| a["rejected"] = json!([{"kind": "events", "id": "e", "reason": "bad"}])),
+            Err(AckFault::NotTaken(vec![named]))
+        );
+        for reply in [&b""[..], b"<html>", b"null", b"{}", b"\xff"] {
+            assert_eq!(check(&Contract::statsai(), "b", &SENT_COUNTS, reply), Err(AckFault::Unreadable));
+        }
+    }
+
+    #[test]
+    fn pointers_lead_to_records() {
+        let c = Contract::statsai();
+        assert_eq!(place(&c, "/events/3/usage/input_tokens"), Some((4, 3, "/usage/input_tokens")));
+        assert_eq!(place(&c, "/sources/0"), Some((0, 0, "")));
+        for nowhere in ["", "/", "/events", "/events/", "/events/x/y", "/created_at", "/nothing/0"] {
+            assert_eq!(place(&c, nowhere), None, "{nowhere}");
+        }
+    }
+}
