@@ -85,6 +85,28 @@ pub fn router_with(service: Service, auth: impl Authenticate, options: RouterOpt
         .layer(from_fn(log))
 }
 
+/// What operators and load balancers ask for, where no tables are synced.
+#[cfg(feature = "ingest")]
+pub(crate) fn health_router(service: Service, options: RouterOptions) -> Router {
+    /// Nothing that these paths serve asks.
+    struct Nobody;
+    impl Authenticate for Nobody {
+        fn authenticate(
+            &self,
+            _: &axum::http::HeaderMap,
+        ) -> Result<sync_core::protocol::UserId, crate::auth::AuthError> {
+            Err(crate::auth::AuthError::Invalid)
+        }
+    }
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/status", get(health::status))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(App::new(service, Nobody, options))
+        .layer(from_fn(uncached))
+        .layer(from_fn(log))
+}
+
 /// A router that has the host to itself: paths that nothing serves are answered as JSON, too.
 pub fn standalone(router: Router) -> Router {
     router.fallback(not_found).layer(from_fn(uncached))
@@ -200,14 +222,14 @@ async fn method_not_allowed() -> Failure {
 
 /// Around everything: no cache on the way keeps a reply. An old answer to a pull would hide what was committed since,
 /// and an old refusal would outlive its reason.
-async fn uncached(request: Request, next: Next) -> Response {
+pub(crate) async fn uncached(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 /// One line per request at debug level: no query, no header, no body.
-async fn log(request: Request, next: Next) -> Response {
+pub(crate) async fn log(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let response = next.run(request).await.into_response();

@@ -29,14 +29,38 @@ pub enum Command {
     /// Print a token for a user.
     #[command(about = "Print a token for a user, signed with the secret in SYNC_SERVER_SECRET")]
     Token(Token),
+    /// Make, list and revoke keys, also while the server runs.
+    #[cfg(feature = "ingest")]
+    #[command(subcommand)]
+    Keys(crate::ingest::commands::Keys),
+    /// Let devices in that show a code, also while the server runs.
+    #[cfg(feature = "ingest")]
+    #[command(subcommand)]
+    Devices(crate::ingest::commands::Devices),
+    /// Print a user's sums of what devices sent.
+    #[cfg(feature = "ingest")]
+    Rollups(crate::ingest::commands::Rollups),
 }
 
 /// `sync-server serve`
 #[derive(Debug, Args)]
 pub struct Serve {
     /// The DDL of the synced tables: the same file that the app uses.
-    #[arg(long, value_name = "FILE")]
-    pub schema: PathBuf,
+    #[cfg_attr(feature = "ingest", arg(long, value_name = "FILE", required_unless_present = "ingest"))]
+    #[cfg_attr(not(feature = "ingest"), arg(long, value_name = "FILE", required = true))]
+    pub schema: Option<PathBuf>,
+    /// Contracts by which devices send records, with commas between them: statsai. Without --schema nothing else is served.
+    #[cfg(feature = "ingest")]
+    #[arg(long, value_name = "CONTRACTS", value_delimiter = ',')]
+    pub ingest: Vec<Stream>,
+    /// The address that devices reach the server by; where it listens by default.
+    #[cfg(feature = "ingest")]
+    #[arg(long, value_name = "URL", requires = "ingest")]
+    pub public_url: Option<String>,
+    /// Serve StatsAI's /v1/sync/batches, which takes no token. Only on loopback.
+    #[cfg(feature = "ingest")]
+    #[arg(long, requires = "ingest")]
+    pub loopback_diagnostics: bool,
     /// Where the users' files live; made where it is missing.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
@@ -70,6 +94,14 @@ pub struct Serve {
     /// Limits.
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// A contract by which devices send records.
+#[cfg(feature = "ingest")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Stream {
+    /// StatsAI's `sync_batch.v1`.
+    Statsai,
 }
 
 /// Limits that an operator may set; the defaults are those of [`Limits`].
@@ -162,10 +194,18 @@ impl Serve {
     /// What cannot be served although each option is fine by itself.
     ///
     /// # Errors
-    /// `--dev` beyond loopback.
+    /// `--dev` or `--loopback-diagnostics` beyond loopback, `--rules` without `--schema`.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.dev && !self.listen.ip().is_loopback() {
             return Err(ConfigError::DevBeyondLoopback(self.listen));
+        }
+        #[cfg(feature = "ingest")]
+        if self.loopback_diagnostics && !self.listen.ip().is_loopback() {
+            return Err(ConfigError::DiagnosticsBeyondLoopback(self.listen));
+        }
+        #[cfg(feature = "ingest")]
+        if self.schema.is_none() && self.rules.is_some() {
+            return Err(ConfigError::RulesWithoutSchema);
         }
         Ok(())
     }
@@ -224,6 +264,18 @@ pub enum ConfigError {
     /// Anybody could be anybody.
     #[error("--dev takes any token as a user id and so listens on loopback only, not on {0}")]
     DevBeyondLoopback(SocketAddr),
+    /// Anybody could send.
+    #[cfg(feature = "ingest")]
+    #[error("--loopback-diagnostics takes batches without a token and so listens on loopback only, not on {0}")]
+    DiagnosticsBeyondLoopback(SocketAddr),
+    /// Rules of no table.
+    #[cfg(feature = "ingest")]
+    #[error("--rules needs the --schema that they are for")]
+    RulesWithoutSchema,
+    /// A key that cannot be made like that.
+    #[cfg(feature = "ingest")]
+    #[error("{0}")]
+    Key(String),
     /// No secret.
     #[error(
         "{SECRET_VARIABLE} is not set: put a secret of at least {} bytes there, or into a file that --secret-file names, or \

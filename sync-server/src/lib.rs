@@ -33,6 +33,8 @@
 //! | request bodies in, replies out | `body` |
 //! | one handler per endpoint | `routes` |
 //! | what the endpoints decide | [`service`] |
+//!
+//! With the feature `ingest`, `ingest` serves records that devices send by a declared contract.
 
 mod app;
 pub mod auth;
@@ -40,6 +42,8 @@ mod body;
 pub mod config;
 mod environment;
 mod error;
+#[cfg(feature = "ingest")]
+pub mod ingest;
 pub mod limits;
 pub mod program;
 mod routes;

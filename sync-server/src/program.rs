@@ -1,18 +1,26 @@
 //! What the program `sync-server` does: serve until a signal, or print a token.
 
 use std::io::{IsTerminal as _, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::auth::DevAuth;
+#[cfg(feature = "ingest")]
+use crate::app::health_router;
+use crate::auth::{DevAuth, JwtAuth};
+#[cfg(feature = "ingest")]
+use crate::config::Stream;
 use crate::config::{Cli, Command, ConfigError, Serve, fault_point, secret_auth};
 use crate::environment::SystemEnvironment;
+#[cfg(feature = "ingest")]
+use crate::ingest::{IngestOptions, KeyAuth};
+use crate::limits::Limits;
 use crate::service::{Environment, Service, ServiceConfig};
 use crate::{RouterOptions, router_with, serve, server, standalone};
 
@@ -39,6 +47,12 @@ fn run(cli: Cli) -> Result<(), Failed> {
             writeln!(std::io::stdout(), "{}", token.issue(environment)?)?;
             Ok(())
         }
+        #[cfg(feature = "ingest")]
+        Command::Keys(keys) => keys.run(environment),
+        #[cfg(feature = "ingest")]
+        Command::Devices(devices) => devices.run(environment),
+        #[cfg(feature = "ingest")]
+        Command::Rollups(rollups) => rollups.run(&environment),
         Command::Serve(options) => {
             options.check()?;
             log_to_stderr();
@@ -48,24 +62,13 @@ fn run(cli: Cli) -> Result<(), Failed> {
 }
 
 fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(), Failed> {
-    let auth =
-        if options.dev { None } else { Some(secret_auth(options.secret_file.as_deref(), Arc::clone(environment))?) };
-    let config = ServiceConfig {
-        rules_sql: options.rules.as_deref().map(read).transpose()?,
-        wire_schema: options.wire_schema.clone(),
-        app_name: options.app_name.clone(),
-        limits: options.limits.limits(),
-        ..ServiceConfig::new(&options.data, read(&options.schema)?)
-    };
-    let service = Service::open(config, Arc::clone(environment)).map_err(|e| e.to_string())?;
-    let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
-    let router = standalone(match auth {
-        Some(auth) => router_with(service.clone(), auth, http),
-        None => router_with(service.clone(), DevAuth, http),
-    });
+    let secret = options.schema.is_some() && !options.dev;
+    let auth = secret.then(|| secret_auth(options.secret_file.as_deref(), Arc::clone(environment))).transpose()?;
+    let service = open(options, environment)?;
     let listener =
         TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
     let addr = listener.local_addr()?;
+    let router = standalone(routes(options, &service, auth, environment, addr)?);
     let runtime = server::runtime(options.workers)?;
     runtime.block_on(async {
         // The handlers are in place before anybody is told that there is something to stop.
@@ -81,6 +84,73 @@ fn run_server(options: &Serve, environment: &Arc<dyn Environment>) -> Result<(),
     close(service);
     tracing::info!("stopped");
     Ok(())
+}
+
+fn open(options: &Serve, environment: &Arc<dyn Environment>) -> Result<Service, Failed> {
+    let limits = options.limits.limits();
+    let Some(schema) = &options.schema else { return without_schema(options, limits, environment) };
+    let config = ServiceConfig {
+        rules_sql: options.rules.as_deref().map(read).transpose()?,
+        wire_schema: options.wire_schema.clone(),
+        app_name: options.app_name.clone(),
+        limits,
+        ..ServiceConfig::new(&options.data, read(schema)?)
+    };
+    Ok(Service::open(config, Arc::clone(environment)).map_err(|e| e.to_string())?)
+}
+
+#[cfg(feature = "ingest")]
+fn without_schema(options: &Serve, limits: Limits, environment: &Arc<dyn Environment>) -> Result<Service, Failed> {
+    let opened = Service::open_recorded(options.data.clone(), limits, Arc::clone(environment));
+    Ok(opened.map_err(|e| e.to_string())?)
+}
+
+#[cfg(not(feature = "ingest"))]
+fn without_schema(_: &Serve, _: Limits, _: &Arc<dyn Environment>) -> Result<Service, Failed> {
+    Err("--schema is required".into())
+}
+
+/// Row sync where there is a schema, and the contracts that were named.
+#[cfg(feature = "ingest")]
+fn routes(
+    options: &Serve,
+    service: &Service,
+    auth: Option<JwtAuth>,
+    environment: &Arc<dyn Environment>,
+    addr: SocketAddr,
+) -> Result<Router, Failed> {
+    let keys = |other| KeyAuth::new(&options.data, Arc::clone(environment), other);
+    let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
+    let mut router = match (&options.schema, auth) {
+        (None, _) => health_router(service.clone(), http),
+        (Some(_), Some(auth)) => router_with(service.clone(), keys(auth)?, http),
+        (Some(_), None) => router_with(service.clone(), DevAuth, http),
+    };
+    if options.ingest.contains(&Stream::Statsai) {
+        let url = options.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+        let ingest = IngestOptions {
+            dev: options.dev,
+            loopback_diagnostics: options.loopback_diagnostics,
+            ..IngestOptions::new(url.unwrap_or_else(|| format!("http://{addr}")))
+        };
+        router = router.merge(crate::ingest::statsai(service.clone(), &options.data, ingest)?);
+    }
+    Ok(router)
+}
+
+#[cfg(not(feature = "ingest"))]
+fn routes(
+    options: &Serve,
+    service: &Service,
+    auth: Option<JwtAuth>,
+    _: &Arc<dyn Environment>,
+    _: SocketAddr,
+) -> Result<Router, Failed> {
+    let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
+    Ok(match auth {
+        Some(auth) => router_with(service.clone(), auth, http),
+        None => router_with(service.clone(), DevAuth, http),
+    })
 }
 
 /// Closes the service, but does not wait for ever: every commit is durable or will be rolled back.

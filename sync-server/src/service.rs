@@ -175,7 +175,36 @@ impl Service {
     /// that the data was written with, or where the directory cannot be used.
     pub fn open(config: ServiceConfig, environment: Arc<dyn Environment>) -> Result<Self, OpenError> {
         let keys = Ledger::keys(&config.data_dir.join(LEDGER))?;
-        let loaded = Arc::new(load(&config.schema_sql, config.rules_sql.as_deref(), &keys)?);
+        let loaded = load(&config.schema_sql, config.rules_sql.as_deref(), &keys)?;
+        Self::open_loaded(config, loaded, environment)
+    }
+
+    /// Opens a data directory, or makes one, with the tables that its data has: for what needs no schema of an app.
+    ///
+    /// # Errors
+    /// As [`Service::open`].
+    #[cfg(feature = "ingest")]
+    pub(crate) fn open_recorded(
+        data_dir: std::path::PathBuf,
+        limits: Limits,
+        environment: Arc<dyn Environment>,
+    ) -> Result<Self, OpenError> {
+        let ledger = data_dir.join(LEDGER);
+        let recorded = Ledger::recorded(&ledger)?;
+        let loaded = if recorded.is_empty() {
+            Loaded::none()
+        } else {
+            load(&recorded.join(";\n"), None, &Ledger::keys(&ledger)?)?
+        };
+        Self::open_loaded(ServiceConfig { limits, ..ServiceConfig::new(data_dir, "") }, loaded, environment)
+    }
+
+    fn open_loaded(
+        config: ServiceConfig,
+        loaded: Loaded,
+        environment: Arc<dyn Environment>,
+    ) -> Result<Self, OpenError> {
+        let loaded = Arc::new(loaded);
         let dir = |name: &str| {
             let path = config.data_dir.join(name);
             std::fs::create_dir_all(&path).map(|()| path)
@@ -239,6 +268,25 @@ impl Service {
     fn run<T>(&self, f: impl FnOnce(&Inner) -> Outcome<T>) -> Result<T, ApiError> {
         let _inside = self.inner.gate.enter()?;
         f(&self.inner).map_err(crate::scope::fail::Fail::into_api)
+    }
+
+    /// Does something with a user's file, which is made where there is none.
+    ///
+    /// # Errors
+    /// What `f` answers; `storage_unavailable`, `scope_damaged`.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn on_file<T>(&self, user: &UserId, f: impl FnOnce(&Scope) -> Outcome<T>) -> Result<T, ApiError> {
+        self.run(|i| {
+            let (scope, fresh) = i.scopes.get(user.as_str(), true)?;
+            let scope = i.opened(scope, fresh)?;
+            f(&*scope.ok_or(crate::scope::fail::Fail::Damaged("a scope that was just made"))?)
+        })
+    }
+
+    /// Clock, ids and fault points.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn environment(&self) -> &Arc<dyn Environment> {
+        &self.inner.environment
     }
 
     /// `POST /sync/connect`

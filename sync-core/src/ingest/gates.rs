@@ -33,6 +33,8 @@ pub enum Refusal {
     Login(&'static str),
     /// The device belongs to another user.
     DeviceTaken,
+    /// A request from where none may come.
+    Forbidden,
     /// A path or resource that is not there.
     NotFound,
     /// A path that does not take this method.
@@ -63,6 +65,8 @@ pub struct Record {
 pub struct Batch {
     /// Its id.
     pub id: String,
+    /// The device that it says it is from; information only, the credential decides.
+    pub device: String,
     /// Its version, by position in the contract.
     pub version: usize,
     /// SHA-256 of its canonical form, as it was sent.
@@ -86,6 +90,7 @@ pub fn judge(contract: &Contract, bytes: &[u8]) -> Result<Batch, Refusal> {
     refuse_later(spec, &json)?;
     let digest = json.digest();
     let id = contract.envelope.batch.text(&json).unwrap_or_default().to_owned();
+    let device = contract.envelope.device.text(&json).unwrap_or_default().to_owned();
     let mut records = Vec::new();
     for (kind, spec) in contract.kinds.iter().enumerate() {
         for (n, item) in json.member(&spec.name).map(Json::items).unwrap_or_default().iter().enumerate() {
@@ -94,7 +99,7 @@ pub fn judge(contract: &Contract, bytes: &[u8]) -> Result<Batch, Refusal> {
             records.push(record(contract, kind, spec, id, item, &json));
         }
     }
-    Ok(Batch { id, version, digest, records })
+    Ok(Batch { id, device, version, digest, records })
 }
 
 /// Members of later versions would be lost without a word, so they are refused.

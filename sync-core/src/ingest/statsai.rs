@@ -49,6 +49,7 @@ pub fn refusal(refusal: &Refusal) -> (u16, String, Option<u32>) {
         Refusal::ReceiptMismatch => (409, "batch_id_payload_conflict", None),
         Refusal::BadRequest(code) | Refusal::Login(code) => (400, *code, None),
         Refusal::DeviceTaken => (409, "invalid_device_id", None),
+        Refusal::Forbidden => (403, "forbidden", None),
         Refusal::NotFound => (404, "not_found", None),
         Refusal::MethodNotAllowed => (405, "method_not_allowed", None),
         Refusal::Unavailable => (503, "storage_unavailable", Some(1)),

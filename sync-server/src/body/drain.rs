@@ -21,6 +21,17 @@ const TIME: Duration = Duration::from_secs(2);
 
 /// Around every handler: after a refusal the rest of the body is read and dropped.
 pub(crate) async fn drain_refused(request: Request, next: Next) -> Response {
+    drain_within(BYTES, TIME, request, next).await
+}
+
+/// As [`drain_refused`], for clients that take a broken connection for another failure than a refusal: they read no reply
+/// before all of a body is sent.
+#[cfg(feature = "ingest")]
+pub(crate) async fn drain_patiently(request: Request, next: Next) -> Response {
+    drain_within(64 * 1024 * 1024, Duration::from_secs(30), request, next).await
+}
+
+async fn drain_within(bytes: usize, time: Duration, request: Request, next: Next) -> Response {
     let waits = request.headers().contains_key(header::EXPECT);
     if waits || matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
@@ -30,7 +41,7 @@ pub(crate) async fn drain_refused(request: Request, next: Next) -> Response {
     shared.put(body.into_data_stream());
     let response = next.run(Request::from_parts(parts, Body::from_stream(shared.clone()))).await;
     if response.status().is_client_error() || response.status().is_server_error() {
-        let drained = tokio::time::timeout(TIME, shared.drain()).await;
+        let drained = tokio::time::timeout(time, shared.drain(bytes)).await;
         tracing::trace!(in_time = drained.is_ok(), "read away the rest of a refused body");
     }
     response
@@ -45,11 +56,11 @@ impl SharedBody {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
     }
 
-    async fn drain(mut self) {
+    async fn drain(mut self, bytes: usize) {
         let mut sum = 0;
         while let Some(Ok(piece)) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_next(cx)).await {
             sum += piece.len();
-            if sum > BYTES {
+            if sum > bytes {
                 break;
             }
         }

@@ -31,6 +31,15 @@ pub(crate) async fn read_small(
     let limit = SMALL.min(max_bytes);
     let encoding = Encoding::of(headers)?;
     check_announced(headers, encoding, limit)?;
+    let wire = read_wire(body, idle, limit).await?;
+    decode_whole(&wire, encoding, limit, malformed)
+}
+
+/// Reads the bytes of a body that decodes to at most so many.
+///
+/// # Errors
+/// `payload_too_large`, `invalid_request` where it stops arriving.
+pub(crate) async fn read_wire(body: Body, idle: Duration, limit: u64) -> Result<Vec<u8>, ApiError> {
     let mut incoming = Incoming::new(body, idle);
     let mut wire = Vec::new();
     while let Some(piece) = incoming.next().await? {
@@ -40,7 +49,15 @@ pub(crate) async fn read_small(
         }
         wire.extend_from_slice(&piece);
     }
-    let mut decoded = Decoded::new(wire.as_slice(), encoding, limit, malformed)?;
+    Ok(wire)
+}
+
+/// Decodes what [`read_wire`] read.
+///
+/// # Errors
+/// `payload_too_large`, `malformed` for broken compression.
+pub(crate) fn decode_whole(wire: &[u8], encoding: Encoding, limit: u64, malformed: Code) -> Result<Vec<u8>, ApiError> {
+    let mut decoded = Decoded::new(wire, encoding, limit, malformed)?;
     let failure = decoded.failure();
     let mut out = Vec::new();
     decoded.read_to_end(&mut out).map_err(|_| failure.or(ApiError::new(malformed, "the body cannot be read")))?;

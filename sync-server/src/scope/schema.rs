@@ -96,6 +96,21 @@ pub(crate) fn load(schema_sql: &str, rules_sql: Option<&str>, keys: &Known) -> R
 }
 
 impl Loaded {
+    /// No tables at all.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn none() -> Self {
+        Self {
+            schema: Schema::new(Vec::new()),
+            tables: Vec::new(),
+            statements: Vec::new(),
+            app_objects: Vec::new(),
+            objects: Objects::default(),
+            order: Vec::new(),
+            rules: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
     /// Names the synced tables as they are written: another order of columns is another name.
     pub(crate) fn stamp(&self) -> String {
         let mut hasher = blake3::Hasher::new();

@@ -57,6 +57,19 @@ impl Ledger {
         Ok(known)
     }
 
+    /// The statements that make the tables of the data; none where nothing was recorded yet. Changes nothing.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn recorded(path: &Path) -> rusqlite::Result<Vec<String>> {
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        if !conn.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'schema'")?.exists([])? {
+            return Ok(Vec::new());
+        }
+        conn.prepare("SELECT sql FROM schema ORDER BY n")?.query_map([], |r| r.get(0))?.collect()
+    }
+
     /// Opens the file and accepts the schema where it only adds to the recorded one.
     pub(crate) fn open(path: &Path, loaded: &Loaded) -> Result<Self, OpenError> {
         let settings = Settings {

@@ -5,6 +5,8 @@ mod bodies;
 mod digest;
 mod failures;
 mod http;
+#[cfg(feature = "ingest")]
+mod ingest;
 mod mount;
 mod mutated;
 mod program;

@@ -1,0 +1,102 @@
+//! Ingest: records that devices send by a declared contract, kept in the user's file beside the synced tables.
+//!
+//! | hop of a batch | home |
+//! |---|---|
+//! | path, method, credential, size | `http` |
+//! | who a secret stands for | `vault` |
+//! | JSON, version, schema, what is stripped | `sync_core::ingest::gates` |
+//! | receipt, records, owners, last batch: one transaction | `store` |
+//! | sums of the days and months that it touched, in the same transaction | `rollups` |
+//! | the reply, and the paths that only this contract has | `statsai`, `sync_core::ingest::statsai` |
+
+pub mod commands;
+mod http;
+pub(crate) mod keys;
+pub(crate) mod rollups;
+mod sessions;
+mod statsai;
+mod store;
+pub(crate) mod vault;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use sync_core::ingest::contract::Contract;
+use tokio::sync::Semaphore;
+
+use self::vault::Vault;
+use crate::service::Service;
+use crate::turns::Turns;
+
+pub use self::keys::KeyAuth;
+
+/// How contracts are served.
+#[derive(Debug, Clone)]
+pub struct IngestOptions {
+    /// The address that devices reach the server by, without a slash at its end.
+    pub public_url: String,
+    /// Take any bearer token as the user id. Only where nobody else can reach the server.
+    pub dev: bool,
+    /// Serve StatsAI's `/v1/sync/batches`, which takes no token. Only where nobody else can reach the server.
+    pub loopback_diagnostics: bool,
+    /// How long a request body may stand still before it is given up.
+    pub idle_body: Duration,
+}
+
+impl IngestOptions {
+    /// With everything else by default.
+    #[must_use]
+    pub fn new(public_url: impl Into<String>) -> Self {
+        Self {
+            public_url: public_url.into(),
+            dev: false,
+            loopback_diagnostics: false,
+            idle_body: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Batches of one user at once.
+const BATCHES_PER_USER: usize = 4;
+
+/// Batches that are held in memory at once.
+const BATCHES: usize = 16;
+
+/// What the handlers of a contract share.
+pub(crate) struct Ingest {
+    pub(crate) service: Service,
+    pub(crate) vault: Vault,
+    pub(crate) contract: Contract,
+    pub(crate) options: IngestOptions,
+    turns: Turns,
+    batches: Arc<Semaphore>,
+}
+
+/// Why contracts cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// The keys in the data directory.
+    #[error("{0}")]
+    Keys(String),
+}
+
+/// The paths of StatsAI's contract, to be merged with [`crate::router`] or served alone. `data` is the service's directory,
+/// which holds the keys, too.
+///
+/// # Errors
+/// Where the keys cannot be opened.
+pub fn statsai(service: Service, data: &Path, options: IngestOptions) -> Result<Router, IngestError> {
+    let vault = Vault::open(data, Arc::clone(service.environment())).map_err(|e| IngestError::Keys(e.to_string()))?;
+    let ingest = Ingest {
+        service,
+        vault,
+        contract: Contract::statsai(),
+        options,
+        turns: Turns::new(BATCHES_PER_USER),
+        batches: Arc::new(Semaphore::new(BATCHES)),
+    };
+    Ok(http::router(Arc::new(ingest)))
+}
