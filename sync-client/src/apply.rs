@@ -16,6 +16,7 @@ use crate::aside::{Aside, Why};
 use crate::asking::Answers;
 use crate::changes::Changes;
 use crate::conflict::{Conflict, Policies};
+use crate::detach::Intents;
 use crate::effects::{DeletedValues, Taken};
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
@@ -91,6 +92,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) aside: Aside,
     /// The bundle of an own push that a snapshot contains, 0 where only that it committed is known.
     pub(crate) pushed: Option<i64>,
+    /// What the server deleted with it, as far as it is known.
+    pub(crate) removed: Intents,
     pub(crate) taken: Taken,
     /// What they were referred to by, as far as it was asked for.
     pub(crate) deleted_values: DeletedValues,
@@ -150,6 +153,7 @@ impl<'a> Applier<'a> {
             twins: store.twins()?,
             from_twin: false,
             pushed: None,
+            removed: Intents::new(),
             taken: Taken::new(),
             deleted_values: DeletedValues::new(),
             on_its_way: false,

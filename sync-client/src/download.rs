@@ -168,8 +168,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Rows that are asked for at once.
+    pub(crate) fn most_rows(&self) -> i64 {
+        if self.small_pages() { SMALL_PAGE_ROWS } else { PAGE_ROWS }
+    }
+
     fn bundle_pages(&self, stage: &Stage, b: &StagedBundle, source: &str, f: &mut Fetch) -> Result<(), Error> {
-        let most = if self.small_pages() { SMALL_PAGE_ROWS } else { PAGE_ROWS };
+        let most = self.most_rows();
         loop {
             let response = self.api.committed_rows(source, b.seq, f.after, most).map_err(Error::from)?;
             // What a page brings counts once it is whole.

@@ -5,6 +5,7 @@ use sync_core::engine::change::Known;
 use sync_core::hash::Digest;
 use sync_core::key::Key;
 use sync_core::record;
+use sync_core::value::Value;
 
 use crate::apply::{Applier, fit, full};
 use crate::engine::Engine;
@@ -67,19 +68,29 @@ impl Applier<'_> {
             return Ok(());
         }
         store.was_told_of(m.id, &r.k)?;
+        self.tell_of_undone_delete(r.position, &key, &full(fit(record::decode(row)?, table)), message)
+    }
+
+    /// A delete comes to nothing, since what is known of one history does not count in the other.
+    pub(crate) fn tell_of_undone_delete(
+        &mut self,
+        position: usize,
+        key: &[Value],
+        row: &[Value],
+        message: &str,
+    ) -> Result<(), Error> {
         self.outcome.conflicts += 1;
-        let row = full(fit(record::decode(row)?, table));
         self.record(&Entry {
             kind: "discarded",
             at: self.now,
-            table,
-            key: &key,
+            table: self.store.table(position),
+            key,
             op: "DELETE",
             reason: "history_lost",
             message,
             local: None,
             base: None,
-            server: Some(&row),
+            server: Some(row),
         })
     }
 }

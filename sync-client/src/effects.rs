@@ -7,15 +7,21 @@ use rusqlite::OptionalExtension as _;
 use sync_core::engine::change::{Change, derive};
 use sync_core::key::Key;
 use sync_core::protocol::Op;
+use sync_core::protocol::rows::{WireRow, read_page};
 use sync_core::record::{self, Record};
 use sync_core::schema::{ForeignKey, Table};
 use sync_core::value::Value;
+use sync_core::wire::decode_key;
 
+use crate::api::CallError;
 use crate::apply::{Applier, fit};
+use crate::detach::Intents;
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::{Entry, add_merged};
 use crate::mutant::{self, Mutant};
 use crate::orphans::{by_key, parent_key};
+use crate::pull::read_failed;
 use crate::settle::over;
 use crate::stage::StagedRow;
 use crate::store::Store;
@@ -54,6 +60,36 @@ impl Store {
         let sql = "SELECT op FROM temp._sync_frozen WHERE t = ? AND k = ?";
         let op: Option<i64> = self.conn.prepare_cached(sql)?.query_row((t, k), |r| r.get(0)).optional()?;
         Ok(op.and_then(Op::from_stored))
+    }
+}
+
+impl Engine {
+    /// The rows that the server deleted with a bundle of this file: what a snapshot cannot tell from what others deleted
+    /// since. Nothing where the bundle is not kept any more.
+    pub(crate) fn deleted_by(&self, source: &str, bundle: i64) -> Result<Intents, Error> {
+        let mut out = Intents::new();
+        let mut after = None;
+        loop {
+            let response = match self.api.committed_rows(source, bundle, after, self.most_rows()) {
+                Ok(r) => r,
+                Err(CallError::Reply(_)) => return Ok(out),
+                Err(e) => return Err(e.into()),
+            };
+            let page = read_page(response.body, |w: WireRow| {
+                let position = self.store.schema().position(&w.table);
+                if let (Some(position), Some(Op::Delete)) = (position, Op::parse(&w.op))
+                    && let Ok(key) = decode_key(self.store.table(position), &w.key)
+                {
+                    out.insert((position, Key::pack(&key)?.as_bytes().to_vec()));
+                }
+                Ok::<(), Error>(())
+            });
+            let page = page.map_err(read_failed)?;
+            if !page.has_more || after.is_some_and(|a| page.next_row_ordinal <= a) {
+                return Ok(out);
+            }
+            after = Some(page.next_row_ordinal);
+        }
     }
 }
 
@@ -123,8 +159,8 @@ impl Applier<'_> {
         self.note_effect(r.position, &r.k, made.as_ref())
     }
 
-    /// Rows of a table that a snapshot lacks, after an own push: those that it sent, and those that refer to what it
-    /// deleted, or that went with that. Others may have deleted them since; who did is not told by a snapshot.
+    /// Rows of a table that a snapshot lacks, after an own push: those that it sent, those that the server deleted with
+    /// it, and those that refer to what it deleted, or that went with that. Others may have deleted them since; who did is not told by a snapshot.
     pub(crate) fn note_taken_along(&mut self, position: usize, gone: &[Vec<u8>]) -> Result<(), Error> {
         if self.pushed.is_none() {
             return Ok(());
@@ -143,7 +179,10 @@ impl Applier<'_> {
                 {
                     continue;
                 }
-                if store.frozen_op(m.id, k)?.is_none() && !self.refers_to_taken(position, &live)? {
+                if store.frozen_op(m.id, k)?.is_none()
+                    && !self.removed.contains(&(position, k.clone()))
+                    && !self.refers_to_taken(position, &live)?
+                {
                     left.push(k);
                     continue;
                 }

@@ -186,7 +186,8 @@ impl Engine {
         applier.answers = Some(answers);
         applier.any_dirty = true;
         applier.begin_bundle("", false)?;
-        applier.take_up(incoming, versions_count)?;
+        let one_history = versions_count && (export.head.checkpoint > 0 || export.head.scope_id.is_none());
+        applier.take_up(incoming, Versions { count: versions_count, one_history })?;
         if let Some(asks) = applier.asks() {
             return Ok(asks);
         }
@@ -227,9 +228,19 @@ enum Unfit {
     Displace,
 }
 
+/// What the exporting file knew of the server's rows.
+#[derive(Debug, Clone, Copy)]
+struct Versions {
+    /// Whether its versions are of the history that the server has now.
+    count: bool,
+    /// Whether it was of no other history, as far as it can be known: one of this account that had pulled nothing may
+    /// have met a server without its data.
+    one_history: bool,
+}
+
 impl Applier<'_> {
     /// Makes another device's intents this file's.
-    fn take_up(&mut self, mut incoming: Vec<Incoming>, versions_count: bool) -> Result<(), Error> {
+    fn take_up(&mut self, mut incoming: Vec<Incoming>, versions: Versions) -> Result<(), Error> {
         let order: BTreeMap<usize, usize> =
             self.store.schema().parents_first().iter().enumerate().map(|(n, p)| (*p, n)).collect();
         incoming.sort_by_key(|i| (order[&i.position], i.row.k.clone()));
@@ -242,7 +253,7 @@ impl Applier<'_> {
         self.imported = Some(BTreeSet::new());
         let mut clashes = Vec::new();
         for i in &left {
-            self.write_incoming(i, versions_count, &mut clashes)?;
+            self.write_incoming(i, versions, &mut clashes)?;
         }
         for (r, known) in clashes {
             let t = self.store.managed[r.position].id;
@@ -325,7 +336,7 @@ impl Applier<'_> {
     fn write_incoming(
         &mut self,
         i: &Incoming,
-        versions_count: bool,
+        versions: Versions,
         clashes: &mut Vec<(StagedRow, Known)>,
     ) -> Result<(), Error> {
         let (store, m, conn) = (self.store, &self.store.managed[i.position], &self.store.conn);
@@ -346,7 +357,7 @@ impl Applier<'_> {
             // Versions may fit by chance where the server's history is another one by now; rows do not.
             (Some(live), Some(base)) => same(Some(live), Some(base)),
             _ if here == i.row.known => match here {
-                Known::Live(v) => v > 0 && versions_count,
+                Known::Live(v) => v > 0 && versions.count,
                 Known::Never | Known::Gone(_) => true,
             },
             // A tombstone that the other device never saw, or saw before.
@@ -370,6 +381,11 @@ impl Applier<'_> {
         self.changed(i.position, &i.row.k, i.row.row.is_none());
         if let Some(imported) = &mut self.imported {
             imported.insert((m.id, i.row.k.clone()));
+        }
+        if let (Some(row), None, Known::Gone(_), false) = (&i.row.row, &live, here, versions.one_history) {
+            let message = "this row was deleted; an export from a history which the server has lost brought it again";
+            let row = full(fit(row.clone(), store.table(i.position)));
+            self.tell_of_undone_delete(i.position, &i.key, &row, message)?;
         }
         if unchanged {
             let base: Option<Record> = live.map(|row| row.into_iter().map(Some).collect());

@@ -116,8 +116,10 @@ impl Applier<'_> {
             let back = if back.is_none() { self.in_the_snapshot(position, &left.k)? } else { back };
             if let Some(base) = back
                 && self.parents_exist(table, &base)?
+                && let in_the_way = self.in_the_way(position, &left.k, &base)?
+                && !self.any_kept(position, &in_the_way)?
             {
-                for key in self.in_the_way(position, &left.k, &base)? {
+                for key in in_the_way {
                     let (reason, message) = ("unique", UNIQUE_TAKEN);
                     steps.push(Step::Displace { position, key, reason, message, server: Some(base.clone()) });
                 }
@@ -128,6 +130,16 @@ impl Applier<'_> {
         }
         steps.push(Step::Leave { left, fetched_again });
         Ok(())
+    }
+
+    /// Whether rows of unsynced tables hold any of these rows where they are.
+    fn any_kept(&self, position: usize, keys: &[Vec<Value>]) -> Result<bool, Error> {
+        for key in keys {
+            if self.store.kept_by_local(position, key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes a recorded row out of its table; what depends on it follows.

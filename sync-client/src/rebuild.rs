@@ -14,6 +14,7 @@ use crate::apply::{Applier, Outcome, fit, is_constraint};
 use crate::asking::{Answers, Attempt};
 use crate::attach::Attach;
 use crate::context::FaultPoint;
+use crate::detach::Intents;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::lineage::Lineage;
@@ -32,6 +33,8 @@ struct Asked {
     earlier: bool,
     /// The bundle of the outbox in it: see [`Engine::confirm_committed`].
     committed: Option<i64>,
+    /// What the server deleted with it.
+    removed: Intents,
     /// Its newest bundle: see [`Engine::bundle_of`].
     bundle: Option<String>,
 }
@@ -64,7 +67,7 @@ impl Engine {
                 return other.map(|_| Pulled::Reconnect);
             }
         };
-        let asked = match self.ask_after_snapshot(&source, &session) {
+        let asked = match self.ask_after_snapshot(&source, &session, &stage) {
             Ok(Some(asked)) => asked,
             other => return other.map(|_| Pulled::Rebuild),
         };
@@ -94,17 +97,27 @@ impl Engine {
 
     /// What the server has to say once a snapshot was made, so that what it shows is judged by its own history.
     /// `None` where it cannot be: it is older than a push of this file, or of a history that is gone by now.
-    fn ask_after_snapshot(&self, source: &str, session: &SnapshotSession) -> Result<Option<Asked>, Error> {
+    fn ask_after_snapshot(
+        &self,
+        source: &str,
+        session: &SnapshotSession,
+        stage: &Stage,
+    ) -> Result<Option<Asked>, Error> {
         let conn = &self.store.conn;
         let seq = session.snapshot_bundle_seq;
         let judged = Meta::Checkpoint.integer(conn)? > 0 || self.store.outbox()?.is_some();
         let fork = self.fork(source, seq)?;
         let anew = fork == Some(0) || Meta::Checkpoint.integer(conn)? == 0;
         let earlier = if anew { self.earlier_came_back(source)? } else { None };
+        let committed = self.confirm_committed()?;
         let asked = Asked {
             fork: earlier.map_or(fork, |e| e.fork),
             earlier: earlier.is_some(),
-            committed: self.confirm_committed()?,
+            committed,
+            removed: match committed {
+                Some(bundle) if bundle > 0 && self.store.any_missing_from(stage)? => self.deleted_by(source, bundle)?,
+                _ => Intents::new(),
+            },
             bundle: self.bundle_of(seq)?,
         };
         let history = session.history_hash.clone().filter(|_| judged || earlier.is_some());
@@ -160,6 +173,7 @@ impl Engine {
         applier.stage = Some(stage);
         applier.rebuilding = true;
         applier.pushed = committed;
+        applier.removed = asked.removed.clone();
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
         match self.attach_mode()? {
@@ -216,6 +230,20 @@ pub(crate) fn not_older(session: &SnapshotSession, known: i64) -> Result<(), Err
 }
 
 impl Store {
+    /// Whether a snapshot lacks a row that the server had.
+    fn any_missing_from(&self, stage: &Stage) -> Result<bool, Error> {
+        for (position, m) in self.managed.iter().enumerate() {
+            let mut s = self.conn.prepare("SELECT k FROM main._sync_row WHERE t = ? AND v > 0")?;
+            let mut rows = s.query([m.id])?;
+            while let Some(row) = rows.next()? {
+                if !stage.in_snapshot(position, &row.get::<_, Vec<u8>>(0)?)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// What a snapshot says of the outbox. `committed` is its bundle, 0 where only that it committed is known:
     /// then every frozen row is settled, a newer edit of it stands on it, and what others did since is seen
     /// against it. Otherwise a row that is in the snapshot as it was sent had committed. Returns what the server made

@@ -98,7 +98,9 @@ impl Applier<'_> {
         store.drop_dirty(m.id, k)?;
         match row {
             Some(row) => {
-                self.put_back(position, k, row)?;
+                if !self.put_back(position, k, row)? {
+                    self.withdraw_children(position, row.to_vec());
+                }
             }
             None => {
                 self.fetch_again(position, k)?;
@@ -120,9 +122,13 @@ impl Applier<'_> {
         })
     }
 
-    /// Inserts a row that the server has. Local rows that took one of its unique values since give way.
+    /// Inserts a row that the server has. Local rows that took one of its unique values since give way, as far as no rows
+    /// of unsynced tables hold them.
     fn put_back(&mut self, position: usize, k: &[u8], row: &[Value]) -> Result<bool, Error> {
         for key in self.in_the_way(position, k, row)? {
+            if self.store.kept_by_local(position, &key)?.is_some() {
+                continue;
+            }
             self.displace(position, &key, "unique", UNIQUE_TAKEN, Some(row))?;
         }
         self.write_back(position, k, row)

@@ -139,3 +139,28 @@ fn merge_keeps_both_sides() {
     assert_eq!(a.text("SELECT label FROM counters JOIN marks ON counter = counters.id WHERE marks.id = 'o'"), "ours");
     assert_eq!(b.client().rejected().unwrap().len(), 2, "the row with the taken address, and its note");
 }
+
+/// Rows that an unsynced table holds stay where the account's rows are taken, also where one of the account needs a value
+/// of theirs: that one waits.
+#[test]
+fn what_unsynced_rows_need_stays_over_unique_values() {
+    for mode in [Attach::TakeRemote, Attach::Merge] {
+        for (label, policy) in
+            [("server", sync_client::Policy::ServerWins), ("client", sync_client::Policy::ClientWins)]
+        {
+            let w = World::new();
+            let a = w.device("a");
+            a.sql("INSERT INTO people (id, email) VALUES ('p0', 'mail 4'), ('p6', 'mail 1')");
+            a.sync();
+            let b = w.device_built("b", move |b| b.attach(mode).policy(policy.clone()));
+            b.sql(
+                "CREATE TABLE locks (note TEXT REFERENCES notes(id)); INSERT INTO people (id, email) VALUES ('p1', 'mail 4');
+                 INSERT INTO notes VALUES ('n1', 'p1', 'x'); INSERT INTO locks VALUES ('n1');
+                 INSERT INTO people (id, email) VALUES ('p0', 'mail 1')",
+            );
+            b.sync();
+            assert_eq!(b.count("SELECT count(*) FROM pragma_foreign_key_check"), 0, "{mode:?} {label}");
+            assert_eq!(b.count("SELECT count(*) FROM notes JOIN people ON people.id = person"), 1, "{mode:?}");
+        }
+    }
+}
