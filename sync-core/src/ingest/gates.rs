@@ -8,6 +8,7 @@ use super::outcome::{Known, Stamps};
 use super::rollups;
 use super::time::nanoseconds;
 use super::validate::Violation;
+use crate::json::from_slice;
 
 /// Why a request is refused. Each contract's codes and statuses are in the one table of its dialect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,14 +81,18 @@ pub struct Batch {
 /// # Errors
 /// `NotJson`, `BadVersion`, `Schema`.
 pub fn judge(contract: &Contract, bytes: &[u8]) -> Result<Batch, Refusal> {
+    // The schema's view of the document is gone before the exact one is made: a small body may be a large tree.
+    let version = {
+        let value: Value = from_slice(bytes).map_err(|_| Refusal::NotJson)?;
+        let named = value.pointer(&contract.version_at.to_string()).and_then(Value::as_str);
+        let version = contract.versions.iter().position(|v| Some(v.is.as_str()) == named);
+        let version = version.ok_or(Refusal::BadVersion)?;
+        let check = contract.versions[version].schema.check(&value, 1);
+        check.map_err(|mut found| Refusal::Schema(found.remove(0)))?;
+        version
+    };
     let json = Json::read(bytes).map_err(|_| Refusal::NotJson)?;
-    let named = contract.version_at.text(&json);
-    let version = contract.versions.iter().position(|v| Some(v.is.as_str()) == named).ok_or(Refusal::BadVersion)?;
-    let spec = &contract.versions[version];
-    let value: Value = serde_json::from_slice(bytes).map_err(|_| Refusal::NotJson)?;
-    spec.schema.check(&value, 1).map_err(|mut found| Refusal::Schema(found.remove(0)))?;
-    drop(value);
-    refuse_later(spec, &json)?;
+    refuse_later(&contract.versions[version], &json)?;
     let digest = json.digest();
     let id = contract.envelope.batch.text(&json).unwrap_or_default().to_owned();
     let device = contract.envelope.device.text(&json).unwrap_or_default().to_owned();

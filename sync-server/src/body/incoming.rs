@@ -40,7 +40,14 @@ pub(crate) async fn read_small(
 /// # Errors
 /// `payload_too_large`, `invalid_request` where it stops arriving.
 pub(crate) async fn read_wire(body: Body, idle: Duration, limit: u64) -> Result<Vec<u8>, ApiError> {
-    let mut incoming = Incoming::new(body, idle);
+    read_rest(Incoming::new(body, idle), limit).await
+}
+
+/// As [`read_wire`], what was read ahead included.
+///
+/// # Errors
+/// As [`read_wire`].
+pub(crate) async fn read_rest(mut incoming: Incoming, limit: u64) -> Result<Vec<u8>, ApiError> {
     let mut wire = Vec::new();
     while let Some(piece) = incoming.next().await? {
         // Compressed input that decodes to at most the limit is never much longer than the limit.

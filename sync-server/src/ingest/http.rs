@@ -19,13 +19,16 @@ use super::{Ingest, statsai};
 use crate::app::{log, uncached};
 use crate::auth::bearer;
 use crate::body::decode::{Encoding, check_announced};
-use crate::body::incoming::{decode_whole, read_wire};
+use crate::body::incoming::{Incoming, decode_whole, read_rest, read_wire};
 use crate::body::{drain, reply};
 use crate::error::JSON;
 use crate::service::FaultPoint;
 
 /// The device of whoever comes in by `--dev`.
 const DEV_DEVICE: &str = "dev";
+
+/// A batch up to this many bytes on the wire is read without waiting for others.
+const READ_AHEAD_BYTES: usize = 256 * 1024;
 
 /// Bytes of a request that is no batch.
 const SMALL: u64 = 64 * 1024;
@@ -134,11 +137,15 @@ pub(super) async fn take(
     body: Body,
 ) -> Result<Response, Refusal> {
     let limits = &ingest.contract.limits;
+    let mut incoming = Incoming::new(body, ingest.options.idle_body);
+    // Whoever sends much, or slowly, holds up others who do, and nobody else.
+    let whole = incoming.read_ahead(READ_AHEAD_BYTES).await.map_err(|e| api(&e))?;
+    let upload = if whole { None } else { Arc::clone(&ingest.uploads).acquire_owned().await.ok() };
+    let wire = read_rest(incoming, limits.wire_bytes).await.map_err(|e| api(&e))?;
     let turn = ingest.turns.take(&actor.user).await;
     let held = Arc::clone(&ingest.batches).acquire_owned().await.ok();
-    let wire = read_wire(body, ingest.options.idle_body, limits.wire_bytes).await.map_err(|e| api(&e))?;
     let text = blocking(move || {
-        let _held = (turn, held);
+        let _held = (upload, turn, held);
         let most = ingest.contract.limits.decoded_bytes;
         let bytes = decode_whole(&wire, encoding, most, Code::InvalidRequest).map_err(|e| api(&e))?;
         drop(wire);

@@ -59,10 +59,13 @@ impl IngestOptions {
 }
 
 /// Batches of one user at once.
-const BATCHES_PER_USER: usize = 4;
+const BATCHES_PER_USER: usize = 2;
 
-/// Batches that are held in memory at once.
-const BATCHES: usize = 16;
+/// Batches that are taken apart at once, over all users: the JSON of one may be many times its bytes.
+const BATCHES: usize = 4;
+
+/// Large batches that are read from the network at once.
+const UPLOADS: usize = 16;
 
 /// What the handlers of a contract share.
 pub(crate) struct Ingest {
@@ -72,6 +75,7 @@ pub(crate) struct Ingest {
     pub(crate) options: IngestOptions,
     turns: Turns,
     batches: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
 }
 
 /// Why contracts cannot be served.
@@ -97,6 +101,7 @@ pub fn statsai(service: Service, data: &Path, options: IngestOptions) -> Result<
         options,
         turns: Turns::new(BATCHES_PER_USER),
         batches: Arc::new(Semaphore::new(BATCHES)),
+        uploads: Arc::new(Semaphore::new(UPLOADS)),
     };
     Ok(http::router(Arc::new(ingest)))
 }

@@ -173,3 +173,24 @@ fn in_development_the_token_is_the_user() {
     let beyond = world.run(&["serve", "--data", "d", "--ingest", "statsai", "--dev", "--listen", "0.0.0.0:0"]);
     assert_eq!(beyond.status.code(), Some(2));
 }
+
+/// Eight mebibytes of the JSON that grows most, on few bytes of wire.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_batch_does_not_grow_the_process() {
+    let world = World::new();
+    let device = world.device("ada", "dev_a").header("content-encoding", "gzip");
+    let head = batch("batch_1", "2026-06-08T12:00:00Z").to_string();
+    let most = |filling: &str| {
+        let n = (LIMIT - head.len() - 20) / filling.len();
+        gzip(format!("{{\"x\":[{}0],{}", filling.repeat(n), &head[1..]).as_bytes())
+    };
+    for filling in ["[],", "0,", "{},", "\"\","] {
+        assert_eq!(
+            device.send("POST", BATCHES, &most(filling)).status,
+            if filling == "[]," { 200 } else { 409 },
+            "{filling}"
+        );
+    }
+    assert!(world.peak_mib() < 512, "{} MiB", world.peak_mib());
+}

@@ -66,6 +66,15 @@ impl World {
         }
     }
 
+    /// The most memory that the process ever held, in MiB.
+    #[cfg(target_os = "linux")]
+    pub(super) fn peak_mib(&self) -> u64 {
+        let id = self.program.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sync-server"));
         command.current_dir(self.dir.path()).env_remove("SYNC_SERVER_SECRET").args(args);
