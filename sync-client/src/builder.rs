@@ -1,5 +1,6 @@
 //! Choosing a file, a server, tables and policies.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -332,6 +333,7 @@ impl Builder {
             greeted: None,
             can_watch: false,
             pulled: false,
+            learned: Cell::new(0),
             look: SharedLook::default(),
             place,
         };

@@ -3,6 +3,7 @@
 //! From every state there is a way forward: each outcome of a push or a pull either makes progress or
 //! names the next step, and a round that does neither ends the sync with an error.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +48,8 @@ pub(crate) struct Engine {
     pub(crate) can_watch: bool,
     /// Whether the last sync pulled all that there was, also where its push failed.
     pub(crate) pulled: bool,
+    /// Versions that conflicts taught: each only ever goes up.
+    pub(crate) learned: Cell<u64>,
     /// What the background worker looks at the file with.
     pub(crate) look: SharedLook,
     /// `None` while no file is open (another one is at the path, or none), and where somebody else has it. Last: the file is closed before it is free.
@@ -271,7 +274,9 @@ impl Engine {
         let (push, pull) = (&report.push, &report.pull);
         let search: Option<String> = Meta::Search.get(&self.store.conn)?;
         let checkpoint = Meta::Checkpoint.integer(&self.store.conn)?.unsigned_abs();
-        let counts = [checkpoint, push.bundles, push.rejected_rows, pull.applied_rows, pull.conflicts, pull.set_aside];
+        let learned = self.learned.get();
+        let counts =
+            [checkpoint, push.bundles, push.rejected_rows, pull.applied_rows, pull.conflicts, pull.set_aside, learned];
         Ok(Standing { counts, search })
     }
 
@@ -547,7 +552,7 @@ pub(crate) enum Left {
 /// How far a sync is.
 #[derive(PartialEq)]
 struct Standing {
-    counts: [u64; 6],
+    counts: [u64; 7],
     search: Option<String>,
 }
 

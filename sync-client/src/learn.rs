@@ -35,6 +35,7 @@ impl Engine {
         applier.answers = Some(answers);
         applier.rounds = !self.api.is_ours();
         applier.begin_bundle("", false)?;
+        let mut learned = 0;
         let checkpoint = Meta::Checkpoint.integer(&tx)?;
         // The pull that came between would have brought a newer version, unless the history is another one now.
         for c in conflicts.iter().filter(|c| c.server_row_version <= checkpoint) {
@@ -57,6 +58,7 @@ impl Engine {
             if self.store.dirty(t, &k)?.is_none() {
                 continue;
             }
+            learned += u64::from(server != Known::Never);
             let row = match &c.server_row {
                 Some(row) if !c.server_row_deleted => {
                     Some(record::encode_partial(&decode_payload(table, &key, row).map_err(wrong)?.values))
@@ -81,6 +83,7 @@ impl Engine {
             return Meta::Rebuild.set(&self.store.conn, NOT_WHOLE).map(Attempt::Undone);
         };
         let outcome = whole.commit()?;
+        self.learned.set(self.learned.get() + learned);
         report.conflicts += outcome.conflicts;
         outcome.events.iter().for_each(|e| self.tell(e));
         Ok(Attempt::Kept(()))

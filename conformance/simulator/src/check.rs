@@ -8,6 +8,7 @@ use crate::app::tokens;
 use crate::device::{Device, Seen, lock, rows, seen};
 use crate::ledger::all_tokens;
 use crate::model::{Id, State, UserModel, Val, table};
+use crate::plan::Way;
 use crate::world::{Violation, World};
 
 impl World {
@@ -66,7 +67,7 @@ impl World {
             let rows = rows(conn)?;
             let models = lock(&self.models);
             let Some(model) = models.get(lock(&d.user).as_str()) else { return Ok(()) };
-            if let Some(wrong) = prefix(model, &seen, &rows) {
+            if let Some(wrong) = prefix(model, &seen, &rows, self.same()) {
                 drop(models);
                 let message = format!("device {} at {}: {wrong}", d.index, seen.checkpoint);
                 self.fail(Violation::new("reads are a prefix of history", message));
@@ -164,7 +165,7 @@ impl World {
                 let text = format!("device {n} rests at {} of {}", seen.checkpoint, model.latest());
                 return Err(Violation::new("every device arrives", text));
             }
-            if let Some(wrong) = differs(model.now(), &seen, &rows) {
+            if let Some(wrong) = differs(model.now(), &seen, &rows, self.same()) {
                 return Err(Violation::new("all replicas converge", format!("device {n}: {wrong}")));
             }
             for (id, row) in model.now().iter() {
@@ -224,6 +225,11 @@ impl World {
         Ok(())
     }
 
+    /// What counts as one value: a server that sends doubles leaves rounded ones in files.
+    fn same(&self) -> fn(&Val, &Val) -> bool {
+        if self.way() == Way::June { crate::june::same_rounded } else { Val::eq }
+    }
+
     /// The server's own snapshot is the model's state.
     fn server_agrees(&self) -> Result<(), Violation> {
         for (user, model) in lock(&self.models).iter() {
@@ -231,8 +237,13 @@ impl World {
                 continue;
             }
             let rows = self.snapshot(user).map_err(|e| Violation::new("the server can be read", e))?;
-            if let Some(wrong) = differs(model.now(), &Seen::default(), &rows) {
+            if let Some(wrong) = differs(model.now(), &Seen::default(), &rows, Val::eq) {
                 return Err(Violation::new("the server has what was committed", wrong));
+            }
+            let mut values = rows.iter().flat_map(|(id, row)| row.iter().map(move |(column, v)| (id, column, v)));
+            if let Some((id, column, _)) = values.find(|(_, _, v)| crate::june::is_rounding(v)) {
+                let text = format!("{column} of {id:?} was rounded and sent back");
+                return Err(Violation::new("numbers keep every digit", text));
             }
         }
         Ok(())
@@ -276,23 +287,23 @@ pub(crate) fn tokens_of_entry(entry: &str) -> Vec<u64> {
 }
 
 /// Whether the rows that are no local work are a state of the history; what is wrong otherwise.
-fn prefix(model: &UserModel, seen: &Seen, rows: &State) -> Option<String> {
+fn prefix(model: &UserModel, seen: &Seen, rows: &State, same: fn(&Val, &Val) -> bool) -> Option<String> {
     let mut first = None;
     for state in model.at(seen.checkpoint) {
-        let wrong = differs(state, seen, rows)?;
+        let wrong = differs(state, seen, rows, same)?;
         first.get_or_insert(wrong);
     }
     Some(first.unwrap_or_else(|| "no history has this bundle".into()))
 }
 
 /// The first row that is another here than there, local work aside.
-fn differs(state: &State, seen: &Seen, rows: &State) -> Option<String> {
+fn differs(state: &State, seen: &Seen, rows: &State, same: fn(&Val, &Val) -> bool) -> Option<String> {
     let skip = |id: &Id| seen.intents.contains(id) || seen.aside.contains(id);
     for (id, row) in rows.iter().filter(|(id, _)| !skip(id)) {
         let Some(there) = state.get(id) else { return Some(format!("{id:?} is {row:?}, it should not be")) };
         for (column, v) in row {
             let other = there.get(column).unwrap_or(&Val::Null);
-            if v != other {
+            if !same(v, other) {
                 return Some(format!("{id:?}: {column} is {v:?}, it should be {other:?}"));
             }
         }

@@ -100,7 +100,38 @@ pub fn busy_plan(seed: u64, busy: u64) -> Plan {
         let rewritten = matches!(mood, Mood::Histories | Mood::Away | Mood::Everything | Mood::Crowd);
         setup.way = if way == Way::NoWords && rewritten { Way::Narrow } else { way };
     }
+    // Such a server names neither scopes nor histories: where these change is for tests that say what is known then.
+    if mood == Mood::Calm && setup.way == Way::Clear && d.chance(1, 4) {
+        setup.way = Way::June;
+        // It has no such limit, and says nothing of types that no column declares.
+        setup.bundle_rows = 0;
+        steps.iter_mut().for_each(declared_types);
+        // Nor whose a file is that comes back to it.
+        steps.retain(|s| !matches!(s, Step::Detach(..)));
+    }
     Plan { seed, setup, steps }
+}
+
+/// Statements that write other types than their columns declare write others.
+fn declared_types(step: &mut Step) {
+    let one = |app: &mut AppStep| {
+        for sql in &mut app.sql {
+            match sql.0 {
+                Kind::SettingPut => sql.0 = Kind::CodePut,
+                Kind::PersonValues => sql.3 %= 75,
+                _ => {}
+            }
+        }
+    };
+    match step {
+        Step::App(app) | Step::DropTrigger(_, app) => one(app),
+        Step::Verb(v) => v.faults.iter_mut().for_each(|f| {
+            if let Fault::App(app) = &mut f.what {
+                one(app);
+            }
+        }),
+        _ => {}
+    }
 }
 
 fn step(d: &mut Dice, devices: usize, mood: Mood, busy: u64) -> Step {

@@ -15,6 +15,7 @@ pub mod generate;
 mod helpers;
 mod history;
 mod hooks;
+mod june;
 mod ledger;
 mod model;
 pub mod mutants;

@@ -59,6 +59,8 @@ pub enum Way {
     Filter(u16),
     /// A proxy takes no large requests.
     Narrow,
+    /// The server is of the June dialect: it rounds, and names no row. It stays.
+    June,
 }
 
 /// One device.

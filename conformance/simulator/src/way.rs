@@ -1,5 +1,6 @@
 //! What stands between the devices and the server for a whole run: a server that names no row, and proxies that answer
 //! in the server's place. It goes where faults stop: a row that it refuses, or whose refusal it hides, waits for as long.
+//! A server of another dialect stays what it is.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ use crate::world::{Violation, World};
 impl World {
     /// What is on the way now.
     pub(crate) fn way(&self) -> Way {
-        if self.clear.load(Ordering::Relaxed) { Way::Clear } else { self.way }
+        if self.clear.load(Ordering::Relaxed) && self.way != Way::June { Way::Clear } else { self.way }
     }
 
     /// Faults stop.
@@ -42,8 +43,14 @@ impl World {
     }
 
     /// What becomes of the server's reply.
-    pub(crate) fn altered(&self, endpoint: Endpoint, reply: Reply) -> Reply {
+    pub(crate) fn altered(&self, endpoint: Endpoint, r: &Owned, reply: Reply) -> Reply {
         match self.way() {
+            Way::June => {
+                self.covered("way", "june");
+                let whole = (endpoint == Endpoint::CommittedRows).then(|| self.server.bundle_page(r)).flatten();
+                // Searches for what is refused come to an end only where they are few.
+                crate::june::answer(endpoint, reply, whole, self.clear.load(Ordering::Relaxed))
+            }
             Way::NoNames if reply.status == 422 || reply.status == 400 && endpoint == Endpoint::Chunk => {
                 self.covered("way", "no names");
                 let body = br#"{"error":"internal_error","message":"it failed"}"#.to_vec();

@@ -322,6 +322,25 @@ fn a_repair_brings_the_exact_number() {
     assert_eq!(b.text("SELECT CAST(n AS TEXT) FROM typed"), "9007199254740993");
 }
 
+/// One conflict is named at a time: each that is learned is a step ahead, and no standstill.
+#[test]
+fn many_conflicts_are_learned_one_by_one() {
+    let w = world();
+    let (a, b) = (june(&w, "a"), june(&w, "b"));
+    let rows = "WITH RECURSIVE c(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM c WHERE i < 29)
+                INSERT INTO typed (id, name) SELECT 'x' || i, 'of one' FROM c";
+    a.sql(rows);
+    a.sync();
+    a.sql("DELETE FROM typed");
+    a.sync();
+    // What was deleted before it came is not known here.
+    b.sql(rows);
+    b.sync();
+    a.sync();
+    assert_eq!(a.count("SELECT count(*) FROM typed"), 30);
+    assert_eq!(b.client().status().unwrap().pending_rows, 0);
+}
+
 /// Times come back as `+00:00`, booleans as `true`.
 #[test]
 fn another_spelling_is_no_conflict() {
