@@ -30,6 +30,10 @@ pub enum Role {
     LoginStart,
     /// Asks whether the login was approved.
     LoginPoll,
+    /// Shows a person how to let a device in, and sends the browser back to it.
+    LoginPage,
+    /// Trades the code that the browser came back with for a session.
+    LoginExchange,
     /// Trades a refresh token for a new session.
     LoginRefresh,
     /// Reads the sums of days.

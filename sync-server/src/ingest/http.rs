@@ -58,16 +58,7 @@ pub(super) fn router(ingest: Arc<Ingest>) -> Router {
             }),
         );
     }
-    router
-        .route(
-            statsai::PAGE,
-            any(|request: Request| async move {
-                by_method(request.method(), "GET").unwrap_or_else(|| statsai::page(&request))
-            }),
-        )
-        .layer(from_fn(drain::drain_patiently))
-        .layer(from_fn(uncached))
-        .layer(from_fn(log))
+    router.layer(from_fn(drain::drain_patiently)).layer(from_fn(uncached)).layer(from_fn(log))
 }
 
 /// A path is met in both spellings of `:`.
@@ -101,7 +92,8 @@ async fn answer(ingest: Arc<Ingest>, route: &Route, request: Request) -> Respons
     let headers = parts.headers;
     let done = match route.role {
         Role::Batch => batch(ingest, &headers, body).await,
-        Role::LoginStart | Role::LoginPoll | Role::LoginRefresh => {
+        Role::LoginPage => statsai::browser::page(ingest, parts.uri.query()).await,
+        Role::LoginStart | Role::LoginPoll | Role::LoginExchange | Role::LoginRefresh => {
             statsai::login(ingest, route.role, &headers, body).await
         }
         role => statsai::of_device(ingest, role, &headers, body).await,

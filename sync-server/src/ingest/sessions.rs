@@ -13,6 +13,12 @@ pub(crate) const LOGIN_SECONDS: i64 = 15 * 60;
 /// Seconds between two polls that a device is asked to keep.
 pub(crate) const POLL_SECONDS: i64 = 5;
 
+/// Logins that wait at once, over all users.
+const MOST_LOGINS: i64 = 10_000;
+
+/// How long a device has to trade the code that its browser came back with.
+const EXCHANGE_MS: i64 = 5 * 60 * 1000;
+
 const ACCESS_MS: i64 = 60 * 60 * 1000;
 const REFRESH_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
@@ -22,7 +28,9 @@ const FORGET_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 /// A login that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login {
-    pub(crate) device_code: String,
+    /// A secret of whoever began it.
+    pub(crate) code: String,
+    /// What a person is shown.
     pub(crate) user_code: String,
     /// Milliseconds since the epoch.
     pub(crate) expires_ms: i64,
@@ -53,18 +61,92 @@ impl Vault {
     /// Begins a login of a device.
     pub(crate) fn begin_login(&self, stream: &str, device: &str, name: Option<&str>) -> Result<Login, VaultError> {
         let now = self.now();
-        let device_code = hex(&self.random());
-        let user_code = user_code(&self.random());
-        let expires_ms = now + LOGIN_SECONDS * 1000;
+        let login = self.new_login(now);
         self.write(|tx| {
-            tx.execute("DELETE FROM login WHERE expires_ms <= ?", [now])?;
+            make_room(tx, now)?;
             tx.execute(
-                "INSERT INTO login (device_code, user_code, stream, device, name, expires_ms) VALUES (?, ?, ?, ?, ?, ?)",
-                params![hash(&device_code), user_code, stream, device, name, expires_ms],
+                "INSERT INTO login (code, user_code, stream, expires_ms, device, name) VALUES (?, ?, ?, ?, ?, ?)",
+                params![hash(&login.code), login.user_code, stream, login.expires_ms, device, name],
             )?;
             Ok(())
         })?;
-        Ok(Login { device_code, user_code, expires_ms })
+        Ok(login)
+    }
+
+    /// Begins a login in a browser, which goes back to `redirect` with `state`.
+    pub(crate) fn begin_page(&self, stream: &str, redirect: &str, state: &str) -> Result<Login, VaultError> {
+        let now = self.now();
+        let login = self.new_login(now);
+        self.write(|tx| {
+            make_room(tx, now)?;
+            tx.execute(
+                "INSERT INTO login (code, user_code, stream, expires_ms, redirect, state) VALUES (?, ?, ?, ?, ?, ?)",
+                params![hash(&login.code), login.user_code, stream, login.expires_ms, redirect, state],
+            )?;
+            Ok(())
+        })?;
+        Ok(login)
+    }
+
+    fn new_login(&self, now: i64) -> Login {
+        let (code, user_code) = (hex(&self.random()), user_code(&self.random()));
+        Login { code, user_code, expires_ms: now + LOGIN_SECONDS * 1000 }
+    }
+
+    /// Where a login in a browser stands. Once it was approved, its code becomes another one, for the device.
+    pub(crate) fn page(&self, stream: &str, code: &str) -> Result<Page, VaultError> {
+        let (now, next) = (self.now(), hex(&self.random()));
+        self.write(|tx| {
+            let found: Option<(String, String, String, Option<String>)> = tx
+                .query_row(
+                    "SELECT redirect, state, user_code, user_id FROM login WHERE code = ? AND stream = ? AND expires_ms > ? \
+                     AND redirect IS NOT NULL AND user_code IS NOT NULL",
+                    params![hash(code), stream, now],
+                    |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)),
+                )
+                .optional()?;
+            let Some((redirect, state, user_code, user)) = found else { return Ok(Page::Gone) };
+            if user.is_none() {
+                return Ok(Page::Pending { user_code });
+            }
+            tx.execute(
+                "UPDATE login SET code = ?, user_code = NULL, expires_ms = ? WHERE code = ?",
+                params![hash(&next), now + EXCHANGE_MS, hash(code)],
+            )?;
+            Ok(Page::Approved { redirect, state, code: next })
+        })
+    }
+
+    /// Trades the code that a browser came back with for a session of a device.
+    pub(crate) fn exchange(
+        &self,
+        stream: &str,
+        prefix: &str,
+        (code, state): (&str, &str),
+        (device, name): (&str, Option<&str>),
+    ) -> Result<Poll, VaultError> {
+        let now = self.now();
+        let (tokens, key_id) = self.new_session(prefix);
+        self.write(|tx| {
+            let user: Option<String> = tx
+                .query_row(
+                    "SELECT user_id FROM login WHERE code = ? AND stream = ? AND expires_ms > ? AND state = ? \
+                     AND user_code IS NULL",
+                    params![hash(code), stream, now, state],
+                    |r| r.get(0),
+                )
+                .optional()?;
+            let Some(user) = user else { return Ok(Poll::Gone) };
+            tx.execute("DELETE FROM login WHERE code = ?", [hash(code)])?;
+            let key = Owner { key_id, stream, user, device: device.to_owned(), name: name.map(str::to_owned) };
+            Ok(Poll::Approved(mint(tx, &key, tokens, now)?))
+        })
+    }
+
+    /// Access token, refresh token, and the id of both.
+    fn new_session(&self, prefix: &str) -> ((String, String), String) {
+        let (access, refresh, id) = (hex(&self.random()), hex(&self.random()), hex(&self.random()));
+        ((format!("{prefix}{access}"), format!("{prefix}r_{refresh}")), format!("key_{}", &id[..16]))
     }
 
     /// Lets a user in by the code that the device shows. False where no login waits under it.
@@ -83,21 +165,21 @@ impl Vault {
     /// Where a login stands; the session where it was approved.
     pub(crate) fn poll(&self, stream: &str, prefix: &str, device_code: &str) -> Result<Poll, VaultError> {
         let now = self.now();
-        let (access, refresh, id) = (hex(&self.random()), hex(&self.random()), hex(&self.random()));
+        let (tokens, key_id) = self.new_session(prefix);
         self.write(|tx| {
             let code = hash(device_code);
             let found: Option<(String, Option<String>, Option<String>)> = tx
                 .query_row(
-                    "SELECT device, name, user_id FROM login WHERE device_code = ? AND stream = ? AND expires_ms > ?",
+                    "SELECT device, name, user_id FROM login WHERE code = ? AND stream = ? AND expires_ms > ? \
+                     AND device IS NOT NULL",
                     params![code, stream, now],
                     |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
                 )
                 .optional()?;
             let Some((device, name, user)) = found else { return Ok(Poll::Gone) };
             let Some(user) = user else { return Ok(Poll::Pending) };
-            tx.execute("DELETE FROM login WHERE device_code = ?", [code])?;
-            let tokens = (format!("{prefix}{access}"), format!("{prefix}r_{refresh}"));
-            let key = Owner { key_id: format!("key_{}", &id[..16]), stream, user, device, name };
+            tx.execute("DELETE FROM login WHERE code = ?", [code])?;
+            let key = Owner { key_id, stream, user, device, name };
             Ok(Poll::Approved(mint(tx, &key, tokens, now)?))
         })
     }
@@ -146,6 +228,24 @@ impl Vault {
             Ok(Some(Session { device, access, access_expires_ms, refresh, refresh_expires_ms }))
         })
     }
+}
+
+/// Where a login in a browser stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Page {
+    /// Nobody approved it yet.
+    Pending { user_code: String },
+    /// It was approved: the browser goes back.
+    Approved { redirect: String, state: String, code: String },
+    /// As [`Poll::Gone`].
+    Gone,
+}
+
+/// Anybody may begin a login, so that there is a bound.
+fn make_room(tx: &Transaction<'_>, now: i64) -> Result<(), VaultError> {
+    tx.execute("DELETE FROM login WHERE expires_ms <= ?", [now])?;
+    let waiting: i64 = tx.query_row("SELECT count(*) FROM login", [], |r| r.get(0))?;
+    if waiting < MOST_LOGINS { Ok(()) } else { Err(VaultError::TooManyLogins) }
 }
 
 /// Whom a session is for.

@@ -33,8 +33,11 @@ CREATE TABLE IF NOT EXISTS device (
     stream TEXT NOT NULL, device TEXT NOT NULL, user_id TEXT NOT NULL, PRIMARY KEY (stream, device)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS login (
-    device_code BLOB PRIMARY KEY, user_code TEXT NOT NULL UNIQUE, stream TEXT NOT NULL, device TEXT NOT NULL, name TEXT,
-    user_id TEXT, expires_ms INTEGER NOT NULL
+    code BLOB PRIMARY KEY, user_code TEXT UNIQUE, stream TEXT NOT NULL, user_id TEXT, expires_ms INTEGER NOT NULL,
+    -- Of a device that polls.
+    device TEXT, name TEXT,
+    -- Of a browser: where it goes back to, and with what.
+    redirect TEXT, state TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS server (id INTEGER PRIMARY KEY CHECK (id = 1), rotation_key BLOB NOT NULL) STRICT;
 ";
@@ -77,6 +80,9 @@ pub(crate) enum VaultError {
     /// The directory's.
     #[error("the keys cannot be read or written: {0}")]
     Io(#[from] std::io::Error),
+    /// So many logins wait that no other one is begun.
+    #[error("too many logins wait")]
+    TooManyLogins,
     /// A device has one user per contract.
     #[error("this device belongs to another user")]
     DeviceTaken,

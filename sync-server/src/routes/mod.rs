@@ -7,6 +7,6 @@ pub(crate) mod health;
 mod path;
 pub(crate) mod pull;
 pub(crate) mod push;
-mod query;
+pub(crate) mod query;
 pub(crate) mod snapshot;
 pub(crate) mod watch;

@@ -4,13 +4,13 @@
 use sync_core::protocol::{ApiError, Code};
 
 /// A query whose malformed values are answered with one code.
-pub(super) struct Query<'a> {
+pub(crate) struct Query<'a> {
     raw: &'a str,
     invalid: Code,
 }
 
 impl<'a> Query<'a> {
-    pub(super) fn new(raw: Option<&'a str>, invalid: Code) -> Self {
+    pub(crate) fn new(raw: Option<&'a str>, invalid: Code) -> Self {
         Self { raw: raw.unwrap_or_default(), invalid }
     }
 
@@ -18,7 +18,7 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// Where it cannot be decoded.
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
         for pair in self.raw.split('&') {
             let (n, v) = pair.split_once('=').unwrap_or((pair, ""));
             if decode(n).as_deref() == Some(name) {

@@ -1,13 +1,13 @@
 //! The paths that StatsAI's contract has beside its batches: status, reset, sums, and the login of a device.
 
+pub(super) mod browser;
 pub(super) mod loopback;
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderMap, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use sync_core::ingest::contract::Role;
 use sync_core::ingest::gates::Refusal;
@@ -15,10 +15,8 @@ use sync_core::ingest::gates::Refusal;
 use super::http::{api, authenticate, blocking, json as reply, small, vault};
 use super::rollups::{View, view};
 use super::sessions::{POLL_SECONDS, Poll, Session, hex};
+use super::vault::{Actor, VaultError};
 use super::{Ingest, store};
-
-/// Where a person is sent who has a device's code.
-pub(super) const PAGE: &str = "/connect-device";
 
 /// Of the text members of a login, in characters.
 const MOST_TEXT: usize = 255;
@@ -58,7 +56,7 @@ pub(super) async fn of_device(
 
 /// What the command line compares with its own state before it sends. Tasks come with later versions of the contract: it is
 /// told to leave them out.
-fn status(ingest: &Ingest, actor: &super::vault::Actor) -> Result<Value, sync_core::protocol::ApiError> {
+fn status(ingest: &Ingest, actor: &Actor) -> Result<Value, sync_core::protocol::ApiError> {
     let (contract, device) = (&ingest.contract, actor.device.as_str());
     let fresh = hex(&ingest.vault.random());
     let (standing, key) = ingest.service.on_file(&actor.user, |f| {
@@ -84,7 +82,7 @@ fn confirmed(sent: Option<&Value>) -> Result<(), Refusal> {
     if ok { Ok(()) } else { Err(Refusal::BadRequest("invalid_request")) }
 }
 
-/// Login by code, and refresh.
+/// Login by code or browser, and refresh.
 pub(super) async fn login(
     ingest: Arc<Ingest>,
     role: Role,
@@ -99,9 +97,9 @@ pub(super) async fn login(
             Role::LoginStart => {
                 let name = optional(&sent, "deviceName")?;
                 let begun = ingest.vault.begin_login(stream, text(&sent, "deviceId")?, name).map_err(|e| vault(&e))?;
-                let page = format!("{}{PAGE}", ingest.options.public_url);
+                let page = format!("{}{}", ingest.options.public_url, browser::PATH);
                 Ok(json!({
-                    "deviceCode": begun.device_code,
+                    "deviceCode": begun.code,
                     "userCode": begun.user_code,
                     "verificationUri": page,
                     "verificationUriComplete": format!("{page}?code={}", begun.user_code),
@@ -109,12 +107,12 @@ pub(super) async fn login(
                     "interval": POLL_SECONDS,
                 }))
             }
-            Role::LoginPoll => match ingest.vault.poll(stream, prefix, text(&sent, "deviceCode")?) {
-                Ok(Poll::Approved(session)) => Ok(shown(&session)),
-                Ok(Poll::Pending) => Err(Refusal::Login("authorization_pending")),
-                Ok(Poll::Gone) => Err(Refusal::Login("expired_token")),
-                Err(e) => Err(vault(&e)),
-            },
+            Role::LoginPoll => polled(ingest.vault.poll(stream, prefix, text(&sent, "deviceCode")?)),
+            Role::LoginExchange => {
+                let code = (text(&sent, "code")?, text(&sent, "state")?);
+                let device = (text(&sent, "deviceId")?, optional(&sent, "deviceName")?);
+                polled(ingest.vault.exchange(stream, prefix, code, device))
+            }
             _ => {
                 let rotation = optional(&sent, "rotationId")?;
                 let session = ingest.vault.refresh(stream, prefix, text(&sent, "refreshToken")?, rotation);
@@ -124,6 +122,15 @@ pub(super) async fn login(
     })
     .await?;
     reply(headers, &shown)
+}
+
+fn polled(poll: Result<Poll, VaultError>) -> Result<Value, Refusal> {
+    match poll {
+        Ok(Poll::Approved(session)) => Ok(shown(&session)),
+        Ok(Poll::Pending) => Err(Refusal::Login("authorization_pending")),
+        Ok(Poll::Gone) => Err(Refusal::Login("expired_token")),
+        Err(e) => Err(vault(&e)),
+    }
 }
 
 fn shown(session: &Session) -> Value {
@@ -146,17 +153,4 @@ fn optional<'a>(sent: &'a Value, name: &str) -> Result<Option<&'a str>, Refusal>
         Some(Value::String(s)) if !s.is_empty() && s.chars().count() <= MOST_TEXT => Ok(Some(s)),
         Some(_) => Err(Refusal::BadRequest("invalid_request")),
     }
-}
-
-/// Tells a person what to do with a device's code. Nothing of the request is in it but a code's own letters.
-pub(super) fn page(request: &Request) -> Response {
-    let query = request.uri().query().unwrap_or_default();
-    let code = query.split('&').find_map(|p| p.strip_prefix("code="));
-    let code =
-        code.filter(|c| c.len() == 9 && c.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')).unwrap_or("CODE");
-    let text = format!(
-        "<!doctype html><meta charset=utf-8><title>Connect a device</title><p>Whoever runs this server lets the device in:\
-         <pre>sync-server devices approve --data DIR {code} --user USER</pre><p>The device goes on by itself then."
-    );
-    ([(header::CONTENT_SECURITY_POLICY, "default-src 'none'")], Html(text)).into_response()
 }

@@ -79,6 +79,58 @@ fn st_29_a_device_is_let_in_by_its_code() {
     }
 }
 
+/// As the command line does without `--headless`: its browser comes back to it with a code.
+#[test]
+fn a_device_is_let_in_by_its_browser() {
+    let world = World::new();
+    let nobody = world.client("x").header("authorization", "");
+    // The redirect is looked at, not followed: nobody listens there.
+    let browser = |query: &str| {
+        let addr = world.url.strip_prefix("http://").unwrap();
+        let request = format!("GET /connect-device?{query} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+        crate::http::raw(addr.parse().unwrap(), request.as_bytes())
+    };
+    let opened = browser("redirect_uri=http%3A%2F%2F127.0.0.1%3A4711%2Fcallback&state=a%20%22state%22%3C");
+    let page = String::from_utf8(opened.body).unwrap();
+    assert!(opened.status == 200 && !page.contains("state"), "{page}");
+    let after = |mark: &str, n: usize| page[page.find(mark).unwrap() + mark.len()..][..n].to_owned();
+    let (login, code) = (after("?login=", 64), after("--data DIR ", 9));
+    let waiting = browser(&format!("login={login}"));
+    assert!(waiting.status == 200 && String::from_utf8_lossy(&waiting.body).contains(&code));
+    assert_eq!(poll(&nobody, &json!({ "deviceCode": login })).json(), json!({ "error": "expired_token" }));
+    world.printed(&["devices", "approve", "--data", "data", &code, "--user", "ada"]);
+    let back = browser(&format!("login={login}"));
+    assert_eq!(back.status, 303);
+    let to = back.header("location").unwrap();
+    let (at, state) = to.split_once("&state=").unwrap();
+    let code = at.strip_prefix("http://127.0.0.1:4711/callback?code=").unwrap();
+    assert_eq!(state, "a%20%22state%22%3C");
+    assert!(String::from_utf8_lossy(&browser(&format!("login={login}")).body).contains("is over"), "once");
+
+    let exchange = |code: &str, state: &str, device: &str| {
+        let body = json!({ "code": code, "state": state, "deviceId": device, "deviceName": "laptop", "platform": "linux",
+            "collectorVersion": "0.0.1" });
+        nobody.post("/api/devices/exchange", &body.to_string())
+    };
+    world.device("bob", "dev_b");
+    let right = "a \"state\"<";
+    assert_eq!(exchange(code, "another", "dev_a").json(), json!({ "error": "expired_token" }));
+    assert_eq!(exchange(&login, right, "dev_a").status, 400);
+    // The command line then tries with a fresh id.
+    assert_eq!(exchange(code, right, "dev_b").json(), json!({ "error": "invalid_device_id" }));
+    let session = exchange(code, right, "dev_a").json();
+    assert_eq!(session["deviceId"], "dev_a");
+    assert_eq!(send(&world.client(session["accessToken"].as_str().unwrap()), &full("batch_1")).status, 200);
+    assert_eq!(exchange(code, right, "dev_a").status, 400, "once");
+    for wrong in [
+        "redirect_uri=http%3A%2F%2Fexample.org%3A1%2Fcallback&state=s",
+        "redirect_uri=http://127.0.0.1:1/callback",
+        "redirect_uri=%ff&state=s",
+    ] {
+        assert_eq!(browser(wrong).status, 400, "{wrong}");
+    }
+}
+
 #[test]
 fn a_device_of_another_user_is_told_to_take_another_id() {
     let world = World::new();
@@ -111,16 +163,9 @@ fn st_01_tokens_and_logins_expire() {
     assert_eq!(poll(&nobody, &late).json(), json!({ "error": "expired_token" }));
 
     let begun = nobody.post("/api/devices/start", DEVICE).json();
-    let approve = std::process::Command::new(env!("CARGO_BIN_EXE_sync-server"))
-        .args(["devices", "approve", "--user", "ada", "--data"])
-        .args([dir.path().to_str().unwrap(), begun["userCode"].as_str().unwrap()])
-        .status();
-    // The program has the machine's clock, by which the login may be over; the file has the last word.
-    let approved = approve.unwrap().success();
+    // The command would go by the machine's clock, not by this server's.
     let conn = rusqlite::Connection::open(dir.path().join("keys.db")).unwrap();
-    if !approved {
-        conn.execute("UPDATE login SET user_id = 'ada'", []).unwrap();
-    }
+    assert_eq!(conn.execute("UPDATE login SET user_id = 'ada'", []).unwrap(), 1);
     let session = poll(&nobody, &begun).json();
     let device = client(session["accessToken"].as_str().unwrap());
     environment.pass(60 * 60 * 1000 - 1);
