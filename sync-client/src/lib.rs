@@ -23,6 +23,8 @@
 //! | [`report`] | what the verbs say |
 //! | [`transport`] | the port to the network |
 //! | [`context`] | time, ids and fault points, as inputs |
+//!
+//! With the feature `ingest`, `ingest` is another way to a server: records that are sent once, by declared contracts.
 #![cfg_attr(doctest, doc = include_str!("../../README.md"))]
 
 mod absent;
@@ -58,6 +60,8 @@ mod held_back;
 mod holding;
 mod import;
 mod inbox;
+#[cfg(feature = "ingest")]
+pub mod ingest;
 mod intermediary;
 mod keep;
 mod learn;

@@ -86,11 +86,14 @@ impl Http {
             Method::Post => http::Method::POST,
             Method::Delete => http::Method::DELETE,
         };
-        let mut head = http::Request::builder()
-            .method(method)
-            .uri(format!("{}{}", self.base, request.path))
-            .header(header::AUTHORIZATION, format!("Bearer {}", request.token))
-            .header("Oversync-Source-ID", request.source_id)
+        let mut head = http::Request::builder().method(method).uri(format!("{}{}", self.base, request.path));
+        if !request.token.is_empty() {
+            head = head.header(header::AUTHORIZATION, format!("Bearer {}", request.token));
+        }
+        if !request.source_id.is_empty() {
+            head = head.header("Oversync-Source-ID", request.source_id);
+        }
+        head = head
             // An old reply from a cache on the way would hide what others committed.
             .header(header::CACHE_CONTROL, "no-cache")
             .header(header::ACCEPT, if request.stream { "text/event-stream" } else { "application/json" })

@@ -32,11 +32,11 @@ pub enum Method {
 pub struct Request<'a> {
     /// The method.
     pub method: Method,
-    /// Path and query below the base URL, beginning with `/sync/`.
+    /// Path and query below the base URL, beginning with `/`.
     pub path: &'a str,
-    /// `Oversync-Source-ID`.
+    /// `Oversync-Source-ID`; empty where it is no request of row sync.
     pub source_id: &'a str,
-    /// The bearer token. Never logged.
+    /// The bearer token; empty where there is none yet. Never logged.
     pub token: &'a str,
     /// JSON text, or nothing.
     pub body: Option<&'a [u8]>,

@@ -26,6 +26,8 @@ mod hard;
 mod held_back;
 mod helpers;
 mod inbox;
+#[cfg(feature = "ingest")]
+mod ingest;
 mod june;
 mod keep;
 mod killed;

@@ -111,12 +111,18 @@ pub(crate) enum Command {
         the server already; whether the export had been imported before"
     )]
     Import(Import),
+    /// Send records to a server once, by a declared contract: an outbox in FILE, and targets
+    #[cfg(feature = "ingest")]
+    #[command(subcommand)]
+    Stream(crate::stream::args::Stream),
 }
 
 impl Command {
-    /// The file that it is about.
-    pub(crate) fn file(&self) -> &Path {
-        match self {
+    /// The file that it is about, where it is about one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        Some(match self {
+            #[cfg(feature = "ingest")]
+            Self::Stream(stream) => return stream.file(),
             Self::Init(Init { file, .. })
             | Self::Clone(Clone { file, .. })
             | Self::Schema(Schema { file, .. })
@@ -134,7 +140,7 @@ impl Command {
             Self::Verify(verify) => &verify.work.file,
             Self::Import(import) => &import.work.file,
             Self::Compare(compare) => &compare.first,
-        }
+        })
     }
 }
 

@@ -16,12 +16,14 @@ mod page;
 mod progress;
 mod run;
 mod setup;
+#[cfg(feature = "ingest")]
+mod stream;
 mod text;
 mod token;
 mod verify;
 mod watch;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
     if let Err(failure) = fault::asked() {
         return out.failure(&failure, None);
     }
-    let file = command.file().to_owned();
+    let file = command.file().map(Path::to_path_buf);
     let result = match command {
         Command::Init(args) => setup::init(&args, out),
         Command::Clone(args) => setup::clone(&args, out),
@@ -56,10 +58,14 @@ fn main() -> ExitCode {
         Command::Retry(args) => inbox::retry(&args, out),
         Command::Drop(args) => inbox::drop_row(&args, out),
         Command::Clear(args) => inbox::clear(&args, out),
+        #[cfg(feature = "ingest")]
+        Command::Stream(args) => stream::run(&args, out),
     };
     match result {
         Ok(Done::Clean) => ExitCode::SUCCESS,
         Ok(Done::SomethingWaits) => ExitCode::from(output::SOMETHING_WAITS),
-        Err(failure) => out.failure(&failure, Some(&file)),
+        #[cfg(feature = "ingest")]
+        Ok(Done::Ended(code)) => ExitCode::from(code),
+        Err(failure) => out.failure(&failure, file.as_deref()),
     }
 }

@@ -20,10 +20,10 @@ use crate::text::shell;
 
 /// Done, but a person has to look at something.
 pub(crate) const SOMETHING_WAITS: u8 = 5;
-const OTHER: u8 = 1;
+pub(crate) const OTHER: u8 = 1;
 const USAGE: u8 = 2;
-const OFFLINE: u8 = 3;
-const REFUSED: u8 = 4;
+pub(crate) const OFFLINE: u8 = 3;
+pub(crate) const REFUSED: u8 = 4;
 
 /// How a command ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub(crate) enum Done {
     Clean,
     /// Refused rows, or tables that are held back, wait for a person.
     SomethingWaits,
+    /// Ended early; all is told, and this is the exit code.
+    #[cfg(feature = "ingest")]
+    Ended(u8),
 }
 
 impl Done {
@@ -88,6 +91,30 @@ impl Failure {
     /// Anything about this file or machine.
     pub(crate) fn local(message: impl Into<String>) -> Self {
         Self::new(OTHER, "local", message.into())
+    }
+
+    /// A push to a stream's target that ended early.
+    #[cfg(feature = "ingest")]
+    pub(crate) const fn ended(exit: u8, class: &'static str, message: String) -> Self {
+        Self::new(exit, class, message)
+    }
+
+    /// What happened.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Says it on stderr, where the result has it too.
+    #[cfg(feature = "ingest")]
+    pub(crate) fn say(&self) {
+        let _ = writeln!(io::stderr(), "sync-client: {}", self.whole(None));
+    }
+
+    /// The exit code.
+    #[cfg(feature = "ingest")]
+    pub(crate) const fn exit(&self) -> u8 {
+        self.exit
     }
 
     /// Adds what to do next.

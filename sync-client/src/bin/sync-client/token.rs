@@ -101,7 +101,14 @@ pub(crate) fn beside(file: &Path) -> PathBuf {
 /// Keeps a token beside the file, readable by its owner alone from the first moment on.
 pub(crate) fn keep(file: &Path, token: &str) -> Result<PathBuf, Failure> {
     let path = beside(file);
-    let mut fresh = OsString::from(&path);
+    write_private(&path, token)
+        .map_err(|error| Failure::local(format!("The token cannot be kept in {}: {error}.", path.display())))?;
+    Ok(path)
+}
+
+/// Writes a file that its owner alone can read from the first moment on; it is there whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut fresh = OsString::from(path);
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);
     let written = remove(&fresh)
@@ -111,15 +118,14 @@ pub(crate) fn keep(file: &Path, token: &str) -> Result<PathBuf, Failure> {
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             let mut new = options.open(&fresh)?;
-            writeln!(new, "{token}")?;
+            writeln!(new, "{text}")?;
             new.sync_all()
         })
-        .and_then(|()| fs::rename(&fresh, &path));
-    written.map_err(|error| {
+        .and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
         let _ = remove(&fresh);
-        Failure::local(format!("The token cannot be kept in {}: {error}.", path.display()))
-    })?;
-    Ok(path)
+    }
+    written
 }
 
 /// Forgets the token of a file.
@@ -135,12 +141,12 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// A token without what editors and shells put around it.
-fn bare(text: &str) -> &str {
+pub(crate) fn bare(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
 /// A header has no control characters; the token itself is never told.
-fn can_be_sent(token: &str, which: impl Fn() -> String) -> Result<String, String> {
+pub(crate) fn can_be_sent(token: &str, which: impl Fn() -> String) -> Result<String, String> {
     if token.chars().any(char::is_control) {
         let what = if token.contains('\n') { "more than one line" } else { "characters that no request can carry" };
         return Err(format!("{} has {what}", which()));
@@ -148,7 +154,7 @@ fn can_be_sent(token: &str, which: impl Fn() -> String) -> Result<String, String
     Ok(token.to_owned())
 }
 
-fn read_private(path: &Path) -> Result<String, String> {
+pub(crate) fn read_private(path: &Path) -> Result<String, String> {
     let failed = |error: io::Error| format!("the token file {} cannot be read: {error}", path.display());
     // One handle for both the check and the read, so that they see the same file.
     let open = fs::File::open(path).map_err(failed)?;

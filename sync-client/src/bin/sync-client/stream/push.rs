@@ -1,0 +1,142 @@
+//! `stream push`.
+
+use std::{io, sync::Arc};
+
+use serde::Serialize;
+use sync_client::{
+    Error,
+    context::{Environment as _, System},
+    ingest::{self, Endpoint, How, Mode, Pushed, Remote, Sink, Stop},
+    transport::{Http, Transport},
+};
+
+use super::{
+    args::{Push, To},
+    credentials, open, refused, sentence,
+};
+use crate::{
+    file::on_signal,
+    output::{self, Done, Failure, Output},
+    text::{counted, printable},
+};
+
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    pushed: &'a Pushed,
+    error: Option<&'a Failure>,
+}
+
+pub(super) fn push(args: &Push, out: Output) -> Result<Done, Failure> {
+    let contract = ingest::contract(&args.stream)?;
+    let how = How {
+        mode: if args.since_last { Mode::SinceLast } else { Mode::Full },
+        dry_run: args.dry_run,
+        verify: args.verify,
+        device: args.device.clone(),
+    };
+    let pushed = match args.sink {
+        To::Stdout => open(&args.file, &args.stream)?.push(&mut Sink::Stdout(&mut io::stdout()), &how)?,
+        To::File => {
+            let path = args.output.clone().ok_or_else(|| Failure::usage("--sink file needs --output."))?;
+            open(&args.file, &args.stream)?.push(&mut Sink::File(path), &how)?
+        }
+        To::Http => {
+            let store = credentials::Store::of(&args.stream)?;
+            let endpoint = match &args.endpoint {
+                Some(url) => Endpoint::parse(url)?,
+                None => {
+                    let kept = store.read()?.and_then(|stored| stored.endpoint);
+                    Endpoint::parse(&kept.ok_or_else(|| {
+                        Failure::usage("--sink http needs --endpoint, the full URL of the batch route.")
+                    })?)?
+                }
+            };
+            let http = Arc::new(Http::new(endpoint.base()).map_err(Error::from)?);
+            let stopping = Arc::clone(&http);
+            on_signal(move || stopping.interrupt())?;
+            let transport: Arc<dyn Transport> = http;
+            let tokens = if args.dry_run {
+                credentials::none()
+            } else {
+                store.tokens(args.auth_token.as_deref(), &contract, &endpoint, Arc::clone(&transport))?
+            };
+            let remote = Remote::new(endpoint, transport, tokens);
+            open(&args.file, &args.stream)?.push(&mut Sink::Http(&remote), &how)?
+        }
+    };
+    Ok(told(&pushed, args.sink, out))
+}
+
+/// Prints what became of it, and says how the program ends: what waits for a person comes before a refusal, and that before
+/// what passes by itself.
+fn told(pushed: &Pushed, sink: To, out: Output) -> Done {
+    let failure = pushed.stop.as_ref().map(failure);
+    let waits = !pushed.quarantined.is_empty() || !pushed.invalid.is_empty();
+    let text = || {
+        let total: u64 = pushed.counts.values().sum();
+        let kinds: Vec<String> =
+            pushed.counts.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
+        let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+        let mode = if pushed.mode == Mode::Full { "full" } else { "since last" };
+        let verb = if pushed.dry_run { "Would send" } else { "Sent" };
+        let batches = pushed.batches.len() as u64;
+        let inside =
+            if pushed.dry_run { String::new() } else { format!(" in {}", plural(batches, "batch", "batches")) };
+        let records = counted(total, "record");
+        let mut lines =
+            vec![format!("{verb} {records}{kinds}{inside} to {} {}, {mode}.", pushed.sink, printable(&pushed.target))];
+        if pushed.rebuilt {
+            lines.push("Its state was another one than was known here: everything was sent anew.".into());
+        }
+        if pushed.verified {
+            lines.push("It has what it confirmed.".into());
+        }
+        lines.extend(pushed.quarantined.iter().map(refused));
+        lines.extend(pushed.invalid.iter().map(|f| {
+            let id = printable(f.id.as_deref().unwrap_or("without an id"));
+            format!("  not sent: {} {id}: {}. Add it corrected.", printable(&f.kind), printable(&f.reason))
+        }));
+        lines.join("\n")
+    };
+    if sink == To::Stdout && !pushed.dry_run {
+        // Standard output has the batches, for another program.
+        out.note(text());
+    } else {
+        out.result(&Told { pushed, error: failure.as_ref() }, text);
+    }
+    if let Some(failure) = &failure {
+        failure.say();
+    }
+    match failure.map(|f| f.exit()) {
+        _ if pushed.dry_run => Done::Clean,
+        _ if waits => Done::SomethingWaits,
+        Some(code) => Done::Ended(code),
+        None => Done::Clean,
+    }
+}
+
+fn plural(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// A stop as exit code, class and sentence.
+pub(super) fn failure(stop: &Stop) -> Failure {
+    let (exit, class) = match stop {
+        Stop::Invalid(_) => (output::SOMETHING_WAITS, "local"),
+        Stop::Update => (output::SOMETHING_WAITS, "protocol"),
+        Stop::Later { .. } => (output::OFFLINE, "failing"),
+        Stop::Unreachable(_) => (output::OFFLINE, "offline"),
+        Stop::Login(_) => (output::REFUSED, "auth"),
+        Stop::Refused { .. } | Stop::Differs(_) => (output::REFUSED, "refused"),
+        Stop::WrongAck(_) => (output::REFUSED, "protocol"),
+        Stop::Interrupted => (output::OTHER, "stopped"),
+        _ => (output::OTHER, "local"),
+    };
+    Failure::ended(exit, class, format!("{}.", sentence(&stop.to_string())))
+}
+
+/// Seconds since the Unix epoch.
+pub(super) fn now_s() -> i64 {
+    System.now_ms() / 1000
+}

@@ -1,0 +1,73 @@
+//! From what the app appended to the current records: the last one of a kind and id holds.
+
+use rusqlite::{Connection, params};
+use sync_core::ingest::batches::prepare;
+use sync_core::ingest::contract::Contract;
+
+use super::report::IngestError;
+
+/// Rows that are read at once.
+const PAGE: i64 = 500;
+
+/// Takes up what the outbox has of a stream. What is no record stays there, with the reason.
+pub(super) fn fold(conn: &Connection, contract: &Contract) -> Result<(), IngestError> {
+    let mut after = 0;
+    loop {
+        let rows = page(conn, &contract.stream, after)?;
+        let Some((last, ..)) = rows.last() else { return Ok(()) };
+        after = *last;
+        for (seq, kind, record) in &rows {
+            let fault = match contract.kinds.iter().position(|k| k.name == *kind) {
+                None => "there is no such kind".to_owned(),
+                Some(position) => match prepare(contract, position, record.as_bytes()) {
+                    Err(why) => why.to_string(),
+                    Ok(prepared) => {
+                        let fault = prepared.fault.as_ref().map(|v| v.path.as_str());
+                        keep(conn, contract, kind, *seq, &prepared, fault)?;
+                        conn.prepare_cached("DELETE FROM main._sync_ingest_outbox WHERE seq = ?")?.execute([seq])?;
+                        continue;
+                    }
+                },
+            };
+            conn.execute("UPDATE main._sync_ingest_outbox SET fault = ?2 WHERE seq = ?1", (seq, fault))?;
+        }
+    }
+}
+
+fn page(conn: &Connection, stream: &str, after: i64) -> Result<Vec<(i64, String, String)>, IngestError> {
+    let mut s = conn.prepare_cached(
+        "SELECT seq, kind, record FROM main._sync_ingest_outbox WHERE stream = ?1 AND seq > ?2 AND fault IS NULL \
+         ORDER BY seq LIMIT ?3",
+    )?;
+    let rows = s.query_map(params![stream, after, PAGE], |r| {
+        // A plain insert may have given a BLOB, or text that is not UTF-8.
+        let record = r.get_ref(2)?;
+        let bytes = record.as_bytes().unwrap_or_default();
+        Ok((r.get(0)?, r.get(1)?, String::from_utf8_lossy(bytes).into_owned()))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn keep(
+    conn: &Connection,
+    contract: &Contract,
+    kind: &str,
+    seq: i64,
+    record: &sync_core::ingest::batches::Prepared,
+    fault: Option<&str>,
+) -> Result<(), IngestError> {
+    conn.prepare_cached(
+        "INSERT INTO main._sync_ingest_record (stream, kind, id, seq, payload, hash, at, fault) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (stream, kind, id) DO UPDATE SET seq = excluded.seq, payload = excluded.payload, \
+         hash = excluded.hash, at = excluded.at, fault = excluded.fault, told = 0",
+    )?
+    .execute(params![contract.stream, kind, record.id, seq, record.payload, record.hash, record.at, fault])?;
+    // Whoever adds a record again wants it tried again.
+    conn.prepare_cached(
+        "DELETE FROM main._sync_ingest_refused WHERE kind = ?2 AND id = ?3 AND waits \
+         AND target IN (SELECT id FROM main._sync_ingest_target WHERE stream = ?1)",
+    )?
+    .execute((&contract.stream, kind, &record.id))?;
+    Ok(())
+}
