@@ -1,11 +1,15 @@
-//! The producer's side of ingest. `peer` is a server in the test's hands.
+//! The producer's side of ingest. `peer` is a server in the test's hands, `web` the same over HTTP; `server` has the real one.
 
 mod acks;
 mod app;
+mod killed;
 mod peer;
+mod program;
 mod random;
 mod refusals;
+mod server;
 mod sinks;
+mod web;
 
 use std::path::PathBuf;
 use std::sync::Arc;

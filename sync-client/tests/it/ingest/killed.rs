@@ -1,0 +1,75 @@
+//! The program is killed at an instant of a push, by the system, and run again: each record is at the peer once.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+
+use super::web::{AFTER, BEFORE, NOWHERE, Web, program};
+use super::{event, source, summaries};
+
+fn push(web: &Web, fault: Option<&str>) -> Child {
+    let endpoint = web.endpoint();
+    let args = [
+        "stream",
+        "push",
+        "app.db",
+        "statsai",
+        "--sink",
+        "http",
+        "--endpoint",
+        &endpoint,
+        "--since-last",
+        "--auth-token",
+        "t",
+    ];
+    let mut command = program(&web.dir, &args);
+    if let Some(fault) = fault {
+        command.env("SYNC_CLIENT_FAULT", fault);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Runs a push until it stands at the point, and kills it there.
+fn killed_at(web: &Web, fault: &str) {
+    let mut child = push(web, Some(fault));
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|l| l.unwrap().starts_with("fault ")), "{fault} is not reached");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn killed_while_the_peer(web: &Web, stands: u8) {
+    web.stand_still(stands);
+    let mut child = push(web, None);
+    web.stands();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    web.stand_still(NOWHERE);
+}
+
+#[test]
+fn xc_05_a_push_killed_at_any_point_delivers_each_record_once() {
+    let web = Web::new();
+    web.add("sources", &[source("s1")]);
+    // Three batches.
+    web.add("summaries", &summaries(60));
+    for fault in ["frozen", "before_commit", "after_commit", "before_commit:2", "after_commit:2"] {
+        killed_at(&web, fault);
+    }
+    // What came since goes behind what is in doubt.
+    web.add("events", &[event("e1", "2026-06-08T09:30:00Z")]);
+    killed_while_the_peer(&web, BEFORE);
+    killed_while_the_peer(&web, AFTER);
+    killed_while_the_peer(&web, AFTER);
+    web.push(&["--since-last", "--auth-token", "t"]).ends(0);
+    let kept = web.peer.kept();
+    assert_eq!(kept.records.len(), 62);
+    for ((kind, id, _), batches) in kept.versions.iter().filter(|((kind, ..), _)| *kind > 3) {
+        assert_eq!(batches.len(), 1, "{kind} {id} is in {batches:?}");
+    }
+    drop(kept);
+    let status = web.run(&["stream", "status", "app.db", "statsai", "--json"]).ends(0).json();
+    let target = &status["targets"][0];
+    assert_eq!((&target["failure_count"], target["in_flight"].is_null()), (&0.into(), true), "{target}");
+    assert!(target["waiting"].as_object().unwrap().values().all(|n| n == 0), "{target}");
+    assert_eq!(target["last_batch_id"].as_str(), web.peer.kept().last.as_deref());
+}
