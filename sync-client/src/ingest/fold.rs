@@ -19,7 +19,7 @@ pub(super) fn fold(conn: &Connection, contract: &Contract) -> Result<(), IngestE
         for (seq, kind, record) in &rows {
             let fault = match contract.kinds.iter().position(|k| k.name == *kind) {
                 None => "there is no such kind".to_owned(),
-                Some(position) => match prepare(contract, position, record.as_bytes()) {
+                Some(position) => match prepare(contract, position, record) {
                     Err(why) => why.to_string(),
                     Ok(prepared) => {
                         let fault = prepared.fault.as_ref().map(|v| v.path.as_str());
@@ -34,18 +34,20 @@ pub(super) fn fold(conn: &Connection, contract: &Contract) -> Result<(), IngestE
     }
 }
 
-fn page(conn: &Connection, stream: &str, after: i64) -> Result<Vec<(i64, String, String)>, IngestError> {
+fn page(conn: &Connection, stream: &str, after: i64) -> Result<Vec<(i64, String, Vec<u8>)>, IngestError> {
     let mut s = conn.prepare_cached(
         "SELECT seq, kind, record FROM main._sync_ingest_outbox WHERE stream = ?1 AND seq > ?2 AND fault IS NULL \
          ORDER BY seq LIMIT ?3",
     )?;
     let rows = s.query_map(params![stream, after, PAGE], |r| {
-        // A plain insert may have given a BLOB, or text that is not UTF-8.
-        let record = r.get_ref(2)?;
-        let bytes = record.as_bytes().unwrap_or_default();
-        Ok((r.get(0)?, r.get(1)?, String::from_utf8_lossy(bytes).into_owned()))
+        Ok((r.get(0)?, text(r, 1)?, r.get_ref(2)?.as_bytes()?.to_vec()))
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// A text that an app gave, to be shown: it may be no UTF-8.
+pub(super) fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(String::from_utf8_lossy(row.get_ref(column)?.as_bytes()?).into_owned())
 }
 
 fn keep(

@@ -127,6 +127,8 @@ impl Stream {
 
     fn note_failure(&self, target: i64, stop: &Stop) -> Result<(), IngestError> {
         let retry_at = match stop {
+            // Nobody failed.
+            Stop::Interrupted => return Ok(()),
             Stop::Later { seconds } => {
                 let ms = i64::try_from(*seconds).unwrap_or(i64::MAX).saturating_mul(1000);
                 Some(self.env.now_ms().saturating_add(ms))

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::ingest::contract::Contract;
 
+use super::fold::text;
 use super::report::{Faulty, IngestError, Mode, Quarantined};
 use super::store::Member;
 
@@ -87,7 +88,7 @@ pub(super) fn invalid(conn: &Connection, stream: &str, untold: bool) -> Result<V
     let mut found = Vec::new();
     let mut read = |sql: &str| -> Result<(), IngestError> {
         let mut s = conn.prepare(sql)?;
-        let rows = s.query_map([stream], |r| Ok(Faulty { kind: r.get(0)?, id: r.get(1)?, reason: r.get(2)? }))?;
+        let rows = s.query_map([stream], |r| Ok(Faulty { kind: text(r, 0)?, id: r.get(1)?, reason: r.get(2)? }))?;
         for row in rows {
             found.push(row?);
         }

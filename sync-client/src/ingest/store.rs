@@ -4,11 +4,12 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::report::IngestError;
 
-/// Everything but the outbox belongs to whoever pushes; only the outbox is written by the app.
+/// Everything but the outbox belongs to whoever pushes; only the outbox is written by the app, by its own SQL too, so that
+/// it is told at once of what is no text.
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS main._sync_ingest_outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, kind TEXT NOT NULL, record TEXT NOT NULL,
-    fault TEXT);
+    fault TEXT, CHECK (typeof(stream) = 'text' AND typeof(kind) = 'text' AND typeof(record) = 'text'));
 CREATE TABLE IF NOT EXISTS main._sync_ingest_record (
     stream TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL, payload TEXT NOT NULL,
     hash BLOB NOT NULL, at TEXT, fault TEXT, told INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (stream, kind, id));

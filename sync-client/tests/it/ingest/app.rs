@@ -34,18 +34,25 @@ fn a_record_is_part_of_the_apps_transaction() {
 fn what_is_no_record_is_kept_and_told() {
     let p = Producer::new();
     let app = Connection::open(p.path("app.db")).unwrap();
-    for (kind, record) in [("events", "{"), ("events", "{\"a\":1}"), ("dances", "{}")] {
+    assert!(append(&app, "statsai", "events", "{").is_ok());
+    let raw = "INSERT INTO _sync_ingest_outbox (stream, kind, record) VALUES ('statsai', ";
+    app.execute(&format!("{raw} 'events', CAST(x'7b22ff227d' AS TEXT))"), []).unwrap();
+    app.execute(&format!("{raw} CAST(x'ff' AS TEXT), '{{}}')"), []).unwrap();
+    for wrong in ["'events', x'7b7d'", "x'00', '{}'", "'events', NULL"] {
+        assert!(app.execute(&format!("{raw} {wrong})"), []).is_err(), "{wrong}");
+    }
+    for (kind, record) in [("events", "["), ("events", "{\"a\":1}"), ("dances", "{}")] {
         append(&app, "statsai", kind, record).unwrap();
     }
     p.add("events", &[event("e1", "2026-06-08T09:30:00Z")]);
     for _ in 0..2 {
         let pushed = p.pushed(&FULL);
-        assert_eq!((pushed.counts["events"], pushed.invalid.len()), (1, 3));
+        assert_eq!((pushed.counts["events"], pushed.invalid.len()), (1, 6));
     }
     let invalid = p.status().invalid;
     assert!(invalid.iter().all(|f| f.id.is_none()) && invalid[2].reason.contains("no such kind"), "{invalid:?}");
     let kept: i64 = app.query_row("SELECT count(*) FROM _sync_ingest_outbox", [], |r| r.get(0)).unwrap();
-    assert_eq!(kept, 3);
+    assert_eq!(kept, 6);
     assert!(contract("dance").is_err());
 }
 
