@@ -30,6 +30,9 @@ pub struct How {
     pub device: Option<String>,
 }
 
+/// The longest that a server can have a file wait, in milliseconds: a day.
+const LONGEST_WAIT: i64 = 86_400_000;
+
 /// Why a push goes no further.
 pub(super) enum End {
     Stop(Stop),
@@ -128,9 +131,9 @@ impl Stream {
     fn note_failure(&self, target: i64, stop: &Stop) -> Result<(), IngestError> {
         let retry_at = match stop {
             // Nobody failed.
-            Stop::Interrupted => return Ok(()),
+            Stop::Interrupted | Stop::Waiting { .. } => return Ok(()),
             Stop::Later { seconds } => {
-                let ms = i64::try_from(*seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+                let ms = i64::try_from(*seconds).map_or(LONGEST_WAIT, |s| s.saturating_mul(1000).min(LONGEST_WAIT));
                 Some(self.env.now_ms().saturating_add(ms))
             }
             _ => None,
@@ -151,8 +154,10 @@ fn tell(conn: &Connection, stream: &Stream, target: i64, mut pushed: Pushed) -> 
 impl Run<'_, '_> {
     fn go(&mut self, how: &How) -> Result<(), End> {
         let to_server = matches!(self.sink, Sink::Http(_));
-        if let Some(left) = self.target.retry_at.map(|at| at - self.stream.env.now_ms()).filter(|left| *left > 0) {
-            return Err(Stop::Later { seconds: left.unsigned_abs().div_ceil(1000) }.into());
+        let left = self.target.retry_at.map_or(0, |at| at.saturating_sub(self.stream.env.now_ms()));
+        // More than was ever noted: the clock was ahead then.
+        if (1..=LONGEST_WAIT).contains(&left) {
+            return Err(Stop::Waiting { seconds: left.unsigned_abs().div_ceil(1000) }.into());
         }
         let mut frozen = store::frozen(self.stream.conn(), &self.stream.kinds(), self.target.id)?;
         if !matches!(self.sink, Sink::File(_))

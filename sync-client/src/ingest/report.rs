@@ -106,9 +106,15 @@ pub enum Stop {
     /// Records that the schema is against: nothing was sent. The next push leaves them out.
     #[error("{} against the contract's schema: nothing was sent. Add them corrected; the next push goes without them", these(.0))]
     Invalid(Vec<Faulty>),
-    /// The server asks to come back later.
+    /// The server asks to come back later; no push to it is tried before, but for a day at most.
     #[error("the server asks to wait {seconds} s; the records wait in the file")]
     Later {
+        /// How long, from now on.
+        seconds: u64,
+    },
+    /// The server asked to wait, and it is not the time yet: nothing was sent.
+    #[error("the server asked to wait, for {seconds} s more; the records wait in the file")]
+    Waiting {
         /// How long, from now on.
         seconds: u64,
     },

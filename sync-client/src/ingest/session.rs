@@ -8,7 +8,7 @@ use super::report::Stop;
 use crate::transport::{Method, Transport};
 
 /// What a login was answered with. Never printed, but for the person's code and where to give it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Started {
     /// The program's own code, for [`poll`].

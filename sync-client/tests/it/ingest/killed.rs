@@ -61,6 +61,22 @@ fn xc_05_a_push_killed_at_any_point_delivers_each_record_once() {
     assert_eq!(target["last_batch_id"].as_str(), web.peer.kept().last.as_deref());
 }
 
+/// One push at a time from a file, so that nothing in doubt is sent twice at once.
+#[test]
+fn another_push_has_to_wait_for_the_first() {
+    let web = Web::new();
+    web.add("sources", &[source("s1")]);
+    web.stand_still(BEFORE);
+    let mut first = push(&web, &["http", "--endpoint", &web.endpoint()], None);
+    web.stands();
+    let second = web.run(&["stream", "push", "app.db", "statsai", "--sink", "stdout"]).ends(1);
+    assert!(second.stderr.contains("nother program is pushing"), "{}", second.stderr);
+    web.add("events", &[event("e1", "2026-06-08T09:30:00Z")]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    web.run(&["stream", "push", "app.db", "statsai", "--sink", "stdout"]).ends(0);
+}
+
 /// A file has one batch: what was cut is written again as it was, or is part of the next one.
 #[test]
 fn a_file_that_was_cut_is_written_again() {

@@ -106,11 +106,17 @@ fn a_wait_that_the_server_asks_for_outlives_the_program() {
     assert_eq!(p.push(&FULL).stop, Some(Stop::Later { seconds: 100 }));
     assert!(p.status().targets[0].retry_after.is_some());
     // A second has passed.
-    assert_eq!(p.push(&FULL).stop, Some(Stop::Later { seconds: 99 }));
+    assert_eq!(p.push(&FULL).stop, Some(Stop::Waiting { seconds: 99 }));
     assert_eq!(p.peer.kept().batches.len(), 1, "nothing was sent");
+    assert_eq!(p.status().targets[0].failure_count, 1, "and nobody failed");
     p.world.now_ms.fetch_add(99_000, Ordering::SeqCst);
     assert_eq!(p.pushed(&FULL).counts["events"], 1);
     assert_eq!(p.peer.batch_ids()[0], p.peer.batch_ids()[1]);
+    // A clock that was ahead when the wait was noted does not hold anything up for longer than a day.
+    p.peer.answer([Answer::Instead(429, "{}".into(), Some(u64::MAX))]);
+    assert!(matches!(p.push(&FULL).stop, Some(Stop::Later { .. })));
+    p.world.now_ms.fetch_sub(7 * 86_400_000, Ordering::SeqCst);
+    assert_eq!(p.pushed(&FULL).counts["events"], 1);
 }
 
 #[test]

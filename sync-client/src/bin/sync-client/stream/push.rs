@@ -125,7 +125,7 @@ pub(super) fn failure(stop: &Stop) -> Failure {
     let (exit, class) = match stop {
         Stop::Invalid(_) => (output::SOMETHING_WAITS, "local"),
         Stop::Update => (output::SOMETHING_WAITS, "protocol"),
-        Stop::Later { .. } => (output::OFFLINE, "failing"),
+        Stop::Later { .. } | Stop::Waiting { .. } => (output::OFFLINE, "failing"),
         Stop::Unreachable(_) => (output::OFFLINE, "offline"),
         Stop::Login(_) => (output::REFUSED, "auth"),
         Stop::Refused { .. } | Stop::Differs(_) => (output::REFUSED, "refused"),
