@@ -15,7 +15,7 @@ pub enum IngestError {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
     /// No contract of this name is known.
-    #[error("there is no stream {0}")]
+    #[error("there is no stream {0}; statsai is the only one")]
     UnknownStream(String),
     /// The contract has no such kind of records.
     #[error("a {stream} record is one of {kinds}; {given} is none")]

@@ -15,7 +15,7 @@ use super::report::{Appended, Cursor, Faulty, IngestError, Mode, StreamStatus, T
 use super::select::{self, Done};
 use super::store;
 use crate::context::{Environment, System};
-use crate::store::rfc3339;
+use crate::store::{busy, rfc3339};
 
 /// The contract of a stream.
 ///
@@ -64,7 +64,8 @@ impl Stream {
     /// As [`Stream::open`].
     pub fn open_with(path: &Path, stream: &str, env: Arc<dyn Environment>) -> Result<Self, IngestError> {
         let contract = contract(stream)?;
-        let conn = connection::open(path, true, SETTINGS)?;
+        let mut conn = connection::open(path, true, SETTINGS)?;
+        busy::wait_patiently(&mut conn)?;
         Ok(Self { conn, path: path.to_owned(), contract, env })
     }
 

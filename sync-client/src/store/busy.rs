@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// Has this connection wait so.
-pub(super) fn wait_patiently(conn: &mut Connection) -> rusqlite::Result<()> {
+pub(crate) fn wait_patiently(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.busy_handler(Some(looked as fn(i32) -> bool))
 }
 

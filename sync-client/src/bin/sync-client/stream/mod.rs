@@ -41,6 +41,7 @@ impl From<IngestError> for Failure {
             IngestError::UnknownStream(_) | IngestError::UnknownKind { .. } | IngestError::Endpoint(_) => {
                 Self::usage(sentence(&error.to_string()))
             }
+            IngestError::Sqlite(error) => sync_client::Error::Sqlite(error).into(),
             error => Self::local(sentence(&error.to_string())),
         }
     }
