@@ -187,6 +187,10 @@ impl Create {
         let key = NewKey { key_id, stream, user: user.as_str(), kind, device, name, expires_ms };
         vault.insert(&secret, &key)?;
         if !self.json {
+            let device = device.map_or_else(String::new, |d| format!(", device {d}"));
+            // Beside the secret, which alone goes to stdout; without a reader nothing is lost.
+            let _ =
+                writeln!(std::io::stderr(), "{} for {}{device}; the secret is not shown again", key.key_id, key.user);
             return print(&secret);
         }
         print(
