@@ -66,10 +66,15 @@ impl World {
         }
     }
 
+    /// The process.
+    pub(super) fn id(&self) -> u32 {
+        self.program.as_ref().unwrap().id()
+    }
+
     /// The most memory that the process ever held, in MiB.
     #[cfg(target_os = "linux")]
     pub(super) fn peak_mib(&self) -> u64 {
-        let id = self.program.as_ref().unwrap().id();
+        let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
@@ -213,7 +218,7 @@ pub(super) fn summary(id: &str, day: &str, tokens: u64, stamp: &str) -> Value {
         "schema_version": "usage_summary.v1", "summary_id": id, "device_id": "dev_0011223344556677", "provider": "codex",
         "source_id": "src_b881a9663933c7dd828f0632", "source": origin(), "usage": { "total_tokens": tokens },
         "cost": { "currency": "USD", "confidence": "high", "estimated_api_equivalent_usd": 12 }, "privacy": privacy(),
-        "observed_at": stamp, "imported_at": stamp, "period_start": format!("{day}T00:00:00Z"),
+        "observed_at": format!("{day}T23:59:59Z"), "imported_at": stamp, "period_start": format!("{day}T00:00:00Z"),
         "metadata": { "summary_format": "daily_rollup.v1", "last_computed_at": stamp },
     })
 }
