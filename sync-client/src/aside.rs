@@ -102,6 +102,9 @@ impl Applier<'_> {
         if !m.sql.exists(&self.store.conn, &key)? {
             self.store.set_known(m.id, &r.k, Known::Never)?;
             self.aside.absent.push_back((r.position, server.unwrap_or_else(|| only_key(table, &key))));
+        } else if self.store.known(m.id, &r.k)? == Known::Never && self.store.dirty(m.id, &r.k)?.is_none() {
+            // A row of this file gave way to it and stays all the same: it goes once the server's does.
+            self.store.set_known(m.id, &r.k, Known::Live(0))?;
         }
         Ok(())
     }

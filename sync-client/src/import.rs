@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use sync_core::engine::change::Known;
+use sync_core::engine::change::{Change, Known, derive};
 use sync_core::key::Key;
 use sync_core::protocol::push::{CreatePushReply, CreatePushRequest};
 use sync_core::protocol::{Code, Op};
@@ -228,6 +228,15 @@ enum Unfit {
     Displace,
 }
 
+/// A change of this file that steps aside while an imported row gets another number.
+struct Edit {
+    position: usize,
+    key: Vec<Value>,
+    k: Vec<u8>,
+    row: Record,
+    dirty: Dirty,
+}
+
 /// What the exporting file knew of the server's rows.
 #[derive(Debug, Clone, Copy)]
 struct Versions {
@@ -244,9 +253,9 @@ impl Applier<'_> {
         let order: BTreeMap<usize, usize> =
             self.store.schema().parents_first().iter().enumerate().map(|(n, p)| (*p, n)).collect();
         incoming.sort_by_key(|i| (order[&i.position], i.row.k.clone()));
-        let mut left = Vec::with_capacity(incoming.len());
+        let (mut left, mut edits) = (Vec::with_capacity(incoming.len()), Vec::new());
         for i in incoming {
-            if self.own_change_gives_way(&i)? {
+            if self.own_change_gives_way(&i, &mut edits)? {
                 left.push(i);
             }
         }
@@ -283,7 +292,7 @@ impl Applier<'_> {
                 _ => self.outcome.applied += 1,
             }
         }
-        Ok(())
+        edits.into_iter().try_for_each(|edit| self.edit_again(edit))
     }
 
     /// An imported delete of a row that rows of this file refer to is not taken. Whether it was so.
@@ -304,7 +313,7 @@ impl Applier<'_> {
 
     /// This device's own change of the same row stays, and the imported one is kept in the inbox; of a number
     /// that both minted, this device's row takes another. True where the imported row can be written.
-    fn own_change_gives_way(&mut self, i: &Incoming) -> Result<bool, Error> {
+    fn own_change_gives_way(&mut self, i: &Incoming, edits: &mut Vec<Edit>) -> Result<bool, Error> {
         let (store, m) = (self.store, &self.store.managed[i.position]);
         let Some(dirty) = store.dirty(m.id, &i.row.k)? else { return Ok(true) };
         let live = match m.sql.read(&store.conn, &i.key)? {
@@ -315,8 +324,14 @@ impl Applier<'_> {
         if same(live.as_deref(), i.row.row.as_ref()) {
             return Ok(false);
         }
+        // After a detach each row that was on its way counts as one that may have changed.
+        let here = store.known(m.id, &i.row.k)?;
+        if derive(live.as_deref(), here, dirty.base.as_ref()) == Change::Nothing {
+            store.drop_dirty(m.id, &i.row.k)?;
+            return Ok(true);
+        }
         let incoming = Dirty { since: i.row.since, base: i.row.base.clone(), held: None };
-        let both_new = is_new(i.row.known, &incoming) && is_new(store.known(m.id, &i.row.k)?, &dirty);
+        let both_new = is_new(i.row.known, &incoming) && is_new(here, &dirty);
         if let Some(row) = live.as_deref().filter(|_| both_new && i.row.row.is_some())
             && let Some((position, key)) = self.minted(i.position, &i.key, row)?
         {
@@ -326,9 +341,53 @@ impl Applier<'_> {
         if live.is_none() && both_new {
             return Ok(true);
         }
+        // A number that the server has for this file's row, and the other device for another one: that takes another, as
+        // if nothing had changed here; then the edit is made again.
+        if let (Some(row), Some(edited), Some(base)) = (&i.row.row, &live, &dirty.base)
+            && is_new(i.row.known, &incoming)
+            && matches!(here, Known::Live(v) if v > 0)
+            && self.minted(i.position, &i.key, &full(row.clone()))?.is_some_and(|(p, k)| p == i.position && k == i.key)
+        {
+            match m.sql.update_partial(&store.conn, &i.key, base) {
+                Ok(_) => {
+                    let row = edited.iter().cloned().map(Some).collect();
+                    store.drop_dirty(m.id, &i.row.k)?;
+                    edits.push(Edit { position: i.position, key: i.key.clone(), k: i.row.k.clone(), row, dirty });
+                    return Ok(true);
+                }
+                Err(e) if is_constraint(&e) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
         let message = "this file has a change of its own of this row: the imported one was not taken";
         self.not_taken(i, "discarded", "import", message, live.as_deref())?;
         Ok(false)
+    }
+
+    /// Makes a change of this file again that stepped aside.
+    fn edit_again(&mut self, edit: Edit) -> Result<(), Error> {
+        let Edit { position, key, k, row, dirty } = edit;
+        let (store, m) = (self.store, &self.store.managed[position]);
+        match m.sql.update_partial(&store.conn, &key, &row) {
+            Ok(_) => store.put_dirty(m.id, &k, dirty.since, dirty.base.as_ref()),
+            Err(e) if is_constraint(&e) => {
+                self.outcome.conflicts += 1;
+                self.changed(position, &k, false);
+                self.record(&Entry {
+                    kind: "discarded",
+                    at: self.now,
+                    table: store.table(position),
+                    key: &key,
+                    op: "UPDATE",
+                    reason: "import",
+                    message: "the imported rows leave no room for this file's change of this row",
+                    local: Some(&full(row)),
+                    base: dirty.base.as_ref(),
+                    server: None,
+                })
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Writes an imported row over this file's, as if the app had. Where the two do not stand on the same

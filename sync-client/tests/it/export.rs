@@ -505,3 +505,41 @@ fn what_has_to_stay_may_be_in_doubt() {
         assert_eq!(b.count(of_two), i64::from(!discard), "{case}");
     }
 }
+
+/// An imported row whose number the server has for another one takes another, also where this file has changed that one
+/// meanwhile, or had it on its way when it was detached.
+#[test]
+fn imported_numbers_are_no_changes_of_rows_that_have_them() {
+    for detached in [false, true] {
+        let w = World::new();
+        let (mut a, mut b) = (w.device("a"), w.device("b"));
+        converge(&[&a, &b]);
+        a.sql("INSERT INTO counters (label) VALUES ('of a'); INSERT INTO marks VALUES ('a', 1, 'of a')");
+        let (path, _) = export(&w, &mut a);
+        b.sql("INSERT INTO counters (label) VALUES ('of b'); INSERT INTO marks VALUES ('b', 1, 'of b')");
+        if detached {
+            b.client().push().unwrap();
+            b.client().detach(Detach::KeepData).unwrap();
+            b.close();
+            b.open();
+        } else {
+            b.sync();
+            b.sql("UPDATE counters SET label = 'edited'");
+        }
+        let imported = b.client().import(&path).unwrap();
+        assert_eq!(imported.rows, 2, "{detached}");
+        assert!(b.client().discarded().unwrap().is_empty(), "{detached}");
+        a.open();
+        converge(&[&b, &a]);
+        let own = if detached { "of b" } else { "edited" };
+        for d in [&a, &b] {
+            let of = |mark: &str| {
+                d.text(&format!(
+                    "SELECT label FROM marks JOIN counters ON counters.id = counter WHERE marks.id = '{mark}'"
+                ))
+            };
+            assert_eq!((of("a").as_str(), of("b").as_str()), ("of a", own), "{detached}");
+            assert_eq!(d.count("SELECT count(*) FROM counters"), 2);
+        }
+    }
+}
