@@ -100,8 +100,12 @@ impl Applier<'_> {
         // The version is not taken: a later edit conflicts, as it should, and no rebuild passes the row over.
         let m = &self.store.managed[r.position];
         if !m.sql.exists(&self.store.conn, &key)? {
+            let row = server.unwrap_or_else(|| only_key(table, &key));
+            if self.store.known(m.id, &r.k)? == Known::Live(0) {
+                self.store.note_not_fetched(r.position, &row)?;
+            }
             self.store.set_known(m.id, &r.k, Known::Never)?;
-            self.aside.absent.push_back((r.position, server.unwrap_or_else(|| only_key(table, &key))));
+            self.aside.absent.push_back((r.position, row));
         } else if self.store.known(m.id, &r.k)? == Known::Never && self.store.dirty(m.id, &r.k)?.is_none() {
             // A row of this file gave way to it and stays all the same: it goes once the server's does.
             self.store.set_known(m.id, &r.k, Known::Live(0))?;

@@ -96,7 +96,9 @@ impl Store {
                 search.nothing_in(take);
                 if let Take::Kept(group) = take {
                     // The search knows nothing of it any more: its rows, should they wait again, are like any others.
-                    self.conn.prepare_cached("DELETE FROM main._sync_suspect WHERE g = ? AND kept")?.execute([group])?;
+                    self.conn
+                        .prepare_cached("DELETE FROM main._sync_suspect WHERE g = ? AND kept")?
+                        .execute([group])?;
                 }
                 if matches!(take, Take::Range(..)) {
                     again = true;

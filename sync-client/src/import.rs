@@ -285,7 +285,7 @@ impl Applier<'_> {
             let (m, table) = (&self.store.managed[position], self.store.table(position));
             match m.sql.read(&self.store.conn, &key)? {
                 Some(Ok(row)) if !self.parents_exist(table, &row)? => {
-                    let message = "the row that this one refers to is not on the server any more";
+                    let message = "the row that this one refers to is neither here nor on the server";
                     self.displace(position, &key, "parent_deleted", message, None)?;
                 }
                 None if self.keep_referred_to(position, &key)? => {}
@@ -323,6 +323,13 @@ impl Applier<'_> {
         };
         if same(live.as_deref(), i.row.row.as_ref()) {
             return Ok(false);
+        }
+        // The other device's change stands on just what is here, whoever wrote that.
+        if let (Some(live), Some(base), Some(_)) = (&live, &i.row.base, &i.row.row)
+            && base.iter().all(Option::is_some)
+            && record::agrees(live, base)
+        {
+            return Ok(true);
         }
         // After a detach each row that was on its way counts as one that may have changed.
         let here = store.known(m.id, &i.row.k)?;
@@ -412,6 +419,7 @@ impl Applier<'_> {
             return self.not_taken(i, "discarded", "still_referred_to", &message, live.as_deref());
         }
         let here = store.known(m.id, &i.row.k)?;
+        let own = store.dirty(m.id, &i.row.k)?.filter(|_| live.is_some());
         let unchanged = match (&live, &i.row.base) {
             // Versions may fit by chance where the server's history is another one by now; rows do not.
             (Some(live), Some(base)) => same(Some(live), Some(base)),
@@ -445,6 +453,10 @@ impl Applier<'_> {
             let message = "this row was deleted; an export from a history which the server has lost brought it again";
             let row = full(fit(row.clone(), store.table(i.position)));
             self.tell_of_undone_delete(i.position, &i.key, &row, message)?;
+        }
+        if let Some(own) = own {
+            // On top of a change that is this file's already.
+            return store.put_dirty(m.id, &i.row.k, own.since, own.base.as_ref());
         }
         if unchanged {
             let base: Option<Record> = live.map(|row| row.into_iter().map(Some).collect());

@@ -51,6 +51,22 @@ impl Store {
         Ok(())
     }
 
+    /// A row that was to be fetched does not come: what refers to it in unsynced tables is settled as if it went now.
+    pub(crate) fn note_not_fetched(&self, position: usize, row: &[Value]) -> Result<(), Error> {
+        let table = self.table(position);
+        let of =
+            |c: &String| table.column(&c.to_ascii_lowercase()).and_then(|i| row.get(i)).cloned().unwrap_or(Value::Null);
+        for (n, target) in self.locals.targets.iter().enumerate().filter(|(_, t)| t.position == Some(position)) {
+            let [key, old, _] = target.noted();
+            let columns = [key, old].concat();
+            let places = vec!["?"; columns.len()].join(", ");
+            let sql = format!("INSERT INTO temp.{} ({}) VALUES ({places})", left(n), columns.join(", "));
+            let values = target.key.iter().map(of).chain(target.columns.iter().map(of));
+            self.conn.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        }
+        Ok(())
+    }
+
     /// How much is noted so far, for [`Store::rule_against`].
     pub(crate) fn noted_so_far(&self) -> Result<Vec<i64>, Error> {
         let last = |n| format!("SELECT coalesce(max(rowid), 0) FROM temp.{}", left(n));

@@ -158,6 +158,15 @@ fn is_rounding_of(theirs: &Value, mine: &Value) -> bool {
     }
 }
 
+/// The exact integers of a server's row, where this file has what came of them as a double; none where there are none.
+pub(crate) fn sharper(mine: &[Value], theirs: &Record) -> Option<Record> {
+    let exact = |(mine, theirs): (&Value, &Option<Value>)| {
+        theirs.clone().filter(|exact| is_exact_literal(exact) && is_rounded_like(mine, exact))
+    };
+    let sharper: Record = mine.iter().zip(theirs).map(exact).collect();
+    sharper.iter().any(Option::is_some).then_some(sharper)
+}
+
 /// Whether no double prints as this integer: then it did not come of one.
 pub(crate) fn is_exact_literal(v: &Value) -> bool {
     matches!(v, Value::Integer(i) if i.unsigned_abs() > DOUBLE_HOLDS && digits(*i) != i.to_string())

@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::inbox::{Entry, key_json};
 use crate::report::Event;
+use crate::rounding::sharper;
 use crate::stage::StagedRow;
 use crate::whole::Finished;
 
@@ -282,6 +283,12 @@ impl Engine {
     fn take_file(&self, f: &Found, row: &Row) -> Result<(), Error> {
         let store = &self.store;
         let t = store.managed[f.position].id;
+        // A number that only came rounded says nothing against the server's exact one.
+        if let (Some(Ok(live)), Some((_, _, theirs)), false) = (&row.live, &row.server, self.api.is_ours())
+            && let Some(sharper) = sharper(live, theirs)
+        {
+            store.managed[f.position].sql.update_partial(&store.conn, &row.key, &sharper)?;
+        }
         let base = match &row.server {
             // The row that this file was known to have: pushed on top of it.
             Some((version, _, base)) if row.known == Known::Live(*version) => Some(base),

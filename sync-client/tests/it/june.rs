@@ -322,6 +322,25 @@ fn a_repair_brings_the_exact_number() {
     assert_eq!(b.text("SELECT CAST(n AS TEXT) FROM typed"), "9007199254740993");
 }
 
+/// The same where the file's row is to count: what it has is no number of its own.
+#[test]
+fn a_repair_from_the_file_pushes_no_rounded_number() {
+    let w = world();
+    let (a, b) = (june(&w, "a"), june(&w, "b"));
+    converge(&[&a, &b]);
+    a.sql("INSERT INTO typed (id, name, n) VALUES ('x', 'one', 9007199254740993)");
+    a.sync();
+    b.sync();
+    assert_eq!(b.client().verify(Repair::FromFile).unwrap().repaired_rows, 1);
+    b.sync();
+    a.sync();
+    let auditor = w.device("auditor");
+    auditor.sync();
+    for d in [&auditor, &a, &b] {
+        assert_eq!(d.text("SELECT CAST(n AS TEXT) FROM typed"), "9007199254740993");
+    }
+}
+
 /// One conflict is named at a time: each that is learned is a step ahead, and no standstill.
 #[test]
 fn many_conflicts_are_learned_one_by_one() {

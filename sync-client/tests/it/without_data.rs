@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sync_client::Detach;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 
 use crate::world::{Device, World, converge, copy};
@@ -176,4 +177,27 @@ fn a_delete_that_comes_undone_is_told() {
     let told = a.client().discarded().unwrap();
     let told: Vec<_> = told.iter().map(|e| (e.op.as_str(), e.reason.as_str(), e.key.as_str())).collect();
     assert_eq!(told, [("DELETE", "history_lost", r#"{"id":"y"}"#), ("DELETE", "history_lost", r#"{"id":"n"}"#)]);
+}
+
+/// An imported change that stands on just what is here is no conflict, though this file has to send that itself, since the
+/// server has lost it with the history that it came by.
+#[test]
+fn an_imported_change_goes_on_top_of_a_row_that_is_sent_again() {
+    let mut w = World::new();
+    let (a, mut b) = two(&w);
+    let real = unmount(&mut w);
+    converge(&[&b, &a]);
+    b.sql("INSERT INTO people (id, name) VALUES ('w', 'new')");
+    converge(&[&b, &a]);
+    mount(&mut w, real);
+    b.sql("UPDATE people SET name = 'late' WHERE id = 'w'");
+    let export = w.dir.path().join("work.export");
+    b.client().detach(Detach::Export(export.clone())).unwrap();
+    b.close();
+    assert_eq!(a.client().import(&export).unwrap().conflicts, 0);
+    a.sync();
+    b.open();
+    converge(&[&a, &b]);
+    assert_eq!(a.text("SELECT name FROM people WHERE id = 'w'"), "late");
+    nothing_is_told(&a);
 }

@@ -55,7 +55,10 @@ pub(crate) fn import(args: &args::Import, out: Output) -> Result<Done, Failure> 
         if report.already {
             return "This export was imported before; nothing was done.".into();
         }
-        let mut parts = vec![format!("{} imported; the next sync sends them", rows(report.rows))];
+        let mut parts = vec![match report.rows {
+            0 => "no row imported".to_owned(),
+            n => format!("{} imported; the next sync sends them", rows(n)),
+        }];
         for (n, what) in [
             (report.committed_rows, "on the server already"),
             (report.conflicts, "met another change: see `conflicts`, `discarded` and `rejected`"),
