@@ -142,7 +142,7 @@ impl Engine {
         }
         self.store.absorb(self.env.now_ms())?;
         if earlier {
-            self.store.take_up_earlier(self.env.now_ms())?;
+            self.store.take_up_earlier(self.env.now_ms(), fork)?;
         } else if fork == Some(0) {
             self.store.set_history_aside()?;
         }

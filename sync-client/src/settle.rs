@@ -138,7 +138,12 @@ impl Applier<'_> {
                 store.put_dirty(m.id, &r.k, dirty.since, None)
             }
             Verdict::Take => {
-                let e = entry("discarded", "server_wins", "the server's row won over this local edit");
+                let won = if remote.is_some() {
+                    "the server's row won over this local edit"
+                } else {
+                    "the row was deleted on the server, and that won over this local edit"
+                };
+                let e = entry("discarded", "server_wins", won);
                 self.take(r, live.as_deref(), known, &e)
             }
             Verdict::Rebase => {

@@ -72,8 +72,8 @@ impl Store {
 
     /// What was known in the earlier history is known again. Every row that is not what it was then is an intent: of one
     /// that was pending on the base that it had, of the others a rebuild finds it. In a transaction of the caller, in
-    /// which that rebuild is.
-    pub(crate) fn take_up_earlier(&self, now: i64) -> Result<(), Error> {
+    /// which that rebuild is. Above the fork, if there is one, it is as gone as the other.
+    pub(crate) fn take_up_earlier(&self, now: i64, fork: Option<i64>) -> Result<(), Error> {
         let conn = &self.conn;
         self.remember_rows_here()?;
         // Those of both histories are told from others now: their versions go below.
@@ -111,9 +111,13 @@ impl Store {
         Meta::Checkpoint.set(conn, self.earlier()?.map_or(0, |(seq, _)| seq))?;
         Meta::SyncedThrough.clear(conn)?;
         // Rows of the history that goes now may come again by another device that was of it.
+        conn.execute(
+            "UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL \
+             WHERE (t, k) IN temp._sync_of_both OR abs(v) > ?",
+            [fork.unwrap_or(i64::MAX)],
+        )?;
         Ok(conn.execute_batch(
-            "UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL WHERE (t, k) IN temp._sync_of_both; \
-             DELETE FROM main._sync_earlier WHERE v <> 0; DELETE FROM main._sync_earlier_history; \
+            "DELETE FROM main._sync_earlier WHERE v <> 0; DELETE FROM main._sync_earlier_history; \
              DELETE FROM temp._sync_of_both",
         )?)
     }
