@@ -144,7 +144,7 @@ pub(crate) fn event(id: &str, started_at: &str) -> Value {
     json!({"schema_version": "usage_event.v1", "event_id": id, "device_id": "d", "provider": "codex", "source_id": "s",
         "source": source, "session": {"session_id": id, "started_at": started_at}, "usage": usage(10),
         "cost": {"currency": "USD", "confidence": "high"}, "privacy": privacy, "parse_evidence": parse,
-        "project": {"project_id": "p", "path_hash": "hash-of-project", "path_label": "/home/ada/kept"},
+        "project": {"project_id": "p", "path_hash": "hash-of-project", "path_label": "~/kept"},
         "created_at": started_at, "imported_at": "2026-06-09T12:00:00Z"})
 }
 

@@ -311,7 +311,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// Eight letters that are hard to confuse and make no words, as `XXXX-XXXX`.
+/// Eight letters that are hard to confuse and make no words, with a dash in the middle.
 fn user_code(random: &[u8; 32]) -> String {
     const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
     let letter = |pair: &[u8]| char::from(LETTERS[usize::from(u16::from_be_bytes([pair[0], pair[1]])) % LETTERS.len()]);

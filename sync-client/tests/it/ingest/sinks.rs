@@ -28,7 +28,7 @@ fn st_14_no_sink_has_local_evidence() {
         assert!(!text.contains("SEKRIT") && !text.contains("77177"), "{text}");
         let batch: Value = serde_json::from_str(&text).unwrap();
         let event = &batch["events"][0];
-        assert_eq!(event["project"]["path_label"], "/home/ada/kept");
+        assert_eq!(event["project"]["path_label"], "~/kept");
         assert_eq!(event["privacy"]["contains_file_paths"], true);
         assert_eq!(event["parse_evidence"]["source_file_path_hash"], "hash-of-file");
         assert_eq!(event["parse_evidence"]["source_line_number"], Value::Null, "null, not left out");
