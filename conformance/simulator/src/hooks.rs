@@ -280,7 +280,6 @@ impl Transport for Link {
             body: r.body.map(<[u8]>::to_vec),
             exact: r.exact,
         };
-        let asked = request.clone();
         let broken = |why: &str| TransportError::Broken(why.to_owned());
         let reply = match &fault {
             Some(Fault::RequestLost) => return Err(broken("the request was lost")),
@@ -302,7 +301,7 @@ impl Transport for Link {
                 None => world.handle(&request).ok_or_else(|| broken("the server died"))?,
             },
         };
-        let reply = world.altered(endpoint, &asked, reply);
+        let reply = world.altered(endpoint, reply);
         let reply =
             if endpoint == Endpoint::Pull { world.cached(r, reply, fault == Some(Fault::Stale)) } else { reply };
         let more = world.hook(self.device, Point::Received(endpoint));

@@ -199,20 +199,6 @@ impl Server {
         }
     }
 
-    /// A page with the bundle that a request for committed rows is about, where it is kept.
-    pub(crate) fn bundle_page(&self, r: &Owned) -> Option<Vec<u8>> {
-        let seq: i64 = r.path.split('/').nth(3)?.parse().ok()?;
-        let request = PullRequest {
-            after_bundle_seq: seq - 1,
-            max_bundles: 1,
-            target_bundle_seq: 0,
-            after_history_hash: None,
-            max_inline_rows: None,
-        };
-        let body = self.service().pull(&caller(&r.user, &r.source, false), request).ok()?;
-        Some(body.collect::<Result<Vec<_>, _>>().ok()?.concat())
-    }
-
     /// The running service.
     pub(crate) fn service(&self) -> Service {
         lock(&self.service).clone().expect("invariant: the server runs")

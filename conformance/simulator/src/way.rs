@@ -43,13 +43,12 @@ impl World {
     }
 
     /// What becomes of the server's reply.
-    pub(crate) fn altered(&self, endpoint: Endpoint, r: &Owned, reply: Reply) -> Reply {
+    pub(crate) fn altered(&self, endpoint: Endpoint, reply: Reply) -> Reply {
         match self.way() {
             Way::June => {
                 self.covered("way", "june");
-                let whole = (endpoint == Endpoint::CommittedRows).then(|| self.server.bundle_page(r)).flatten();
                 // Searches for what is refused come to an end only where they are few.
-                crate::june::answer(endpoint, reply, whole, self.clear.load(Ordering::Relaxed))
+                crate::june::answer(endpoint, reply, self.clear.load(Ordering::Relaxed))
             }
             Way::NoNames if reply.status == 422 || reply.status == 400 && endpoint == Endpoint::Chunk => {
                 self.covered("way", "no names");

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use sync_client::transport::{Http, Request, Response, Transport, TransportError};
 use sync_client::{Error, Policy, Repair, Tie};
-use sync_core::canonical::push_real_reference;
 use sync_core::hash::{Algorithm, BundleHasher, HashRow};
 use sync_core::protocol::Op;
 use sync_core::protocol::rows::WireRow;
 use sync_core::wire::{Form, push_members};
+use sync_dialect::{bundles_of, plain, round, rows_of};
 use sync_server::limits::Limits;
 
 use crate::world::{Device, World, converge, dump};
@@ -108,21 +108,9 @@ impl Transport for June {
                 return Err(TransportError::Broken("the reply got lost".into()));
             }
         }
-        if let Some(limits) = reply.get_mut("bundle_limits").and_then(Value::as_object_mut) {
-            limits.retain(|name, _| JUNE_LIMITS.contains(&name.as_str()));
-        }
-        for spec in reply.get_mut("registered_table_specs").and_then(Value::as_array_mut).into_iter().flatten() {
-            spec.as_object_mut().unwrap().remove("columns");
-        }
-        if let Some(features) = reply.get_mut("features").and_then(Value::as_object_mut) {
-            features.retain(|name, _| matches!(name.as_str(), "connect_lifecycle" | "bundle_change_watch"));
-        }
-        if let Some(all) = reply.as_object_mut() {
-            all.retain(|name, _| !ADDITIONS.contains(&name.as_str()));
-        }
+        plain(&mut reply);
         // Only bundles went through doubles.
-        for bundle in reply.get_mut("bundles").and_then(Value::as_array_mut).into_iter().flatten() {
-            bundle.as_object_mut().unwrap().remove("history_hash");
+        for bundle in bundles_of(&mut reply) {
             rows_of(bundle).for_each(|r| emitted(r, true));
             let hash = hash(bundle);
             self.hashes.lock().unwrap().insert(bundle["bundle_seq"].as_i64().unwrap(), hash.clone());
@@ -145,26 +133,9 @@ impl Transport for June {
     }
 }
 
-/// What our server adds at the top of a reply.
-const ADDITIONS: [&str; 7] = [
-    "bundle_hash_algorithms",
-    "scope_id",
-    "history_hash",
-    "request_hash",
-    "conflicts",
-    "conflicts_truncated",
-    "tables",
-];
-const JUNE_LIMITS: [&str; 3] =
-    ["max_rows_per_push_chunk", "max_rows_per_snapshot_chunk", "max_rows_per_committed_bundle_chunk"];
-
 fn parameter(path: &str, name: &str) -> i64 {
     let query = path.split_once('?').map_or("", |(_, q)| q);
     query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('=')).map_or(0, |v| v.parse().unwrap())
-}
-
-fn rows_of(v: &mut Value) -> impl Iterator<Item = &mut Value> {
-    v.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 /// What PostgreSQL makes of a value that was pushed.
@@ -181,16 +152,12 @@ fn stored(name: &str, value: &mut Value) {
 
 /// What comes back of a row.
 fn emitted(row: &mut Value, rounds: bool) {
-    for (name, value) in row.get_mut("payload").and_then(Value::as_object_mut).into_iter().flatten() {
-        match value.as_i64() {
-            Some(i) if name == "flag" => *value = (i != 0).into(),
-            Some(i) if rounds && i.unsigned_abs() > 1 << 53 => {
-                let mut text = String::new();
-                push_real_reference(&mut text, i as f64);
-                *value = serde_json::from_str(&text).unwrap();
-            }
-            _ => {}
-        }
+    let flag = row.get_mut("payload").and_then(|p| p.get_mut("flag"));
+    if let Some((flag, i)) = flag.and_then(|flag| flag.as_i64().map(|i| (flag, i))) {
+        *flag = (i != 0).into();
+    }
+    if rounds {
+        round(row);
     }
 }
 
