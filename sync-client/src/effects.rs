@@ -160,7 +160,8 @@ impl Applier<'_> {
     }
 
     /// Rows of a table that a snapshot lacks, after an own push: those that it sent, those that the server deleted with
-    /// it, and those that refer to what it deleted, or that went with that. Others may have deleted them since; who did is not told by a snapshot.
+    /// it, and those that refer to what it deleted, or that went with that. Others may have deleted them since; who did
+    /// is not told by a snapshot.
     pub(crate) fn note_taken_along(&mut self, position: usize, gone: &[Vec<u8>]) -> Result<(), Error> {
         if self.pushed.is_none() {
             return Ok(());
@@ -173,7 +174,7 @@ impl Applier<'_> {
             for k in std::mem::take(&mut left) {
                 let key = Key::from_stored(k.clone()).unpack()?;
                 let Some(live) = m.sql.read_bytes(&store.conn, &key)? else { continue };
-                // After a detach each row that was on its way counts as one that may have changed.
+                // What is noted may mean nothing: set back by the app, or on its way when the file was detached.
                 if let Some(dirty) = store.dirty(m.id, k)?
                     && derive(Some(&live), store.known(m.id, k)?, dirty.base.as_ref()) != Change::Nothing
                 {

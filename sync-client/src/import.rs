@@ -331,7 +331,7 @@ impl Applier<'_> {
         {
             return Ok(true);
         }
-        // After a detach each row that was on its way counts as one that may have changed.
+        // What is noted may mean nothing: set back by the app, or on its way when the file was detached.
         let here = store.known(m.id, &i.row.k)?;
         if derive(live.as_deref(), here, dirty.base.as_ref()) == Change::Nothing {
             store.drop_dirty(m.id, &i.row.k)?;

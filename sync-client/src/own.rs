@@ -82,7 +82,7 @@ impl Applier<'_> {
             let key = Key::from_stored(k.clone()).unpack()?;
             let sent = row.get::<_, Option<Vec<u8>>>(3)?.map(|b| record::decode(&b)).transpose()?;
             if self.store.dirty(t, &k)?.is_some() {
-                // After a detach each row that was on its way counts as one that may have changed.
+                // What is noted may mean nothing: set back by the app, or on its way when the file was detached.
                 let live = self.store.managed[position].sql.read_bytes(&self.store.conn, &key)?;
                 if !live.is_some_and(|live| sent.as_ref().is_some_and(|sent| record::agrees(&live, sent))) {
                     continue;

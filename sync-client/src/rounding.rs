@@ -63,22 +63,18 @@ impl Applier<'_> {
         let key = Key::from_stored(r.k.clone()).unpack()?;
         let Some(Ok(live)) = m.sql.read(&store.conn, &key)? else { return Ok(()) };
         let dirty = store.dirty(m.id, &r.k)?;
-        let (mut base, mut sharper) = (dirty.as_ref().and_then(|d| d.base.clone()), vec![None; live.len()]);
-        for (i, theirs) in theirs.iter().enumerate().take(live.len()) {
-            let Some(exact) = theirs.as_ref().filter(|t| is_exact_literal(t) && is_rounded_like(&live[i], t)) else {
-                continue;
-            };
-            if dirty.is_some() {
-                let Some(was) = base.as_mut().and_then(|b| b.get_mut(i)).filter(|b| b.as_ref() == Some(&live[i]))
-                else {
-                    continue;
-                };
-                *was = Some(exact.clone());
+        let Some(mut sharper) = sharper(&live, &theirs) else { return Ok(()) };
+        let mut base = dirty.as_ref().and_then(|d| d.base.clone());
+        if dirty.is_some() {
+            for (i, sharper) in sharper.iter_mut().enumerate().filter(|(_, exact)| exact.is_some()) {
+                match base.as_mut().and_then(|b| b.get_mut(i)).filter(|b| b.as_ref() == Some(&live[i])) {
+                    Some(was) => was.clone_from(sharper),
+                    None => *sharper = None,
+                }
             }
-            sharper[i] = Some(exact.clone());
-        }
-        if sharper.iter().all(Option::is_none) {
-            return Ok(());
+            if sharper.iter().all(Option::is_none) {
+                return Ok(());
+            }
         }
         Meta::ServerRounds.keep(&store.conn, 1)?;
         match m.sql.update_partial(&store.conn, &key, &sharper) {

@@ -158,23 +158,19 @@ impl Store {
 
     /// Whether a row is in an outbox that the server may not have committed.
     pub(crate) fn unanswered(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
-        Ok(self.is_frozen(t, k)? && self.outbox()?.is_some_and(|o| o.state != OutboxState::Committed))
+        // Looked for in the whole outbox: for what happens hardly ever.
+        Ok(self.outbox()?.is_some_and(|o| o.state != OutboxState::Committed)
+            && self.conn.prepare_cached("SELECT 1 FROM main._sync_out WHERE t = ? AND k = ?")?.exists((t, k))?)
     }
 
     /// A row of a committed outbox leaves its table until the server's comes: its absence is nobody's delete, and the
     /// bundle brings it back as any other row that this file does not have.
     pub(crate) fn take_out_of_committed(&self, t: i64, k: &[u8]) -> Result<(), Error> {
-        if self.is_frozen(t, k)? {
-            self.conn.prepare_cached("DELETE FROM main._sync_out WHERE t = ? AND k = ?")?.execute((t, k))?;
+        if self.conn.prepare_cached("DELETE FROM main._sync_out WHERE t = ? AND k = ?")?.execute((t, k))? > 0 {
             Meta::OutboxDisturbed.set(&self.conn, 1)?;
             Meta::Withdrawn.set(&self.conn, 1)?;
         }
         Ok(())
-    }
-
-    /// Looked for in the whole outbox: for what happens hardly ever.
-    fn is_frozen(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
-        Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_out WHERE t = ? AND k = ?")?.exists((t, k))?)
     }
 
     /// Removes the outbox. Rows that were withdrawn because of it, and that did not come with it, are fetched.

@@ -2,6 +2,10 @@
 //!
 //! Texts of RFC 3339 do not sort (`…43.500Z` is before `…43Z` as text), so stamps are compared as numbers.
 
+use jiff::Timestamp;
+use jiff::civil::{Date, date};
+use jiff::tz::Offset;
+
 /// Nanoseconds since the Unix epoch of an RFC 3339 `date-time`; `None` where it is none. Digits beyond the ninth are
 /// dropped, and second 60 is the one after 59.
 #[must_use]
@@ -10,7 +14,7 @@ pub fn nanoseconds(text: &str) -> Option<i128> {
         return None;
     }
     let (date, rest) = text.split_at_checked(10)?;
-    let (year, month, day) = date_of(date)?;
+    let date = date_of(date)?;
     let rest = rest.strip_prefix(['T', 't'])?;
     let (clock, rest) = rest.split_at_checked(8)?;
     let c = clock.as_bytes();
@@ -33,7 +37,7 @@ pub fn nanoseconds(text: &str) -> Option<i128> {
         }
     };
     let offset = offset_minutes(zone)?;
-    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset * 60;
+    let seconds = date.duration_since(EPOCH).as_secs() + hour * 3600 + minute * 60 + second - offset * 60;
     Some(i128::from(seconds) * 1_000_000_000 + fraction)
 }
 
@@ -44,12 +48,15 @@ pub fn date_as_written(text: &str) -> Option<&str> {
     text.get(..10)
 }
 
-/// The date in UTC of an instant.
+/// The date in UTC of an instant; that of the last or first one that there is a date of where a clock stands beyond.
 #[must_use]
 pub fn date_of_ms(ms: i64) -> String {
-    let (year, month, day) = civil(ms.div_euclid(86_400_000));
-    format!("{year:04}-{month:02}-{day:02}")
+    let last = if ms < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    let at = Timestamp::from_millisecond(ms).unwrap_or(last);
+    Offset::UTC.to_datetime(at).date().to_string()
 }
+
+const EPOCH: Date = date(1970, 1, 1);
 
 /// Zone `Z` or `±hh:mm`, in minutes.
 fn offset_minutes(zone: &str) -> Option<i64> {
@@ -69,44 +76,17 @@ fn offset_minutes(zone: &str) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
 }
 
-fn date_of(date: &str) -> Option<(i64, i64, i64)> {
+fn date_of(date: &str) -> Option<Date> {
     let b = date.as_bytes();
     if b[4] != b'-' || b[7] != b'-' {
         return None;
     }
     let (year, month, day) = (digits(date.get(..4)?)?, digits(date.get(5..7)?)?, digits(date.get(8..)?)?);
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 => 28 + i64::from(leap),
-        1..=12 => 31,
-        _ => return None,
-    };
-    (1..=length).contains(&day).then_some((year, month, day))
+    Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()
 }
 
 fn digits(s: &str) -> Option<i64> {
     s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok()).flatten()
-}
-
-/// Days from the epoch to a date of the Gregorian calendar. Years begin in March here, so that the leap day is last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year - 719_468
-}
-
-/// The date of a day since the epoch.
-fn civil(day: i64) -> (i64, i64, i64) {
-    let shifted = day + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, date)
 }
 
 #[cfg(test)]
@@ -149,9 +129,9 @@ mod tests {
     fn dates_are_as_written_and_round_trip() {
         assert_eq!(date_as_written("2026-06-01T00:30:00+09:00"), Some("2026-06-01"));
         assert_eq!(date_as_written("2026-06-01"), None);
-        for day in (-800_000..800_000).step_by(37) {
-            let (y, m, d) = civil(day);
-            assert_eq!(days(y, m, d), day);
+        for day in (-719_528..2_932_896).step_by(37) {
+            let at = format!("{}T00:00:00Z", date_of_ms(day * 86_400_000));
+            assert_eq!(nanoseconds(&at), Some(i128::from(day) * 86_400_000_000_000), "{at}");
         }
         assert_eq!(date_of_ms(1_796_048_224_941), "2026-11-30");
         assert_eq!(date_of_ms(-1), "1969-12-31");

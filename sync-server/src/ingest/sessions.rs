@@ -60,37 +60,28 @@ pub(crate) enum Poll {
 impl Vault {
     /// Begins a login of a device.
     pub(crate) fn begin_login(&self, stream: &str, device: &str, name: Option<&str>) -> Result<Login, VaultError> {
-        let now = self.now();
-        let login = self.new_login(now);
-        self.write(|tx| {
-            make_room(tx, now)?;
-            tx.execute(
-                "INSERT INTO login (code, user_code, stream, expires_ms, device, name) VALUES (?, ?, ?, ?, ?, ?)",
-                params![hash(&login.code), login.user_code, stream, login.expires_ms, device, name],
-            )?;
-            Ok(())
-        })?;
-        Ok(login)
+        self.begin(stream, [Some(device), name, None, None])
     }
 
     /// Begins a login in a browser, which goes back to `redirect` with `state`.
     pub(crate) fn begin_page(&self, stream: &str, redirect: &str, state: &str) -> Result<Login, VaultError> {
+        self.begin(stream, [None, None, Some(redirect), Some(state)])
+    }
+
+    fn begin(&self, stream: &str, [device, name, redirect, state]: [Option<&str>; 4]) -> Result<Login, VaultError> {
         let now = self.now();
-        let login = self.new_login(now);
+        let (code, user_code) = (hex(&self.random()), user_code(&self.random()));
+        let login = Login { code, user_code, expires_ms: now + LOGIN_SECONDS * 1000 };
         self.write(|tx| {
             make_room(tx, now)?;
             tx.execute(
-                "INSERT INTO login (code, user_code, stream, expires_ms, redirect, state) VALUES (?, ?, ?, ?, ?, ?)",
-                params![hash(&login.code), login.user_code, stream, login.expires_ms, redirect, state],
+                "INSERT INTO login (code, user_code, stream, expires_ms, device, name, redirect, state) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                params![hash(&login.code), login.user_code, stream, login.expires_ms, device, name, redirect, state],
             )?;
             Ok(())
         })?;
         Ok(login)
-    }
-
-    fn new_login(&self, now: i64) -> Login {
-        let (code, user_code) = (hex(&self.random()), user_code(&self.random()));
-        Login { code, user_code, expires_ms: now + LOGIN_SECONDS * 1000 }
     }
 
     /// Where a login in a browser stands. Once it was approved, its code becomes another one, for the device.
