@@ -19,6 +19,8 @@ use crate::stage::StagedRow;
 pub(crate) struct CameBack {
     /// Where both part, if they do.
     pub(crate) fork: Option<i64>,
+    /// The last bundle that this file remembers of both.
+    pub(crate) shared: i64,
 }
 
 impl Engine {
@@ -26,10 +28,10 @@ impl Engine {
     pub(crate) fn earlier_came_back(&self, source: &str) -> Result<Option<CameBack>, Error> {
         let Some((seq, hash)) = self.store.earlier()?.filter(|_| self.api.is_ours()) else { return Ok(None) };
         Ok(match self.lineage_at(source, seq, Digest::from_bytes(&hash).map(|d| d.hex()))? {
-            Lineage::Same => Some(CameBack { fork: None }),
+            Lineage::Same => Some(CameBack { fork: None, shared: seq }),
             Lineage::Other => match self.find_fork(source, "_sync_earlier_history")? {
                 0 => None,
-                fork => Some(CameBack { fork: Some(fork) }),
+                fork => Some(CameBack { fork: Some(fork), shared: fork }),
             },
             Lineage::Unknown => None,
         })

@@ -107,8 +107,10 @@ impl Engine {
         let seq = session.snapshot_bundle_seq;
         let judged = Meta::Checkpoint.integer(conn)? > 0 || self.store.outbox()?.is_some();
         let fork = self.fork(source, seq)?;
-        let anew = fork == Some(0) || Meta::Checkpoint.integer(conn)? == 0;
+        let anew = fork.is_some() || Meta::Checkpoint.integer(conn)? == 0;
         let earlier = if anew { self.earlier_came_back(source)? } else { None };
+        // Of two histories that begin alike, the server's is the one that goes along with it further.
+        let earlier = earlier.filter(|e| e.shared > fork.unwrap_or(0));
         let committed = self.confirm_committed()?;
         let asked = Asked {
             fork: earlier.map_or(fork, |e| e.fork),

@@ -9,9 +9,10 @@ use sync_client::{Client, Error, ErrorClass, Repair};
 
 use crate::app::tokens;
 use crate::check::tokens_of_entry;
-use crate::device::{Device, frames, lock, seen};
+use crate::device::{Device, lock, seen};
 use crate::model::Val;
 use crate::plan::{Joins, Leave, Verb, Way};
+use crate::power::Log;
 use crate::world::{Violation, World};
 
 /// Pending work in a file of its own.
@@ -112,8 +113,9 @@ impl World {
             let app = lock(&d.app);
             let Some(conn) = app.as_ref() else { return };
             let Ok(Some(seen)) = seen(conn) else { return };
-            let free =
-                |id: &&crate::model::Id| id.0 == "people" && !seen.intents.contains(id) && !seen.aside.contains(id);
+            let free = |id: &&crate::model::Id| {
+                id.0 == "people" && ![&seen.intents, &seen.aside, &seen.fetched].into_iter().any(|of| of.contains(*id))
+            };
             let Some((_, key)) = rows.keys().find(free) else { return };
             let [Val::Text(key)] = key.as_slice() else { return };
             if !seen.settled || seen.outbox != "none" || seen.checkpoint == 0 {
@@ -121,7 +123,7 @@ impl World {
             }
             let name: Option<String> =
                 conn.query_row("SELECT name FROM people WHERE id = ?", [key], |r| r.get(0)).expect("a row");
-            let before = frames(conn).unwrap_or(0);
+            let before = Log::of(conn).unwrap_or_default();
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).expect("a setting");
             let done = conn.execute("UPDATE people SET name = coalesce(name, '') || '!' WHERE id = ?", [key]);
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).expect("a setting");

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use sync_client::Error;
 
 use crate::app::migration;
-use crate::device::{frames, lock};
+use crate::device::lock;
 use crate::plan::{AppStep, Migration};
+use crate::power::Log;
 use crate::world::{Violation, World};
 
 impl World {
@@ -16,7 +17,7 @@ impl World {
         let Ok(before) = d.rows() else { return };
         let app = lock(&d.app);
         let Some(conn) = app.as_ref() else { return };
-        let frames = frames(conn).unwrap_or(0);
+        let log = Log::of(conn).unwrap_or_default();
         if a.together && conn.execute_batch("BEGIN").is_err() {
             return;
         }
@@ -44,7 +45,7 @@ impl World {
         if before != after {
             let mut ledger = lock(&self.ledger);
             ledger.note(d.index, &before, &after);
-            d.committed(conn, frames, ledger.now()).expect("frames are counted");
+            d.committed(conn, log, ledger.now()).expect("frames are counted");
         }
     }
 
@@ -56,12 +57,12 @@ impl World {
             let mut s = conn.prepare(sql).expect("a statement");
             let names: Vec<String> = s.query_map([], |r| r.get(0)).expect("rows").flatten().collect();
             if let Some(name) = names.get(usize::from(n) % names.len().max(1)) {
-                let frames = frames(conn).unwrap_or(0);
+                let log = Log::of(conn).unwrap_or_default();
                 let done = conn.execute_batch(&format!("DROP TRIGGER {name}"));
                 self.tell(|| format!("    {}: DROP TRIGGER {name} {done:?}", d.index));
                 if done.is_ok() {
                     d.unseen.store(true, Ordering::Relaxed);
-                    d.committed(conn, frames, lock(&self.ledger).now()).expect("frames are counted");
+                    d.committed(conn, log, lock(&self.ledger).now()).expect("frames are counted");
                     self.covered("trigger", "dropped");
                 }
             }
@@ -80,7 +81,7 @@ impl World {
             *writes += 1;
             *writes
         };
-        let frames = frames(conn).unwrap_or(0);
+        let log = Log::of(conn).unwrap_or_default();
         let done = conn.execute_batch(&migration(kind, w).replace("{w}", &format!("<w{w}>")));
         self.tell(|| format!("    {}: {kind:?} {done:?}", d.index));
         if !conn.is_autocommit() {
@@ -96,7 +97,7 @@ impl World {
         {
             let mut ledger = lock(&self.ledger);
             ledger.note(d.index, &before, &after);
-            d.committed(conn, frames, ledger.now()).expect("frames are counted");
+            d.committed(conn, log, ledger.now()).expect("frames are counted");
         }
     }
 

@@ -119,7 +119,7 @@ impl World {
                 let conn = app.as_ref().expect("invariant: the app runs");
                 let seen = seen(conn).ok().flatten().unwrap_or_default();
                 let rows = rows(conn).unwrap_or_default();
-                (seen.checkpoint, seen.outbox, seen.intents.len(), seen.held.len(), rows)
+                (seen.checkpoint, seen.outbox, seen.intents.len() + seen.fetched.len(), seen.held.len(), rows)
             })
             .collect()
     }
@@ -147,7 +147,9 @@ impl World {
             let wrong = |e: rusqlite::Error| Violation::new("a file can be read", e.to_string());
             let (seen, rows) = (seen(conn).map_err(wrong)?.unwrap_or_default(), rows(conn).map_err(wrong)?);
             held.extend(seen.held.iter().cloned());
-            let waiting: Vec<&Id> = seen.intents.difference(&seen.held).collect();
+            // What the server did to a row may wait for this file's side: its line in `status` says so.
+            let waiting: Vec<&Id> =
+                seen.intents.difference(&seen.held).chain(seen.fetched.difference(&seen.aside)).collect();
             if !waiting.is_empty() || seen.outbox != "none" || !seen.settled {
                 let text = format!(
                     "device {n}: {waiting:?} wait, the outbox is {}, settled: {}; {}",
@@ -298,7 +300,7 @@ fn prefix(model: &UserModel, seen: &Seen, rows: &State, same: fn(&Val, &Val) -> 
 
 /// The first row that is another here than there, local work aside.
 fn differs(state: &State, seen: &Seen, rows: &State, same: fn(&Val, &Val) -> bool) -> Option<String> {
-    let skip = |id: &Id| seen.intents.contains(id) || seen.aside.contains(id);
+    let skip = |id: &Id| [&seen.intents, &seen.aside, &seen.fetched].into_iter().any(|of| of.contains(id));
     for (id, row) in rows.iter().filter(|(id, _)| !skip(id)) {
         let Some(there) = state.get(id) else { return Some(format!("{id:?} is {row:?}, it should not be")) };
         for (column, v) in row {

@@ -11,6 +11,7 @@ use sync_client::Client;
 
 use crate::model::{Id, Row, State, TABLES, Val};
 use crate::plan::{DeviceSetup, Joins};
+use crate::power::{Log, Undurable};
 
 /// Locks; a run that failed under a lock is judged by what it left.
 pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -49,7 +50,7 @@ pub(crate) struct Device {
     pub(crate) backup: Mutex<Option<(PathBuf, u64, String, String)>>,
     /// The files as a crash left them.
     pub(crate) crashed: Mutex<Option<Crashed>>,
-    /// Commits of the app that the power may take: frames of the log before each, and the moment.
+    /// Commits of the app that the power may take.
     undurable: Mutex<Undurable>,
 }
 
@@ -59,12 +60,6 @@ pub(crate) struct Crashed {
     path: PathBuf,
     /// The ledger's moment up to which the app's commits survived.
     pub(crate) survived: Option<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Undurable {
-    data_version: i64,
-    commits: Vec<(i64, u64)>,
 }
 
 impl Device {
@@ -156,26 +151,8 @@ impl Device {
     ///
     /// # Errors
     /// SQLite's.
-    pub(crate) fn committed(&self, conn: &Connection, frames_before: i64, moment: u64) -> rusqlite::Result<()> {
-        if self.setup.durable {
-            return Ok(());
-        }
-        let mut u = lock(&self.undurable);
-        self.forget_durable(&mut u, conn)?;
-        u.commits.push((frames_before, moment));
-        Ok(())
-    }
-
-    /// A commit of ours is durable, and with it all before it: somebody else's commit shows in `data_version`.
-    fn forget_durable(&self, u: &mut Undurable, conn: &Connection) -> rusqlite::Result<()> {
-        let version: i64 = conn.query_row("PRAGMA data_version", [], |r| r.get(0))?;
-        if version != u.data_version {
-            u.commits.clear();
-        }
-        u.data_version = version;
-        let frames = frames(conn)?;
-        u.commits.retain(|(before, _)| *before <= frames);
-        Ok(())
+    pub(crate) fn committed(&self, conn: &Connection, before: Log, moment: u64) -> rusqlite::Result<()> {
+        if self.setup.durable { Ok(()) } else { lock(&self.undurable).committed(conn, before, moment) }
     }
 
     /// Copies the files as they are on the disk at this moment; with `power`, without some of the app's last
@@ -189,16 +166,10 @@ impl Device {
         let mut survived = None;
         if let Some(n) = power
             && let Some(conn) = lock(&self.app).as_ref()
+            && let Ok(Some((left, moment))) = lock(&self.undurable).lose(conn, n)
         {
-            let mut u = lock(&self.undurable);
-            let known = self.forget_durable(&mut u, conn).is_ok();
-            if known && !u.commits.is_empty() {
-                let (frames, moment) = u.commits[n as usize % u.commits.len()];
-                survived = Some(moment - 1);
-                let wal = suffixed(&to, "-wal");
-                let file = std::fs::OpenOptions::new().write(true).open(wal)?;
-                file.set_len(if frames == 0 { 0 } else { 32 + frames.unsigned_abs() * FRAME })?;
-            }
+            survived = Some(moment - 1);
+            std::fs::OpenOptions::new().write(true).open(suffixed(&to, "-wal"))?.set_len(left)?;
         }
         *lock(&self.crashed) = Some(Crashed { path: to, survived });
         Ok(())
@@ -251,17 +222,6 @@ impl Device {
         let app = lock(&self.app);
         rows(app.as_ref().expect("invariant: the app runs"))
     }
-}
-
-/// Bytes of a frame: its header and a page.
-const FRAME: u64 = 24 + 4096;
-
-/// Frames in the write-ahead log.
-///
-/// # Errors
-/// SQLite's.
-pub(crate) fn frames(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |r| r.get::<_, i64>(1)).map(|n| n.max(0))
 }
 
 /// Copies a database file and its log, whoever has it open. In this process only SQLite's own memory
@@ -332,6 +292,8 @@ pub(crate) struct Seen {
     pub(crate) held: std::collections::BTreeSet<Id>,
     /// Rows that were set aside, or left their table.
     pub(crate) aside: std::collections::BTreeSet<Id>,
+    /// Rows that this file means to have from the server.
+    pub(crate) fetched: std::collections::BTreeSet<Id>,
     /// State of the outbox.
     pub(crate) outbox: String,
     /// The kind and the reason of each inbox entry.
@@ -373,8 +335,9 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
     for (t, name) in tables {
         let Some(def) = crate::model::table(&name) else { continue };
         let mut s = conn.prepare_cached(
-            "SELECT k, held IS NOT NULL FROM _sync_dirty WHERE t = ?1 UNION ALL SELECT k, 0 FROM _sync_out WHERE t = ?1 \
-             UNION ALL SELECT k, 0 FROM _sync_row WHERE t = ?1 AND v = 0",
+            "SELECT k, held IS NOT NULL, 0 FROM _sync_dirty WHERE t = ?1 \
+             UNION ALL SELECT k, 0, 0 FROM _sync_out WHERE t = ?1 \
+             UNION ALL SELECT k, 0, 1 FROM _sync_row WHERE t = ?1 AND v = 0",
         )?;
         let mut found = s.query([t])?;
         while let Some(r) = found.next()? {
@@ -383,7 +346,11 @@ pub(crate) fn seen(conn: &Connection) -> rusqlite::Result<Option<Seen>> {
             if r.get::<_, bool>(1)? {
                 out.held.insert(id.clone());
             }
-            out.intents.insert(id);
+            if r.get::<_, bool>(2)? {
+                out.fetched.insert(id);
+            } else {
+                out.intents.insert(id);
+            }
         }
         let columns: Vec<String> = conn
             .prepare_cached("SELECT name FROM pragma_table_info(?)")?

@@ -21,6 +21,7 @@ mod model;
 pub mod mutants;
 mod observe;
 pub mod plan;
+mod power;
 mod rules;
 pub mod run;
 mod server;
