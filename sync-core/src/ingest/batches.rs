@@ -88,7 +88,9 @@ fn envelope(contract: &Contract, head: Head<'_>) -> Json {
     let mut batch = Json::Object(std::collections::BTreeMap::new());
     let text = |s: &str| Json::Text(s.to_owned());
     contract.version_at.set(&mut batch, text(&contract.versions[SENT].is));
-    contract.envelope.batch.set(&mut batch, text(head.batch_id));
+    if let Some(id) = &contract.envelope.batch {
+        id.set(&mut batch, text(head.batch_id));
+    }
     contract.envelope.device.set(&mut batch, text(head.device_id));
     contract.envelope.created_at.set(&mut batch, text(head.created_at));
     batch

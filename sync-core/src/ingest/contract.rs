@@ -1,9 +1,10 @@
 //! The declaration of a contract: what its paths, records, ids, stamps and sums are, as data that both ends read.
 //!
 //! A declaration is a TOML file, and a JSON Schema for each version of its batches. It has the members that StatsAI's
-//! `sync_batch.v1` uses; what other contracts need (document contracts, per-record rejects, rates, device bindings,
-//! uploads, snapshots) is not declared yet.
+//! `sync_batch.v1` and Aexy Tracker's batches use; what other contracts need (document contracts, snapshots) is not declared
+//! yet.
 
+mod enrolled;
 mod load;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use super::pointer::Pointer;
 use super::validate::Schema;
 
+pub use enrolled::{Append, Cost, Enrol, Hook, Parts, Per, Rate, Rejects};
 pub use load::{ContractError, check_routes};
 
 /// What a path of a contract is for.
@@ -42,15 +44,31 @@ pub enum Role {
     RollupsMonthly,
     /// Reads totals and the last days.
     Dashboard,
+    /// What a user may bind a device to.
+    Bindings,
+    /// Binds a device.
+    Enrol,
+    /// A device is there, and asks for its configuration.
+    Heartbeat,
+    /// Signs the upload of a file that belongs to a record.
+    Presign,
+    /// Sends a browser to where a person signs in.
+    LoginRedirect,
+    /// Makes a token for the user who asks.
+    TokenCreate,
+    /// Lists the user's tokens.
+    TokenList,
+    /// Revokes one of them.
+    TokenRevoke,
 }
 
 /// One path.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// `GET` or `POST`.
+    /// `GET`, `POST` or `DELETE`.
     pub method: String,
-    /// Literal; a `:` in it is also met as `%3A`.
+    /// Literal, but for a last segment in braces, which stands for any; a `:` in it is also met as `%3A`.
     pub path: String,
     /// What it is for.
     pub role: Role,
@@ -73,7 +91,13 @@ pub enum Gate {
     Schema,
     /// Whether this very batch was taken before.
     Receipt,
-    /// What is not stored even when it was sent.
+    /// A device of this user, enrolled.
+    Device,
+    /// What it is bound to still takes its records.
+    Member,
+    /// The windows of the rates.
+    Rate,
+    /// What is not stored even when it was sent; where records are rejected one by one, which are.
     Policy,
     /// Records, sums and reply.
     Apply,
@@ -86,6 +110,8 @@ pub enum Gate {
 pub enum Dialect {
     /// [`super::statsai`].
     Statsai,
+    /// [`super::aexy`].
+    Aexy,
 }
 
 /// Credentials of a contract.
@@ -107,6 +133,8 @@ pub struct Auth {
 pub enum AuthKind {
     /// A user's device.
     Device,
+    /// A user.
+    Principal,
 }
 
 /// One version of a contract's batches.
@@ -114,12 +142,24 @@ pub enum AuthKind {
 pub struct Version {
     /// What a batch says.
     pub is: String,
-    /// What its acknowledgement says.
+    /// What a batch may say, too: all that begins so.
+    pub prefix: Option<String>,
+    /// What its acknowledgement says; empty where that has no version.
     pub ack: String,
     /// Members of later versions: refused unless empty, since dropping them in silence would lose records.
     pub refuse: Vec<Pointer>,
     /// The schema of a batch.
     pub schema: Schema,
+    /// The same in parts, where records are rejected one by one.
+    pub parts: Option<Parts>,
+}
+
+impl Version {
+    /// Whether a batch that says this is of this version.
+    #[must_use]
+    pub fn takes(&self, said: &str) -> bool {
+        self.is == said || self.prefix.as_ref().is_some_and(|p| said.starts_with(p.as_str()))
+    }
 }
 
 /// Limits of one batch.
@@ -140,14 +180,14 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Envelope {
-    /// Its id, which is also the key of its receipt.
-    pub batch: Pointer,
-    /// The device that made it; information only.
+    /// Its id, which is also the key of its receipt; without it there are no receipts.
+    pub batch: Option<Pointer>,
+    /// The device that made it; information only, unless devices are enrolled.
     pub device: Pointer,
     /// When it was made.
     pub created_at: Pointer,
-    /// How the same batch is answered when it comes again.
-    pub replay: Replay,
+    /// How the same batch is answered when it comes again, by its receipt.
+    pub replay: Option<Replay>,
 }
 
 /// How the same batch is answered when it comes again.
@@ -241,6 +281,8 @@ pub struct Kind {
     /// Whether an incremental batch carries all current records of it.
     #[serde(default)]
     pub always: bool,
+    /// Stored once; without it a later version replaces an earlier one.
+    pub append: Option<Append>,
 }
 
 /// Sums by day and month.
@@ -292,4 +334,12 @@ pub struct Contract {
     pub kinds: Vec<Kind>,
     /// Its sums.
     pub rollup: Option<Rollup>,
+    /// What one bad record does.
+    pub rejects: Rejects,
+    /// How its devices are bound.
+    pub enrol: Option<Enrol>,
+    /// What is done afterwards.
+    pub hook: Option<Hook>,
+    /// Its windows.
+    pub rates: Vec<Rate>,
 }

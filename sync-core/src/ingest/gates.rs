@@ -38,6 +38,17 @@ pub enum Refusal {
     Forbidden,
     /// A path or resource that is not there.
     NotFound,
+    /// Something that is there and not for this user; the text says what.
+    Denied(&'static str),
+    /// Something that is not there, or not this user's; the text says what.
+    Missing(&'static str),
+    /// A window is full.
+    RateLimited {
+        /// Until when, in whole seconds from now.
+        seconds: u32,
+    },
+    /// Files are not taken by this server.
+    NoStorage,
     /// A path that does not take this method.
     MethodNotAllowed,
     /// The storage is busy or full, or the server is stopping: the same request may come again.
@@ -85,7 +96,7 @@ pub fn judge(contract: &Contract, bytes: &[u8]) -> Result<Batch, Refusal> {
     let version = {
         let value: Value = from_slice(bytes).map_err(|_| Refusal::NotJson)?;
         let named = value.pointer(&contract.version_at.to_string()).and_then(Value::as_str);
-        let version = contract.versions.iter().position(|v| Some(v.is.as_str()) == named);
+        let version = contract.versions.iter().position(|v| named.is_some_and(|n| v.takes(n)));
         let version = version.ok_or(Refusal::BadVersion)?;
         let check = contract.versions[version].schema.check(&value, 1);
         check.map_err(|mut found| Refusal::Schema(found.remove(0)))?;
@@ -94,7 +105,7 @@ pub fn judge(contract: &Contract, bytes: &[u8]) -> Result<Batch, Refusal> {
     let json = Json::read(bytes).map_err(|_| Refusal::NotJson)?;
     refuse_later(&contract.versions[version], &json)?;
     let digest = json.digest();
-    let id = contract.envelope.batch.text(&json).unwrap_or_default().to_owned();
+    let id = contract.envelope.batch.as_ref().and_then(|p| p.text(&json)).unwrap_or_default().to_owned();
     let device = contract.envelope.device.text(&json).unwrap_or_default().to_owned();
     let mut records = Vec::new();
     for (kind, spec) in contract.kinds.iter().enumerate() {

@@ -49,10 +49,11 @@ pub fn refusal(refusal: &Refusal) -> (u16, String, Option<u32>) {
         Refusal::ReceiptMismatch => (409, "batch_id_payload_conflict", None),
         Refusal::BadRequest(code) | Refusal::Login(code) => (400, *code, None),
         Refusal::DeviceTaken => (409, "invalid_device_id", None),
-        Refusal::Forbidden => (403, "forbidden", None),
-        Refusal::NotFound => (404, "not_found", None),
+        Refusal::Forbidden | Refusal::Denied(_) => (403, "forbidden", None),
+        Refusal::NotFound | Refusal::Missing(_) => (404, "not_found", None),
+        Refusal::RateLimited { seconds } => (429, "rate_limited", Some(*seconds)),
         Refusal::MethodNotAllowed => (405, "method_not_allowed", None),
-        Refusal::Unavailable => (503, "storage_unavailable", Some(1)),
+        Refusal::Unavailable | Refusal::NoStorage => (503, "storage_unavailable", Some(1)),
         Refusal::Failed => (500, "internal_error", None),
     };
     (status, json!({ "error": code }).to_string(), after)

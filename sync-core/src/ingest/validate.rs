@@ -1,7 +1,8 @@
 //! Validation by JSON Schema, with exact numbers and without an echo of what was sent.
 //!
 //! Two things are stricter than the standard. An `integer` is written without a fraction or an exponent: `1000.0` is
-//! none. And `format` is asserted where it is known: `date-time` (RFC 3339 with an offset), `uint64`, `int64`, `uint8`.
+//! none. And `format` is asserted where it is known: `date-time` (RFC 3339 with an offset), `date-time-or-utc` (which may lack
+//! the offset), `uint64`, `int64`, `uint8`.
 
 use std::fmt;
 
@@ -124,6 +125,7 @@ impl<'i> Keyword<'i> for Type {
 /// `format`, asserted; names that are not known are comments, as in the standard.
 enum Format {
     DateTime,
+    DateTimeOrUtc,
     Uint64,
     Int64,
     Uint8,
@@ -134,6 +136,7 @@ impl Format {
     fn new(value: &Value) -> Self {
         match value.as_str() {
             Some("date-time") => Self::DateTime,
+            Some("date-time-or-utc") => Self::DateTimeOrUtc,
             Some("uint64") => Self::Uint64,
             Some("int64") => Self::Int64,
             Some("uint8") => Self::Uint8,
@@ -150,12 +153,19 @@ impl<'i> Keyword<'i> for Format {
     fn is_valid(&self, instance: &'i Value) -> bool {
         match (self, instance) {
             (Self::DateTime, Value::String(s)) => time::nanoseconds(s).is_some(),
+            (Self::DateTimeOrUtc, Value::String(s)) => nanoseconds_or_utc(s).is_some(),
             (Self::Uint64, Value::Number(n)) => n.is_u64(),
             (Self::Int64, Value::Number(n)) => n.is_i64(),
             (Self::Uint8, Value::Number(n)) => n.as_u64().is_some_and(|n| n < 256),
             _ => true,
         }
     }
+}
+
+/// As [`time::nanoseconds`], for a `date-time` that is in UTC where it has no offset.
+#[must_use]
+pub fn nanoseconds_or_utc(text: &str) -> Option<i128> {
+    time::nanoseconds(text).or_else(|| time::nanoseconds(&format!("{text}Z")))
 }
 
 #[cfg(test)]
