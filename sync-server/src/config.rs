@@ -37,6 +37,10 @@ pub enum Command {
     #[cfg(feature = "ingest")]
     #[command(subcommand)]
     Devices(crate::ingest::commands::Devices),
+    /// Make projects that devices are enrolled into, say who takes part, and configure their devices.
+    #[cfg(feature = "ingest")]
+    #[command(subcommand)]
+    Projects(crate::ingest::projects_commands::Projects),
     /// Print a user's sums of what devices sent.
     #[cfg(feature = "ingest")]
     Rollups(crate::ingest::commands::Rollups),
@@ -49,7 +53,7 @@ pub struct Serve {
     #[cfg_attr(feature = "ingest", arg(long, value_name = "FILE", required_unless_present = "ingest"))]
     #[cfg_attr(not(feature = "ingest"), arg(long, value_name = "FILE", required = true))]
     pub schema: Option<PathBuf>,
-    /// Contracts by which devices send records, with commas between them: statsai. Without --schema nothing else is served.
+    /// Contracts by which devices send records, with commas between them: statsai, aexy. Without --schema nothing else is served.
     #[cfg(feature = "ingest")]
     #[arg(long, value_name = "CONTRACTS", value_delimiter = ',')]
     pub ingest: Vec<Stream>,
@@ -102,6 +106,8 @@ pub struct Serve {
 pub enum Stream {
     /// StatsAI's `sync_batch.v1`.
     Statsai,
+    /// Aexy Tracker's event batches.
+    Aexy,
 }
 
 /// Limits that an operator may set; the defaults are those of [`Limits`].

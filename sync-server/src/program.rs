@@ -52,6 +52,8 @@ fn run(cli: Cli) -> Result<(), Failed> {
         #[cfg(feature = "ingest")]
         Command::Devices(devices) => devices.run(environment),
         #[cfg(feature = "ingest")]
+        Command::Projects(projects) => projects.run(environment),
+        #[cfg(feature = "ingest")]
         Command::Rollups(rollups) => rollups.run(&environment),
         Command::Serve(options) => {
             options.check()?;
@@ -126,16 +128,36 @@ fn routes(
         (Some(_), Some(auth)) => router_with(service.clone(), keys(auth)?, http),
         (Some(_), None) => router_with(service.clone(), DevAuth, http),
     };
+    let url = options.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+    let url = url.unwrap_or_else(|| format!("http://{addr}"));
+    let ingest = || IngestOptions {
+        dev: options.dev,
+        loopback_diagnostics: options.loopback_diagnostics,
+        ..IngestOptions::new(url.clone())
+    };
     if options.ingest.contains(&Stream::Statsai) {
-        let url = options.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
-        let ingest = IngestOptions {
-            dev: options.dev,
-            loopback_diagnostics: options.loopback_diagnostics,
-            ..IngestOptions::new(url.unwrap_or_else(|| format!("http://{addr}")))
-        };
-        router = router.merge(crate::ingest::statsai(service.clone(), &options.data, ingest)?);
+        router = router.merge(crate::ingest::statsai(service.clone(), &options.data, ingest())?);
+    }
+    if options.ingest.contains(&Stream::Aexy) {
+        let ingest = IngestOptions { developer: developer(options, environment)?, ..ingest() };
+        router = router.merge(crate::ingest::aexy(service.clone(), &options.data, ingest)?);
     }
     Ok(router)
+}
+
+/// Signed tokens are a developer's where there is a secret to sign them with; the operator's keys are so without one.
+#[cfg(feature = "ingest")]
+fn developer(options: &Serve, environment: &Arc<dyn Environment>) -> Result<Option<JwtAuth>, ConfigError> {
+    match secret_auth(options.secret_file.as_deref(), Arc::clone(environment)) {
+        Ok(auth) => Ok(Some(auth)),
+        Err(ConfigError::NoSecret) => {
+            tracing::info!(
+                "no secret is set: developers' own tokens are made with `sync-server keys create --for aexy`"
+            );
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(not(feature = "ingest"))]

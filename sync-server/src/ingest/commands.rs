@@ -19,7 +19,7 @@ use crate::config::ConfigError;
 use crate::scope::Scopes;
 use crate::service::Environment;
 
-type Failed = Box<dyn std::error::Error>;
+pub(super) type Failed = Box<dyn std::error::Error>;
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,6 +28,8 @@ pub enum For {
     Sync,
     /// StatsAI: the token of a device.
     Statsai,
+    /// Aexy Tracker: the token of a developer.
+    Aexy,
 }
 
 /// `sync-server keys`
@@ -136,11 +138,11 @@ pub struct Rollups {
     pub json: bool,
 }
 
-fn print(text: &str) -> Result<(), Failed> {
+pub(super) fn print(text: &str) -> Result<(), Failed> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
-fn user(text: &str) -> Result<UserId, ConfigError> {
+pub(super) fn user(text: &str) -> Result<UserId, ConfigError> {
     UserId::parse(text).ok_or(ConfigError::BlankUser)
 }
 
@@ -163,38 +165,44 @@ impl Keys {
 impl Create {
     fn run(&self, environment: Arc<dyn Environment>) -> Result<(), Failed> {
         let user = user(&self.user)?;
-        let statsai = Contract::statsai();
-        let (stream, prefix) = match self.stream {
-            For::Sync => (keys::SYNC, keys::PREFIX),
-            For::Statsai => (statsai.stream.as_str(), statsai.auth.prefix.as_str()),
-        };
-        if self.stream == For::Sync && self.device.is_some() {
-            return Err(ConfigError::Key("--device is for statsai: row sync has no devices of a key".into()).into());
+        if self.stream != For::Statsai && self.device.is_some() {
+            return Err(ConfigError::Key("--device is for statsai: the other keys are a user's".into()).into());
         }
         if self.device.as_ref().is_some_and(|d| d.trim().is_empty()) {
             return Err(ConfigError::Key("--device must not be blank".into()).into());
         }
         let expires_ms = self.expires.as_deref().map(|e| expiry(e, environment.now_ms())).transpose()?;
         let vault = Vault::open(&self.data, environment)?;
-        let secret = format!("{prefix}{}", hex(&vault.random()));
+        let name = self.name.as_deref();
         let made = format!("dev_{}", &hex(&vault.random())[..16]);
-        let device = match self.stream {
-            For::Sync => None,
-            For::Statsai => Some(self.device.as_deref().unwrap_or(&made)),
+        let device = (self.stream == For::Statsai).then(|| self.device.as_deref().unwrap_or(&made));
+        let (stream, secret, key_id) = if self.stream == For::Aexy {
+            let aexy = Contract::aexy();
+            let of = (aexy.stream.as_str(), aexy.auth.prefix.as_str());
+            let (secret, token) = vault.make_token(of, user.as_str(), name, expires_ms)?;
+            ("aexy", secret, token.id)
+        } else {
+            let statsai = Contract::statsai();
+            let (stream, prefix) = match self.stream {
+                For::Statsai => ("statsai", statsai.auth.prefix.as_str()),
+                _ => (keys::SYNC, keys::PREFIX),
+            };
+            let secret = format!("{prefix}{}", hex(&vault.random()));
+            let key_id = format!("key_{}", &hex(&vault.random())[..16]);
+            let id = key_id.clone();
+            let key = NewKey { key_id: id, stream, user: user.as_str(), kind: Kind::Key, device, name, expires_ms };
+            vault.insert(&secret, &key)?;
+            (stream, secret, key_id)
         };
-        let key_id = format!("key_{}", &hex(&vault.random())[..16]);
-        let (name, kind) = (self.name.as_deref(), Kind::Key);
-        let key = NewKey { key_id, stream, user: user.as_str(), kind, device, name, expires_ms };
-        vault.insert(&secret, &key)?;
+        let user = user.as_str();
         if !self.json {
             let device = device.map_or_else(String::new, |d| format!(", device {d}"));
             // Beside the secret, which alone goes to stdout; without a reader nothing is lost.
-            let _ =
-                writeln!(std::io::stderr(), "{} for {}{device}; the secret is not shown again", key.key_id, key.user);
+            let _ = writeln!(std::io::stderr(), "{key_id} for {user}{device}; the secret is not shown again");
             return print(&secret);
         }
         print(
-            &json!({ "key_id": key.key_id, "secret": secret, "user": key.user, "for": stream, "device": device,
+            &json!({ "key_id": key_id, "secret": secret, "user": user, "for": stream, "device": device,
                 "expires_at": expires_ms.map(time) })
             .to_string(),
         )
@@ -305,6 +313,6 @@ fn line(row: &Value) -> String {
     format!("{}  {} tokens  {dollars} USD", parts.join("  "), row["usage"]["total_tokens"])
 }
 
-fn existing(data: &Path) -> Result<&Path, Failed> {
+pub(super) fn existing(data: &Path) -> Result<&Path, Failed> {
     if data.is_dir() { Ok(data) } else { Err(format!("there is no data directory {}", data.display()).into()) }
 }

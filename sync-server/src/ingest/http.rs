@@ -1,5 +1,6 @@
 //! A contract's paths: who may call them, in which order what is checked, and how a refusal is written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,13 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use sync_core::ingest::contract::{Gate, Role, Route};
+use sync_core::ingest::aexy as core_aexy;
+use sync_core::ingest::contract::{AuthKind, Dialect, Gate, Rejects, Role, Route};
 use sync_core::ingest::gates::{Refusal, judge};
-use sync_core::ingest::statsai::{ack, refusal};
+use sync_core::ingest::statsai as core_statsai;
 use sync_core::protocol::{ApiError, Code, UserId};
 
 use super::vault::{Actor, VaultError};
-use super::{Ingest, statsai};
+use super::{Ingest, aexy, statsai};
 use crate::app::{log, uncached};
 use crate::auth::bearer;
 use crate::body::decode::{Encoding, check_announced};
@@ -36,19 +38,24 @@ const SMALL: u64 = 64 * 1024;
 /// The paths of a contract.
 pub(super) fn router(ingest: Arc<Ingest>) -> Router {
     let mut router = Router::new();
+    let mut paths: BTreeMap<&str, Vec<Route>> = BTreeMap::new();
     for route in &ingest.contract.routes {
-        for path in spellings(&route.path) {
-            let (ingest, route) = (Arc::clone(&ingest), route.clone());
+        paths.entry(&route.path).or_default().push(route.clone());
+    }
+    for (path, routes) in paths {
+        let routes: Arc<[Route]> = routes.into();
+        for path in spellings(path) {
+            let (ingest, routes) = (Arc::clone(&ingest), Arc::clone(&routes));
             router = router.route(
                 &path,
                 any(move |request: Request| {
-                    let (ingest, route) = (Arc::clone(&ingest), route.clone());
-                    async move { answer(ingest, &route, request).await }
+                    let (ingest, routes) = (Arc::clone(&ingest), Arc::clone(&routes));
+                    async move { answer(ingest, &routes, request).await }
                 }),
             );
         }
     }
-    if ingest.options.loopback_diagnostics {
+    if ingest.options.loopback_diagnostics && ingest.contract.dialect == Dialect::Statsai {
         let ingest = Arc::clone(&ingest);
         router = router.route(
             statsai::loopback::PATH,
@@ -70,35 +77,44 @@ fn spellings(path: &str) -> Vec<String> {
     all
 }
 
-/// The reply of every method but the one that a path is for. `HEAD` answers where `GET` does.
-pub(super) fn by_method(method: &Method, takes: &str) -> Option<Response> {
-    let allow = if takes == "GET" { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
-    let allow = [(header::ALLOW, HeaderValue::from_static(allow))];
+/// The reply of every method but those that a path is for. `HEAD` answers where `GET` does.
+pub(super) fn by_method(dialect: Dialect, method: &Method, takes: &[&str]) -> Option<Response> {
+    let get = takes.contains(&"GET");
+    let mut allow = takes.join(", ");
+    allow.push_str(if get { ", HEAD, OPTIONS" } else { ", OPTIONS" });
+    let allow = [(header::ALLOW, HeaderValue::from_str(&allow).unwrap_or(HeaderValue::from_static("OPTIONS")))];
     if *method == Method::OPTIONS {
         return Some((StatusCode::NO_CONTENT, allow).into_response());
     }
-    if *method == Method::HEAD && takes == "GET" {
+    if *method == Method::HEAD && get {
         return Some((StatusCode::OK, [(header::CONTENT_TYPE, JSON)]).into_response());
     }
-    let other = method.as_str() != takes;
-    other.then(|| (allow, refused(&Refusal::MethodNotAllowed)).into_response())
+    let other = !takes.contains(&method.as_str());
+    other.then(|| (allow, refused(dialect, &Refusal::MethodNotAllowed)).into_response())
 }
 
-async fn answer(ingest: Arc<Ingest>, route: &Route, request: Request) -> Response {
-    if let Some(response) = by_method(request.method(), &route.method) {
+async fn answer(ingest: Arc<Ingest>, routes: &[Route], request: Request) -> Response {
+    let dialect = ingest.contract.dialect;
+    let takes: Vec<&str> = routes.iter().map(|r| r.method.as_str()).collect();
+    if let Some(response) = by_method(dialect, request.method(), &takes) {
         return response;
     }
-    let (parts, body) = request.into_parts();
-    let headers = parts.headers;
-    let done = match route.role {
-        Role::Batch => batch(ingest, &headers, body).await,
-        Role::LoginPage => statsai::browser::page(ingest, parts.uri.query()).await,
-        Role::LoginStart | Role::LoginPoll | Role::LoginExchange | Role::LoginRefresh => {
-            statsai::login(ingest, route.role, &headers, body).await
-        }
-        role => statsai::of_device(ingest, role, &headers, body).await,
+    let Some(role) = routes.iter().find(|r| r.method == request.method().as_str()).map(|r| r.role) else {
+        return refused(dialect, &Refusal::MethodNotAllowed);
     };
-    done.unwrap_or_else(|r| refused(&r))
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    let done = match (role, dialect) {
+        (Role::Batch, _) => batch(ingest, headers, body).await,
+        (Role::LoginRedirect, Dialect::Aexy) => aexy::login::redirect(parts.uri.query()),
+        (role, Dialect::Aexy) => aexy::of_developer(ingest, role, &parts, body).await,
+        (Role::LoginPage, _) => statsai::browser::page(ingest, parts.uri.query()).await,
+        (Role::LoginStart | Role::LoginPoll | Role::LoginExchange | Role::LoginRefresh, _) => {
+            statsai::login(ingest, role, headers, body).await
+        }
+        (role, _) => statsai::of_device(ingest, role, headers, body).await,
+    };
+    done.unwrap_or_else(|r| refused(dialect, &r))
 }
 
 /// A batch, through the gates in the contract's order. The receipt is looked up in the transaction that applies.
@@ -149,13 +165,16 @@ pub(super) async fn take(
 
 fn apply(ingest: &Ingest, actor: &Actor, bytes: &[u8]) -> Result<String, Refusal> {
     let contract = &ingest.contract;
+    if contract.rejects == Rejects::PerRecord {
+        return aexy::batch::apply(ingest, actor, bytes);
+    }
     let batch = judge(contract, bytes)?;
     let environment = ingest.service.environment();
     let now = environment.now_ms();
     let applied = ingest.service.on_file(&actor.user, |file| {
         let applied = file.write(|conn| {
             let written = super::store::apply(conn, contract, &actor.device, &batch, now, |counts| {
-                ack(contract, batch.version, &batch.id, counts)
+                core_statsai::ack(contract, batch.version, &batch.id, counts)
             })?;
             environment.fault(FaultPoint::BeforeCommit);
             Ok(written)
@@ -182,13 +201,18 @@ pub(super) fn encoding_of(headers: &HeaderMap) -> Result<Encoding, Refusal> {
     }
 }
 
-/// The device of a request.
+/// The device of a request, or, where a contract's credentials are those of users, the user.
 pub(super) async fn authenticate(ingest: &Arc<Ingest>, headers: &HeaderMap) -> Result<Actor, Refusal> {
     let secret = bearer(headers).map_err(|_| Refusal::Unauthenticated)?.to_owned();
     let ingest = Arc::clone(ingest);
     blocking(move || {
         let known = ingest.vault.actor(&ingest.contract.stream, &secret).map_err(|e| vault(&e))?;
         let dev = || UserId::parse(&secret).filter(|_| ingest.options.dev);
+        if ingest.contract.auth.kind == AuthKind::Principal {
+            let signed = || ingest.options.developer.as_ref().and_then(|d| d.verify(&secret).ok());
+            let user = || signed().or_else(dev).map(|user| Actor { user, device: String::new() });
+            return known.or_else(user).ok_or(Refusal::Unauthenticated);
+        }
         let dev = || dev().map(|user| Actor { user, device: DEV_DEVICE.to_owned() });
         known.filter(|a| !a.device.is_empty()).or_else(dev).ok_or(Refusal::Unauthenticated)
     })
@@ -215,8 +239,11 @@ pub(super) fn json(headers: &HeaderMap, value: &serde_json::Value) -> Result<Res
 }
 
 /// A refusal as the contract writes it.
-pub(super) fn refused(r: &Refusal) -> Response {
-    let (status, body, after) = refusal(r);
+pub(super) fn refused(dialect: Dialect, r: &Refusal) -> Response {
+    let (status, body, after) = match dialect {
+        Dialect::Aexy => core_aexy::refusal(r),
+        _ => core_statsai::refusal(r),
+    };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, [(header::CONTENT_TYPE, JSON)], body + "\n").into_response();
     if let Some(seconds) = after {
@@ -248,6 +275,20 @@ pub(super) fn vault(e: &VaultError) -> Refusal {
             Refusal::Unavailable
         }
     }
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters.
+pub(super) fn escaped(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            write!(out, "%{b:02X}").expect("invariant: writing to a String does not fail");
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -8,15 +8,30 @@
 //! | receipt, records, owners, last batch: one transaction | `store` |
 //! | sums of the days and months that it touched, in the same transaction | `rollups` |
 //! | the reply, and the paths that only this contract has | `statsai`, `sync_core::ingest::statsai` |
+//!
+//! Where records are taken one by one (Aexy Tracker), from the version on:
+//!
+//! | hop of a batch | home |
+//! |---|---|
+//! | the device is this user's, and its project takes records | `append`, `projects` |
+//! | the windows have room | `windows` |
+//! | each record by itself | `sync_core::ingest::records` |
+//! | records, highest number, what is to be done later: one transaction | `append` |
+//! | the reply, and the paths that only this contract has | `aexy`, `sync_core::ingest::aexy` |
 
+mod aexy;
+mod append;
 pub mod commands;
 mod http;
 pub(crate) mod keys;
+mod projects;
+pub mod projects_commands;
 pub(crate) mod rollups;
 mod sessions;
 mod statsai;
 mod store;
 pub(crate) mod vault;
+mod windows;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,13 +39,16 @@ use std::time::Duration;
 
 use axum::Router;
 use sync_core::ingest::contract::Contract;
+use sync_core::protocol::UserId;
 use tokio::sync::Semaphore;
 
 use self::vault::Vault;
+use crate::auth::JwtAuth;
 use crate::service::Service;
 use crate::turns::Turns;
 
 pub use self::keys::KeyAuth;
+pub use self::windows::{Ask, InMemory, Limiter, LimiterDown};
 
 /// How contracts are served.
 #[derive(Debug, Clone)]
@@ -43,6 +61,10 @@ pub struct IngestOptions {
     pub loopback_diagnostics: bool,
     /// How long a request body may stand still before it is given up.
     pub idle_body: Duration,
+    /// Takes signed tokens as a developer's, on Aexy's paths. Without it only the server's own tokens are.
+    pub developer: Option<JwtAuth>,
+    /// Counts requests against a contract's windows.
+    pub limiter: Arc<dyn Limiter>,
 }
 
 impl IngestOptions {
@@ -54,6 +76,8 @@ impl IngestOptions {
             dev: false,
             loopback_diagnostics: false,
             idle_body: Duration::from_secs(30),
+            developer: None,
+            limiter: Arc::new(InMemory::default()),
         }
     }
 }
@@ -87,17 +111,34 @@ pub enum IngestError {
     Keys(String),
 }
 
+impl Ingest {
+    /// Something of this user's waits to be done.
+    fn queued(&self, _user: &UserId) {}
+}
+
 /// The paths of StatsAI's contract, to be merged with [`crate::router`] or served alone. `data` is the service's directory,
 /// which holds the keys, too.
 ///
 /// # Errors
 /// Where the keys cannot be opened.
 pub fn statsai(service: Service, data: &Path, options: IngestOptions) -> Result<Router, IngestError> {
+    serve(Contract::statsai(), service, data, options)
+}
+
+/// The paths of Aexy Tracker's contract, as [`statsai`].
+///
+/// # Errors
+/// Where the keys cannot be opened.
+pub fn aexy(service: Service, data: &Path, options: IngestOptions) -> Result<Router, IngestError> {
+    serve(Contract::aexy(), service, data, options)
+}
+
+fn serve(contract: Contract, service: Service, data: &Path, options: IngestOptions) -> Result<Router, IngestError> {
     let vault = Vault::open(data, Arc::clone(service.environment())).map_err(|e| IngestError::Keys(e.to_string()))?;
     let ingest = Ingest {
         service,
         vault,
-        contract: Contract::statsai(),
+        contract,
         options,
         turns: Turns::new(BATCHES_PER_USER),
         batches: Arc::new(Semaphore::new(BATCHES)),

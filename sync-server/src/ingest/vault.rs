@@ -39,6 +39,8 @@ CREATE TABLE IF NOT EXISTS login (
     -- Of a browser: where it goes back to, and with what.
     redirect TEXT, state TEXT
 ) STRICT, WITHOUT ROWID;
+-- How the tokens begin that users made themselves.
+CREATE TABLE IF NOT EXISTS token_prefix (key_id TEXT PRIMARY KEY, prefix TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS server (id INTEGER PRIMARY KEY CHECK (id = 1), rotation_key BLOB NOT NULL) STRICT;
 ";
 
@@ -86,6 +88,9 @@ pub(crate) enum VaultError {
     /// A device has one user per contract.
     #[error("this device belongs to another user")]
     DeviceTaken,
+    /// Not what was written.
+    #[error("the keys are damaged")]
+    Damaged,
 }
 
 /// A new credential.
@@ -145,6 +150,7 @@ impl Vault {
         let key = vault.random();
         vault.write(|tx| {
             tx.execute_batch(TABLES)?;
+            tx.execute_batch(super::projects::TABLES)?;
             tx.execute("INSERT OR IGNORE INTO server VALUES (1, ?)", [key.as_slice()])?;
             Ok(())
         })?;
@@ -160,6 +166,21 @@ impl Vault {
     pub(crate) fn random(&self) -> [u8; 32] {
         let ids = [self.environment.new_id(), self.environment.new_id()];
         Sha256::digest(ids.concat()).into()
+    }
+
+    /// An id that nobody has.
+    pub(crate) fn new_id(&self) -> String {
+        self.environment.new_id()
+    }
+
+    /// Looks something up.
+    pub(crate) fn read<T>(&self, f: impl FnOnce(&Connection) -> Result<T, VaultError>) -> Result<T, VaultError> {
+        f(&lock(&self.conn))
+    }
+
+    /// Makes a device a user's, if it is nobody else's.
+    pub(crate) fn claim_device(&self, stream: &str, device: &str, user: &str) -> Result<(), VaultError> {
+        self.write(|tx| claim(tx, stream, device, user))
     }
 
     /// Runs one write transaction.

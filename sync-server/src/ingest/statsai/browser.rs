@@ -11,7 +11,7 @@ use sync_core::ingest::gates::Refusal;
 use sync_core::protocol::Code;
 
 use crate::ingest::Ingest;
-use crate::ingest::http::{api, blocking, vault};
+use crate::ingest::http::{api, blocking, escaped, vault};
 use crate::ingest::sessions::Page;
 use crate::routes::query::Query;
 
@@ -90,20 +90,6 @@ fn loopback(redirect: &str) -> Option<String> {
     let port = authority.port_u16()?;
     (local && plain && !authority.as_str().contains('@'))
         .then(|| format!("http://{}:{port}/callback", authority.host()))
-}
-
-/// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escaped(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    for b in text.bytes() {
-        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            write!(out, "%{b:02X}").expect("invariant: writing to a String does not fail");
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header, uri::Authority};
 use axum::response::Response;
+use sync_core::ingest::contract::Dialect;
 use sync_core::ingest::gates::{Refusal, judge};
 use sync_core::protocol::{Code, UserId};
 
@@ -26,15 +27,15 @@ const USER: &str = "local";
 /// Answers a request; the device is the one that the batch names.
 pub(in crate::ingest) async fn answer(ingest: Arc<Ingest>, request: Request) -> Response {
     if !is_direct(request.headers()) {
-        return refused(&Refusal::NotFound);
+        return refused(Dialect::Statsai, &Refusal::NotFound);
     }
-    if let Some(response) = by_method(request.method(), "POST") {
+    if let Some(response) = by_method(Dialect::Statsai, request.method(), &["POST"]) {
         return response;
     }
     if request.headers().contains_key(header::ORIGIN) {
-        return refused(&Refusal::Forbidden);
+        return refused(Dialect::Statsai, &Refusal::Forbidden);
     }
-    accept(ingest, request).await.unwrap_or_else(|r| refused(&r))
+    accept(ingest, request).await.unwrap_or_else(|r| refused(Dialect::Statsai, &r))
 }
 
 async fn accept(ingest: Arc<Ingest>, request: Request) -> Result<Response, Refusal> {

@@ -1,5 +1,10 @@
 //! Ingest over real HTTP, from the program as an operator runs it. Test names begin with the check that they are.
 
+mod aexy_batches;
+mod aexy_developers;
+mod aexy_devices;
+mod aexy_limits;
+mod aexy_world;
 mod keys;
 mod killed;
 mod logins;

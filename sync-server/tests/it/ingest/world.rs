@@ -14,6 +14,7 @@ pub(super) struct World {
     pub(super) dir: TempDir,
     program: Option<Child>,
     pub(super) url: String,
+    contracts: &'static str,
 }
 
 /// The batches' path.
@@ -30,7 +31,13 @@ impl World {
     }
 
     pub(super) fn with(more: &[&str]) -> Self {
-        let mut world = Self { dir: TempDir::new().unwrap(), program: None, url: String::new() };
+        Self::serving("statsai", more)
+    }
+
+    /// `serve --ingest` with these contracts. There is a file with a secret, for whoever names it.
+    pub(super) fn serving(contracts: &'static str, more: &[&str]) -> Self {
+        let mut world = Self { dir: TempDir::new().unwrap(), program: None, url: String::new(), contracts };
+        std::fs::write(world.dir.path().join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
         world.start(more, None);
         world
     }
@@ -38,7 +45,8 @@ impl World {
     /// Starts the program (again); with `fault` it stands still at that point.
     pub(super) fn start(&mut self, more: &[&str], fault: Option<&str>) {
         self.kill();
-        let mut command = self.command(&["serve", "--data", "data", "--ingest", "statsai", "--listen", "127.0.0.1:0"]);
+        let mut command =
+            self.command(&["serve", "--data", "data", "--ingest", self.contracts, "--listen", "127.0.0.1:0"]);
         command.args(more).env_remove("SYNC_SERVER_FAULT").env("RUST_LOG", "trace");
         if let Some(fault) = fault {
             command.env("SYNC_SERVER_FAULT", fault);
