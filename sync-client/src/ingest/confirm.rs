@@ -55,6 +55,29 @@ pub(super) fn confirm(
     thaw(conn, target)
 }
 
+/// The target took each record of the batch but these, by position, which it rejects for good.
+pub(super) fn confirm_each(
+    conn: &Connection,
+    contract: &Contract,
+    target: i64,
+    batch: &Frozen,
+    rejected: &[(usize, String)],
+    now_ms: i64,
+) -> Result<Frozen, IngestError> {
+    let mut taken = batch.clone();
+    let mut position = 0;
+    taken.members.retain(|_| {
+        position += 1;
+        !rejected.iter().any(|(p, _)| p + 1 == position)
+    });
+    confirm(conn, contract, target, &taken, now_ms)?;
+    for (position, reason) in rejected {
+        let Some(m) = batch.members.get(*position) else { continue };
+        refuse(conn, target, &contract.kinds[m.kind].name, m, reason, NAMED)?;
+    }
+    Ok(taken)
+}
+
 fn forgive(conn: &Connection, target: i64, kind: &str, id: &str) -> Result<(), IngestError> {
     conn.prepare_cached("DELETE FROM main._sync_ingest_refused WHERE target = ? AND kind = ? AND id = ?")?
         .execute(params![target, kind, id])?;

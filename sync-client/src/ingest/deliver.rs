@@ -5,6 +5,7 @@ use sync_core::ingest::contract::Role;
 
 use super::confirm;
 use super::http::{Reply, code, pointer};
+use super::numbered::{is_numbered, of_device, refused};
 use super::push::{End, Run};
 use super::report::Stop;
 use super::sink::{self, Sink};
@@ -59,6 +60,9 @@ impl Run<'_, '_> {
 
     fn judge(&mut self, batch: &Frozen, reply: &Reply) -> Result<Next, End> {
         let contract = &self.stream.contract;
+        if is_numbered(contract) {
+            return self.judge_each(batch, reply);
+        }
         match reply.status {
             200..=299 => {
                 let mut sent = vec![0; contract.kinds.len()];
@@ -96,6 +100,45 @@ impl Run<'_, '_> {
                 Err(Stop::Refused { status, code }.into())
             }
         }
+    }
+
+    /// The same where each record is taken or rejected by itself.
+    fn judge_each(&mut self, batch: &Frozen, reply: &Reply) -> Result<Next, End> {
+        let contract = &self.stream.contract;
+        match reply.status {
+            200 => {
+                let kind = contract.kinds.first().map_or("", |k| k.name.as_str());
+                let ids: Vec<&str> = batch.members.iter().map(|m| m.id.as_str()).collect();
+                let each = acks::check_each(kind, &ids, &reply.body).map_err(Stop::WrongAck)?;
+                let tx = self.stream.begin()?;
+                let now = self.stream.env.now_ms();
+                let taken = confirm::confirm_each(&tx, contract, self.target.id, batch, &each.rejected, now)?;
+                tx.commit()?;
+                self.note(&taken);
+                if let (Sink::Http(remote), Some(tag)) = (&*self.sink, &each.tag) {
+                    self.stream.renew_config(remote, &self.device, tag)?;
+                }
+                Ok(Next::Taken)
+            }
+            413 if batch.members.len() > 1 => Ok(Next::Halves),
+            413 if batch.members.len() == 1 => self.without(batch, 0, "it is too large for the server"),
+            429 => Err(refused(reply).into()),
+            201..=299 => Err(Stop::WrongAck(AckFault::Unreadable).into()),
+            _ => {
+                self.give_up()?;
+                Err(refused(reply).into())
+            }
+        }
+    }
+
+    /// How far the server says that it is; `None` where it does not tell.
+    pub(super) fn server_seq(&self) -> Result<Option<i64>, End> {
+        let Sink::Http(remote) = &*self.sink else { return Ok(None) };
+        let Some(path) = remote.endpoint().beside(&self.stream.contract, Role::Status) else { return Ok(None) };
+        let path = of_device(&path, &self.device);
+        let reply = remote.patiently(Method::Get, &path, None, || self.stream.env.random())?;
+        let told: Option<serde_json::Value> = serde_json::from_slice(&reply.body).ok().filter(|_| reply.status == 200);
+        Ok(told.and_then(|t| t.get("server_seq")?.as_i64()))
     }
 
     /// The record that a refusal points to, by position in the batch, and the member of it.

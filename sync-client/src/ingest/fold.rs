@@ -1,9 +1,10 @@
 //! From what the app appended to the current records: the last one of a kind and id holds.
 
 use rusqlite::{Connection, params};
-use sync_core::ingest::batches::prepare;
+use sync_core::ingest::batches::{complete, prepare};
 use sync_core::ingest::contract::Contract;
 
+use super::numbered::{is_numbered, reached, take_seq};
 use super::report::IngestError;
 
 /// Rows that are read at once.
@@ -19,7 +20,7 @@ pub(super) fn fold(conn: &Connection, contract: &Contract) -> Result<(), IngestE
         for (seq, kind, record) in &rows {
             let fault = match contract.kinds.iter().position(|k| k.name == *kind) {
                 None => "there is no such kind".to_owned(),
-                Some(position) => match prepare(contract, position, record) {
+                Some(position) => match prepare(contract, position, &numbered(conn, contract, position, record)?) {
                     Err(why) => why.to_string(),
                     Ok(prepared) => {
                         let fault = prepared.fault.as_ref().map(|v| v.path.as_str());
@@ -32,6 +33,17 @@ pub(super) fn fold(conn: &Connection, contract: &Contract) -> Result<(), IngestE
             conn.execute("UPDATE main._sync_ingest_outbox SET fault = ?2 WHERE seq = ?1", (seq, fault))?;
         }
     }
+}
+
+/// A record with a number, where its kind has one: given out here, once it is known how far the server is.
+fn numbered(conn: &Connection, contract: &Contract, kind: usize, record: &[u8]) -> Result<Vec<u8>, IngestError> {
+    let (true, Ok(text)) = (is_numbered(contract), std::str::from_utf8(record)) else { return Ok(record.to_vec()) };
+    let stream = &contract.stream;
+    let (text, seq) = complete(&contract.kinds[kind], text, None, || take_seq(conn, stream).map(Some))?;
+    if let Some(seq) = seq {
+        reached(conn, stream, seq)?;
+    }
+    Ok(text.into_bytes())
 }
 
 fn page(conn: &Connection, stream: &str, after: i64) -> Result<Vec<(i64, String, Vec<u8>)>, IngestError> {

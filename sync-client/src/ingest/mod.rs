@@ -17,13 +17,15 @@
 //! | [`Remote`] | a server, with the token for it |
 //! | [`session`] | a device login, and how its tokens are renewed |
 //!
-//! The declaration of a contract is `sync_core::ingest::contract`; StatsAI's `sync_batch.v1` is the only one so far.
+//! The declaration of a contract is `sync_core::ingest::contract`; StatsAI's `sync_batch.v1` and Aexy Tracker's event
+//! batches are compiled in.
 
 mod confirm;
 mod deliver;
 mod endpoint;
 mod fold;
 mod http;
+mod numbered;
 mod push;
 mod report;
 mod select;
@@ -36,7 +38,8 @@ pub use endpoint::Endpoint;
 pub use http::{Remote, Tokens};
 pub use push::How;
 pub use report::{
-    Appended, Cursor, Faulty, IngestError, Mode, Pushed, Quarantined, SentBatch, Stop, StreamStatus, TargetStatus,
+    Appended, Cursor, Enrolled, Faulty, IngestError, Mode, Pushed, Quarantined, SentBatch, Stop, StreamStatus,
+    TargetStatus,
 };
 pub use sink::Sink;
 pub use stream::{Stream, append, contract};

@@ -8,6 +8,7 @@ use sync_core::ingest::batches::{self, Head};
 use super::confirm;
 use super::deliver::Next;
 use super::fold::fold;
+use super::numbered::is_numbered;
 use super::report::{IngestError, Mode, Pushed, SentBatch, Stop};
 use super::select::{self, Done};
 use super::sink::Sink;
@@ -56,7 +57,7 @@ pub(super) struct Run<'r, 's> {
     pub(super) stream: &'r Stream,
     pub(super) sink: &'r mut Sink<'s>,
     pub(super) target: Target,
-    device: String,
+    pub(super) device: String,
     pushed: Pushed,
     done: Done,
 }
@@ -79,9 +80,12 @@ impl Stream {
             other => IngestError::File(other.to_string()),
         })?;
         let (kind, name) = (sink.kind(), sink.target());
-        let tx = self.begin()?;
+        let mut tx = self.begin()?;
         store::ensure(&tx)?;
-        fold(&tx, &self.contract)?;
+        let numbered = is_numbered(&self.contract);
+        if how.dry_run || !numbered {
+            fold(&tx, &self.contract)?;
+        }
         let target = store::target(&tx, &self.contract.stream, kind, &name)?;
         let mut pushed = Pushed {
             sink: kind,
@@ -101,7 +105,16 @@ impl Stream {
             pushed.counts = select::count(&self.contract, chosen.iter().map(|(m, _)| m.kind));
             return tell(&tx, self, target.id, pushed);
         }
-        let device = store::device(&tx, &self.contract.stream, self.env.random())?;
+        let device = store::device(&tx, &self.contract, || self.env.random())?;
+        if numbered {
+            tx.commit()?;
+            if let Err(stop) = self.prepare_numbered(sink, &target, how.device.as_deref().unwrap_or(&device))? {
+                self.note_failure(target.id, &stop)?;
+                pushed.stop = Some(stop);
+                return tell(self.conn(), self, target.id, pushed);
+            }
+            tx = self.begin()?;
+        }
         let untold = select::invalid(&tx, &self.contract.stream, true)?;
         tx.execute(
             "UPDATE main._sync_ingest_record SET told = 1 WHERE stream = ? AND fault IS NOT NULL",
@@ -128,6 +141,27 @@ impl Stream {
         tell(self.conn(), self, id, pushed)
     }
 
+    /// Numbers what waits, once it is known how far the server is.
+    fn prepare_numbered(
+        &self,
+        sink: &Sink<'_>,
+        target: &Target,
+        device: &str,
+    ) -> Result<Result<(), Stop>, IngestError> {
+        if let Sink::Http(remote) = sink {
+            if let Some(stop) = waits(self, target) {
+                return Ok(Err(stop));
+            }
+            if let Err(stop) = self.catch_up(remote, target, device)? {
+                return Ok(Err(stop));
+            }
+        }
+        let tx = self.begin()?;
+        fold(&tx, &self.contract)?;
+        tx.commit()?;
+        Ok(Ok(()))
+    }
+
     fn note_failure(&self, target: i64, stop: &Stop) -> Result<(), IngestError> {
         let retry_at = match stop {
             // Nobody failed.
@@ -144,6 +178,13 @@ impl Stream {
     }
 }
 
+/// Whether the server asked to wait, and it is not the time yet.
+fn waits(stream: &Stream, target: &Target) -> Option<Stop> {
+    let left = target.retry_at.map_or(0, |at| at.saturating_sub(stream.env.now_ms()));
+    // More than was ever noted: the clock was ahead then.
+    (1..=LONGEST_WAIT).contains(&left).then(|| Stop::Waiting { seconds: left.unsigned_abs().div_ceil(1000) })
+}
+
 /// Adds what waits for a person.
 fn tell(conn: &Connection, stream: &Stream, target: i64, mut pushed: Pushed) -> Result<Pushed, IngestError> {
     pushed.quarantined = select::quarantined(conn, target)?;
@@ -154,10 +195,8 @@ fn tell(conn: &Connection, stream: &Stream, target: i64, mut pushed: Pushed) -> 
 impl Run<'_, '_> {
     fn go(&mut self, how: &How) -> Result<(), End> {
         let to_server = matches!(self.sink, Sink::Http(_));
-        let left = self.target.retry_at.map_or(0, |at| at.saturating_sub(self.stream.env.now_ms()));
-        // More than was ever noted: the clock was ahead then.
-        if (1..=LONGEST_WAIT).contains(&left) {
-            return Err(Stop::Waiting { seconds: left.unsigned_abs().div_ceil(1000) }.into());
+        if let Some(stop) = waits(self.stream, &self.target) {
+            return Err(stop.into());
         }
         let mut frozen = store::frozen(self.stream.conn(), &self.stream.kinds(), self.target.id)?;
         if !matches!(self.sink, Sink::File(_))
@@ -166,7 +205,8 @@ impl Run<'_, '_> {
             let next = self.deliver(&batch)?;
             self.after(next, batch, &mut VecDeque::new())?;
         }
-        if to_server {
+        let numbered = is_numbered(&self.stream.contract);
+        if to_server && !numbered {
             self.heal()?;
         }
         let chosen = select::select(self.stream.conn(), &self.stream.contract, self.target.id, how.mode, &self.done)?;
@@ -175,12 +215,13 @@ impl Run<'_, '_> {
             self.deliver(&batch)?;
             return Ok(());
         }
-        let cuts = if to_server {
+        let cuts = if to_server || (numbered && matches!(self.sink, Sink::Stdout(_))) {
             batches::cut(&self.stream.contract, chosen.iter().map(|(m, bytes)| (m.kind, *bytes)))
         } else {
             vec![chosen.len()]
         };
-        if chosen.is_empty() && !self.pushed.batches.is_empty() {
+        // Where a batch has no name, an empty one says nothing.
+        if chosen.is_empty() && (numbered || !self.pushed.batches.is_empty()) {
             return self.verify(how);
         }
         let (whole, created_at) = self.number()?;
@@ -294,8 +335,19 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// In what the server's state differs. Where records have numbers, [`Stream::catch_up`] looks at it before each push, and
+    /// afterwards each confirmed number has to be there.
+    fn behind(&self) -> Result<Option<String>, End> {
+        let Some(there) = self.server_seq()? else { return Ok(Some("it does not tell it".to_owned())) };
+        let here = select::highest_confirmed(self.stream.conn(), &self.stream.contract, self.target.id)?;
+        Ok((there < here).then(|| format!("it has records up to {there}, and confirmed {here}")))
+    }
+
     /// In what the server's state differs. A server that does not tell its state differs only where it is asked for it.
     fn difference(&self, asked: bool) -> Result<Option<String>, End> {
+        if is_numbered(&self.stream.contract) {
+            return self.behind();
+        }
         let Some(state) = self.state(asked)? else { return Ok(asked.then(|| "it does not tell it".to_owned())) };
         let whole = |id: Option<&String>| id.map(|id| batches::whole_id(id).to_owned());
         if whole(state.last_batch.as_ref()) != whole(self.target.last_batch.as_ref()) {

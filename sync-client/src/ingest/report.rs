@@ -15,7 +15,7 @@ pub enum IngestError {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
     /// No contract of this name is known.
-    #[error("there is no stream {0}; statsai is the only one")]
+    #[error("there is no stream {0}; there are statsai and aexy")]
     UnknownStream(String),
     /// The contract has no such kind of records.
     #[error("a {stream} record is one of {kinds}; {given} is none")]
@@ -78,6 +78,19 @@ pub struct Appended {
     pub added: usize,
     /// Of these, those that the contract's schema is against: they will not be sent like this.
     pub invalid: Vec<Faulty>,
+    /// Records that the server's configuration keeps out: a pause, or an app that is never captured.
+    pub left_out: usize,
+}
+
+/// What a server said when it bound a device.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Enrolled {
+    /// The device.
+    pub device_id: String,
+    /// What it is bound to.
+    pub project_id: String,
+    /// How it is to sample.
+    pub config: serde_json::Value,
 }
 
 /// What a push takes.
@@ -124,6 +137,9 @@ pub enum Stop {
     /// The token is refused, or there is none.
     #[error("{0}; log in, or give another token")]
     Login(String),
+    /// The server does not know the device.
+    #[error("the server does not know this device: enrol it (`stream enrol`). The records wait in the file")]
+    Enrol,
     /// The server takes another version of the contract.
     #[error("the server does not take this version of the contract: update this program. The records wait in the file")]
     Update,
@@ -240,6 +256,9 @@ pub struct StreamStatus {
     pub stream: String,
     /// The device of this file; `None` before the first push.
     pub device_id: Option<String>,
+    /// The configuration that a server told last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<serde_json::Value>,
     /// Its current records, by kind.
     pub records: BTreeMap<String, u64>,
     /// Records that cannot be sent to any target as they are.

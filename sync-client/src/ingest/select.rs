@@ -31,7 +31,8 @@ pub(super) fn select(
         let mut rows = s.query(params![target, contract.stream, spec.name])?;
         while let Some(r) = rows.next()? {
             let confirmed: bool = r.get(4)?;
-            if confirmed && mode == Mode::SinceLast && !spec.always {
+            let only_new = mode == Mode::SinceLast || spec.append.is_some();
+            if confirmed && only_new && !spec.always {
                 continue;
             }
             let member = Member { kind, id: r.get(0)?, hash: r.get(1)?, at: r.get(2)? };
@@ -80,6 +81,16 @@ pub(super) fn count(contract: &Contract, members: impl IntoIterator<Item = usize
 pub(super) fn confirmed(conn: &Connection, target: i64, kind: &str) -> Result<u64, IngestError> {
     let sql = "SELECT count(*) FROM main._sync_ingest_sent WHERE target = ? AND kind = ?";
     Ok(conn.query_row(sql, params![target, kind], |r| r.get::<_, i64>(0))?.unsigned_abs())
+}
+
+/// The highest number that a target has confirmed; 0 where there is none.
+pub(super) fn highest_confirmed(conn: &Connection, contract: &Contract, target: i64) -> Result<i64, IngestError> {
+    let Some(append) = contract.kinds.iter().find_map(|k| k.append.as_ref()) else { return Ok(0) };
+    let at = format!("${}", append.seq.to_string().replace('/', "."));
+    let sql = "SELECT coalesce(max(json_extract(r.payload, ?3)), 0) FROM main._sync_ingest_sent s \
+               JOIN main._sync_ingest_record r ON r.stream = ?2 AND r.kind = s.kind AND r.id = s.id AND r.hash = s.hash \
+               WHERE s.target = ?1";
+    Ok(conn.query_row(sql, params![target, contract.stream, at], |r| r.get(0))?)
 }
 
 /// What cannot be sent to any target: what is no record, and what the schema is against. `untold` leaves out what a push

@@ -121,6 +121,26 @@ pub fn refresh(transport: &dyn Transport, path: &str, refresh_token: &str, rotat
     read(&reply)
 }
 
+/// Trades a token that a person signed in with, which is short-lived, for one of its own that lasts a year.
+///
+/// # Errors
+/// Where the server cannot be reached or refuses.
+pub fn trade(transport: &dyn Transport, path: &str, signed: &str, name: &str) -> Result<String, Stop> {
+    let body = json!({ "name": name, "expires_in_days": 365 }).to_string();
+    let reply = exchange(transport, Method::Post, path, signed, Some(body.as_bytes()))?;
+    match reply.status {
+        401 => return Err(Stop::Login("the server refuses the token".into())),
+        429 => return Err(Stop::Later { seconds: reply.retry_after.unwrap_or(60) }),
+        500..=599 => {
+            return Err(Stop::Unreachable(format!("the server is not up to it now (HTTP {})", reply.status)));
+        }
+        _ => {}
+    }
+    let made: serde_json::Value = read(&reply)?;
+    let token = made.get("token").and_then(|t| t.as_str());
+    token.map(str::to_owned).ok_or(Stop::Refused { status: reply.status, code: None })
+}
+
 fn post(transport: &dyn Transport, path: &str, body: &serde_json::Value) -> Result<Reply, Stop> {
     let reply = exchange(transport, Method::Post, path, "", Some(body.to_string().as_bytes()))?;
     match reply.status {

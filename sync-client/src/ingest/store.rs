@@ -2,6 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use sync_core::ingest::contract::Contract;
+
 use super::report::IngestError;
 
 /// Everything but the outbox belongs to whoever pushes; only the outbox is written by the app, by its own SQL too, so that
@@ -31,27 +33,36 @@ CREATE TABLE IF NOT EXISTS main._sync_ingest_batch (
     target INTEGER PRIMARY KEY, batch_id TEXT NOT NULL, body BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS main._sync_ingest_member (
     target INTEGER NOT NULL, ordinal INTEGER NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, hash BLOB NOT NULL, at TEXT,
-    PRIMARY KEY (target, ordinal)) WITHOUT ROWID;";
+    PRIMARY KEY (target, ordinal)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main._sync_ingest_number (stream TEXT PRIMARY KEY NOT NULL, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS main._sync_ingest_config (stream TEXT PRIMARY KEY NOT NULL, config TEXT NOT NULL);";
 
 /// Makes the tables where they are not there.
 pub(super) fn ensure(conn: &Connection) -> Result<(), IngestError> {
     let there = "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name GLOB '_sync_ingest_*'";
     // Statements that change nothing would still take the write lock of the app's file.
-    if conn.query_row(there, [], |r| r.get::<_, i64>(0))? < 9 {
+    if conn.query_row(there, [], |r| r.get::<_, i64>(0))? < 11 {
         conn.execute_batch(TABLES)?;
     }
     Ok(())
 }
 
 /// The device of a stream in this file, made at first use.
-pub(super) fn device(conn: &Connection, stream: &str, random: u64) -> Result<String, IngestError> {
+pub(super) fn device(conn: &Connection, contract: &Contract, random: impl Fn() -> u64) -> Result<String, IngestError> {
+    let stream = &contract.stream;
     let known = conn
         .query_row("SELECT device_id FROM main._sync_ingest_device WHERE stream = ?", [stream], |r| r.get(0))
         .optional()?;
     if let Some(known) = known {
         return Ok(known);
     }
-    let made = format!("dev_{random:016x}");
+    let made = if contract.enrol.is_some() {
+        uuid::Builder::from_random_bytes(((u128::from(random()) << 64) | u128::from(random())).to_be_bytes())
+            .into_uuid()
+            .to_string()
+    } else {
+        format!("dev_{:016x}", random())
+    };
     conn.execute("INSERT INTO main._sync_ingest_device (stream, device_id) VALUES (?, ?)", (stream, &made))?;
     Ok(made)
 }

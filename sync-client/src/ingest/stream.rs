@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
-use sync_core::ingest::batches::prepare;
+use sync_core::ingest::batches::{complete, prepare};
 use sync_core::ingest::contract::Contract;
 use sync_core::sqlite::connection::{self, Settings};
 
 use super::fold::fold;
+use super::numbered;
 use super::report::{Appended, Cursor, Faulty, IngestError, Mode, StreamStatus, TargetStatus};
 use super::select::{self, Done};
 use super::store;
@@ -22,12 +23,12 @@ use crate::store::{busy, rfc3339};
 /// # Errors
 /// [`IngestError::UnknownStream`].
 pub fn contract(stream: &str) -> Result<Contract, IngestError> {
-    let known = Contract::statsai();
-    if known.stream == stream { Ok(known) } else { Err(IngestError::UnknownStream(stream.to_owned())) }
+    Contract::of(stream).ok_or_else(|| IngestError::UnknownStream(stream.to_owned()))
 }
 
 /// Puts a record, as JSON, into a file's outbox, in whatever transaction the connection is in. The outbox is made where it
-/// is not there. The record is looked at when it is pushed: what is no record is told of then and stays in the outbox.
+/// is not there. The record is looked at when it is pushed: what is no record is told of then and stays in the outbox. What a
+/// server's configuration says of capturing is for the app to keep to ([`Stream::config`]).
 ///
 /// # Errors
 /// SQLite's.
@@ -96,13 +97,24 @@ impl Stream {
                 kinds: self.kinds().join(", "),
                 given: kind.to_owned(),
             })?;
-        let mut appended = Appended { added: 0, invalid: Vec::new() };
+        let mut appended = Appended { added: 0, invalid: Vec::new(), left_out: 0 };
         let tx = self.begin()?;
+        store::ensure(&tx)?;
+        let config = numbered::config(&tx, &self.contract)?;
+        let now = rfc3339(self.env.now_ms().div_euclid(1000) * 1000);
+        let spec = &self.contract.kinds[position];
         for record in records {
+            if config.as_ref().is_some_and(|c| numbered::is_left_out(c, record)) {
+                appended.left_out += 1;
+                continue;
+            }
             appended.added += 1;
-            let prepared = prepare(&self.contract, position, record.as_bytes())
+            // A number is given when it is pushed, and until then any will do.
+            let (record, _) = complete(spec, record, Some(&now), || Ok::<_, IngestError>(None))?;
+            let (shown, _) = complete(spec, &record, None, || Ok::<_, IngestError>(Some(0)))?;
+            let prepared = prepare(&self.contract, position, shown.as_bytes())
                 .map_err(|why| IngestError::NoRecord { number: appended.added, why: why.to_string() })?;
-            append(&tx, &self.contract.stream, kind, record)?;
+            append(&tx, &self.contract.stream, kind, &record)?;
             if let Some(fault) = prepared.fault {
                 appended.invalid.push(Faulty { kind: kind.to_owned(), id: Some(prepared.id), reason: fault.path });
             }
@@ -174,6 +186,7 @@ impl Stream {
             targets.push(target);
         }
         let invalid = select::invalid(&tx, stream, false)?;
-        Ok(StreamStatus { stream: stream.clone(), device_id, records, invalid, targets })
+        let config = numbered::config(&tx, &self.contract)?.map(|c| c.shown());
+        Ok(StreamStatus { stream: stream.clone(), device_id, config, records, invalid, targets })
     }
 }

@@ -1,6 +1,7 @@
 //! The producer's side of ingest. `peer` is a server in the test's hands, `web` the same over HTTP; `server` has the real one.
 
 mod acks;
+mod aexy;
 mod app;
 mod killed;
 mod peer;

@@ -75,6 +75,40 @@ pub fn check(contract: &Contract, batch: &str, sent: &[u64], reply: &[u8]) -> Re
     Ok(())
 }
 
+/// What a server said of a batch whose records are taken or rejected one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EachTaken {
+    /// The records that it rejects, by position in the batch, each with its reason, cut short.
+    pub rejected: Vec<(usize, String)>,
+    /// The tag of the configuration that it has for the device.
+    pub tag: Option<String>,
+}
+
+/// Checks a reply to a batch of these ids, where the reply names each record that was not taken.
+///
+/// # Errors
+/// Where it does not account for each record of the batch.
+pub fn check_each(kind: &str, ids: &[&str], reply: &[u8]) -> Result<EachTaken, AckFault> {
+    let ack: Value = serde_json::from_slice(reply).map_err(|_| AckFault::Unreadable)?;
+    let count = |name: &str| ack.get(name).and_then(Value::as_u64).ok_or(AckFault::Unreadable);
+    let named = ack.get("rejected").and_then(Value::as_array).ok_or(AckFault::Unreadable)?;
+    let taken = count("accepted")?.checked_add(count("duplicates")?);
+    if taken.and_then(|n| n.checked_add(named.len() as u64)) != Some(ids.len() as u64) {
+        return Err(AckFault::Counts(kind.to_owned()));
+    }
+    let mut rejected: Vec<(usize, String)> = Vec::with_capacity(named.len());
+    for one in named {
+        let text = |name: &str| one.get(name).and_then(Value::as_str);
+        let position = text("event_id").and_then(|id| ids.iter().position(|i| *i == id)).ok_or(AckFault::Batch)?;
+        if rejected.iter().any(|(p, _)| *p == position) {
+            return Err(AckFault::Batch);
+        }
+        rejected.push((position, text("reason").unwrap_or_default().chars().take(MOST_REASON).collect()));
+    }
+    let tag = ack.get("config_etag").and_then(Value::as_str).map(str::to_owned);
+    Ok(EachTaken { rejected, tag })
+}
+
 fn not_taken(named: &Value) -> NotTaken {
     let text = |name: &str| named.get(name).and_then(Value::as_str);
     NotTaken {
@@ -97,6 +131,28 @@ pub fn place<'a>(contract: &Contract, pointer: &'a str) -> Option<(usize, usize,
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_reply_accounts_for_each_record() {
+        let check = |accepted: u64, duplicates: u64, rejected: Value| {
+            let ack =
+                json!({"accepted": accepted, "duplicates": duplicates, "rejected": rejected, "config_etag": "cfg_0"});
+            check_each("events", &["a", "b", "c"], ack.to_string().as_bytes())
+        };
+        let named = |id: &str| json!([{ "event_id": id, "reason": "r" }]);
+        let tag = Some("cfg_0".to_owned());
+        assert_eq!(check(1, 2, json!([])), Ok(EachTaken { rejected: vec![], tag: tag.clone() }));
+        assert_eq!(check(2, 0, named("b")), Ok(EachTaken { rejected: vec![(1, "r".into())], tag }));
+        for (accepted, duplicates, rejected) in [(3, 0, named("b")), (2, 0, json!([])), (u64::MAX, 1, json!([]))] {
+            assert_eq!(check(accepted, duplicates, rejected), Err(AckFault::Counts("events".into())));
+        }
+        assert_eq!(check(2, 0, named("x")), Err(AckFault::Batch));
+        let twice = json!([{ "event_id": "a" }, { "event_id": "a" }]);
+        assert_eq!(check(1, 0, twice), Err(AckFault::Batch));
+        for other in [&b"{"[..], b"{}", b"<html>", br#"{"accepted":3,"duplicates":0}"#] {
+            assert_eq!(check_each("events", &["a"], other), Err(AckFault::Unreadable));
+        }
+    }
 
     const SENT_COUNTS: [u64; 6] = [1, 0, 0, 0, 2, 0];
 

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::contract::Contract;
+use super::contract::{Contract, Kind};
 use super::exact::{Json, Name};
 use super::redaction::scrub;
 use super::validate::Violation;
@@ -36,6 +36,36 @@ pub enum NoRecord {
     NoId,
 }
 
+/// A record with what was left out filled in, where its kind has numbers and times of its own: the number by `seq`, which
+/// is asked only then, and the time. As it was where it is no JSON object. Says its number, too.
+///
+/// # Errors
+/// Those of `seq`.
+pub fn complete<E>(
+    kind: &Kind,
+    record: &str,
+    at: Option<&str>,
+    seq: impl FnOnce() -> Result<Option<i64>, E>,
+) -> Result<(String, Option<i64>), E> {
+    let as_is = || (record.to_owned(), None);
+    let (Some(append), Ok(mut json)) = (&kind.append, Json::read(record.as_bytes())) else { return Ok(as_is()) };
+    let mut changed = false;
+    if let (None, Some(at)) = (append.time.find(&json), at) {
+        append.time.set(&mut json, Json::Text(at.to_owned()));
+        changed = true;
+    }
+    let mut number = append.seq.find(&json).and_then(Json::integer).and_then(|n| i64::try_from(n).ok());
+    if append.seq.find(&json).is_none() {
+        number = seq()?;
+        if let Some(n) = number {
+            append.seq.set(&mut json, Json::Number(n.to_string()));
+            changed = true;
+        }
+    }
+    // The canonical form would make an integer of 1000.0, so what is whole stays as it was written.
+    Ok((if changed { json.canonical() } else { record.to_owned() }, number))
+}
+
 /// Scrubs and checks a record of a kind (by position).
 ///
 /// # Errors
@@ -62,7 +92,12 @@ pub const SENT: usize = 0;
 fn fault(contract: &Contract, kind: usize, record: Value) -> Option<Violation> {
     let head = Head { batch_id: "b", device_id: "d", created_at: "1970-01-01T00:00:00Z" };
     let mut batch: Value = serde_json::from_str(&envelope(contract, head).canonical()).ok()?;
-    let name = &contract.kinds[kind].name;
+    let Kind { name, append, .. } = &contract.kinds[kind];
+    // What a server refuses in any form is not sent first.
+    let forbidden = append.iter().flat_map(|a| &a.forbid).find(|p| record.pointer(&p.to_string()).is_some());
+    if let Some(p) = forbidden {
+        return Some(Violation { path: p.to_string() });
+    }
     batch.as_object_mut()?.insert(name.clone(), Value::Array(vec![record]));
     let mut found = contract.versions[SENT].schema.check(&batch, 1).err()?;
     let mut found = found.remove(0);
@@ -215,6 +250,27 @@ mod tests {
         assert_eq!(judge(&c, empty.as_bytes()).unwrap().records, []);
         assert!(!empty.contains('['), "{empty}");
         assert_eq!(compose(&c, head, [(0, "{")]), None);
+    }
+
+    #[test]
+    fn numbers_and_times_are_filled_in_where_they_are_left_out() {
+        let c = Contract::aexy();
+        let done = |record: &str| {
+            let seq = || Ok::<_, ()>(Some(7));
+            complete(&c.kinds[0], record, Some("2026-06-17T10:00:00Z"), seq).unwrap()
+        };
+        assert_eq!(done(r#"{"a":1.0}"#), (r#"{"a":1,"client_seq":7,"ts":"2026-06-17T10:00:00Z"}"#.into(), Some(7)));
+        let whole = r#"{"ts":"x","client_seq":3,"interval_s":60.0}"#;
+        assert_eq!(done(whole), (whole.into(), Some(3)));
+        assert_eq!(done("[").1, None);
+        assert_eq!(
+            complete(&Contract::statsai().kinds[0], "{}", None, || Ok::<_, ()>(Some(1))),
+            Ok(("{}".into(), None))
+        );
+        let event = r#"{"event_id":"e","client_seq":1,"ts":"2026-06-17T10:00:00Z","interval_s":60,"category":null,
+            "active_app":{"name":"n","bundle_id":"b"}}"#;
+        assert_eq!(prepare(&c, 0, event.as_bytes()).unwrap().fault.unwrap().path, "/category");
+        assert_eq!(prepare(&c, 0, event.replace("category", "x").as_bytes()).unwrap().fault, None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Runs each `sh` block of README.md that is marked `<!-- run: two-machines -->`, with the programs
-//! of this build, in a directory of its own.
+//! Runs each `sh` block of README.md that is marked `<!-- run: … -->`, all of one name together, with the programs of this
+//! build, in a directory of its own.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,13 +9,9 @@ use std::process::{Command, Stdio};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-const MARK: &str = "<!-- run: two-machines -->";
-
 #[test]
 fn the_commands_for_two_machines_work() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
-    let blocks = blocks(&readme);
-    assert!(!blocks.is_empty(), "README.md has no block marked {MARK}");
+    let blocks = blocks("two-machines");
     let dir = TempDir::new().unwrap();
     let notes = Connection::open(dir.path().join("notes.db")).unwrap();
     notes
@@ -35,17 +31,31 @@ fn the_commands_for_two_machines_work() {
     assert_eq!(rows(&copy, "notes").len(), 3);
 }
 
-/// The marked blocks, in their order.
-fn blocks(readme: &str) -> Vec<String> {
+#[test]
+fn the_commands_for_a_tracker_work() {
+    let dir = TempDir::new().unwrap();
+    let said = run(&dir, &script(&blocks("aexy")));
+    let scope = fs::read_dir(dir.path().join("data/scopes")).unwrap().map(|e| e.unwrap().path());
+    let scope = scope.into_iter().find(|p| p.extension().is_some_and(|e| e == "db")).unwrap();
+    let sql = "SELECT payload FROM _sync_ingest_sample";
+    let payload: String = Connection::open(scope).unwrap().query_row(sql, [], |r| r.get(0)).unwrap();
+    assert!(payload.contains("org.vim") && payload.contains("\"client_seq\":1"), "{payload}\n{said}");
+}
+
+/// The blocks of this name, in their order.
+fn blocks(name: &str) -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let mark = format!("<!-- run: {name} -->");
     let mut blocks = Vec::new();
     let mut lines = readme.lines();
     while let Some(line) = lines.next() {
-        if line.trim() != MARK {
+        if line.trim() != mark {
             continue;
         }
-        assert_eq!(lines.next(), Some("```sh"), "{MARK} stands before a block of sh");
+        assert_eq!(lines.next(), Some("```sh"), "{mark} stands before a block of sh");
         blocks.push(lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect());
     }
+    assert!(!blocks.is_empty(), "README.md has no block marked {mark}");
     blocks
 }
 
@@ -67,7 +77,8 @@ fn script(blocks: &[String]) -> String {
     }
     // The address is free on the reader's machine; here it may not be.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    script.replace("127.0.0.1:8787", &format!("127.0.0.1:{port}"))
+    let here = format!("127.0.0.1:{port}");
+    ["127.0.0.1:8787", "127.0.0.1:8789"].iter().fold(script, |script, there| script.replace(there, &here))
 }
 
 fn run(dir: &TempDir, script: &str) -> String {
@@ -78,6 +89,7 @@ fn run(dir: &TempDir, script: &str) -> String {
         .current_dir(dir.path())
         .env("PATH", std::env::join_paths(path).unwrap())
         .env_remove("SYNC_TOKEN")
+        .env_remove("AEXY_TOKEN")
         .env_remove("SYNC_SERVER_SECRET")
         .stdin(Stdio::null())
         .output()

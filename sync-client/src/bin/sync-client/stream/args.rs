@@ -8,16 +8,20 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 pub(crate) enum Stream {
     /// Put records into FILE's outbox; nothing is sent
     #[command(
-        after_help = "With --json: {\"added\", \"invalid\": [{\"kind\", \"id\", \"reason\"}]}; invalid are those that \
-        the contract's schema is against: they are kept, and will not be sent like this"
+        after_help = "With --json: {\"added\", \"invalid\": [{\"kind\", \"id\", \"reason\"}], \"left_out\"}; invalid are those that \
+        the contract's schema is against: they are kept, and will not be sent like this; left_out are those that the server's \
+        configuration keeps out, by a pause or by their app"
     )]
     Add(Add),
     /// Send what a target has not: each batch is frozen before it is sent, and the same again until it is settled
     #[command(after_help = PUSH)]
     Push(Push),
+    /// Bind FILE's device to a project at the server, which says how it is to sample
+    #[command(after_help = "With --json: {\"device_id\", \"project_id\", \"config\"}")]
+    Enrol(Enrol),
     /// What each target has, and what waits
     #[command(
-        after_help = "With --json: {\"stream\", \"device_id\", \"records\": {kind: n}, \"invalid\": [{\"kind\", \"id\", \"reason\"}], \
+        after_help = "With --json: {\"stream\", \"device_id\", \"config\" (aexy), \"records\": {kind: n}, \"invalid\": [{\"kind\", \"id\", \"reason\"}], \
         \"targets\": [{\"sink\", \"target\", \"last_success_at\", \"last_batch_id\", \"cursors\": {kind: {\"at\", \"id\"}}, \
         \"failure_count\", \"last_error\", \"retry_after\", \"in_flight\", \"waiting\": {kind: n}, \
         \"quarantined\": [{\"kind\", \"id\", \"reason\"}]}]}"
@@ -45,9 +49,10 @@ impl Stream {
     /// The file that it is about, where it is about one.
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
-            Self::Add(Add { file, .. }) | Self::Push(Push { file, .. }) | Self::Status(Status { file, .. }) => {
-                Some(file)
-            }
+            Self::Add(Add { file, .. })
+            | Self::Push(Push { file, .. })
+            | Self::Enrol(Enrol { file, .. })
+            | Self::Status(Status { file, .. }) => Some(file),
             Self::Login(_) | Self::Schema(_) => None,
         }
     }
@@ -57,7 +62,7 @@ impl Stream {
 pub(crate) struct Add {
     /// The SQLite file; made where it is missing
     pub(crate) file: PathBuf,
-    /// The stream: statsai
+    /// The stream: statsai, aexy
     pub(crate) stream: String,
     /// The kind of the records, as the batch names their list: events, summaries …
     pub(crate) kind: String,
@@ -81,7 +86,7 @@ pub(crate) enum To {
 pub(crate) struct Push {
     /// The SQLite file; made where it is missing
     pub(crate) file: PathBuf,
-    /// The stream: statsai
+    /// The stream: statsai, aexy
     pub(crate) stream: String,
     /// Where batches go; what is known of one target is that target's alone
     #[arg(long, value_enum)]
@@ -104,7 +109,30 @@ pub(crate) struct Push {
     /// Another device id than FILE's, this once
     #[arg(long, value_name = "D")]
     pub(crate) device: Option<String>,
-    /// The token. `STATSAI_SYNC_TOKEN` or `stream login` is better: others see arguments
+    /// The token. `STATSAI_SYNC_TOKEN`, `AEXY_TOKEN` or `stream login` is better: others see arguments
+    #[arg(long, value_name = "T")]
+    pub(crate) auth_token: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Enrol {
+    /// The SQLite file; made where it is missing
+    pub(crate) file: PathBuf,
+    /// The stream: aexy
+    pub(crate) stream: String,
+    /// The project
+    #[arg(long, value_name = "ID")]
+    pub(crate) project: String,
+    /// The full URL of the batch route; without it the one of the login
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// Another device id than FILE's, this once
+    #[arg(long, value_name = "D")]
+    pub(crate) device: Option<String>,
+    /// The device's name, for people
+    #[arg(long, value_name = "N")]
+    pub(crate) name: Option<String>,
+    /// The token. `AEXY_TOKEN` or `stream login` is better: others see arguments
     #[arg(long, value_name = "T")]
     pub(crate) auth_token: Option<String>,
 }
@@ -113,13 +141,13 @@ pub(crate) struct Push {
 pub(crate) struct Status {
     /// The SQLite file
     pub(crate) file: PathBuf,
-    /// The stream: statsai
+    /// The stream: statsai, aexy
     pub(crate) stream: String,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Login {
-    /// The stream: statsai
+    /// The stream: statsai, aexy
     pub(crate) stream: String,
     /// A token to keep; - reads it from standard input. Without it a code is to be approved
     pub(crate) secret: Option<String>,
@@ -130,6 +158,6 @@ pub(crate) struct Login {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Schema {
-    /// The contract: `statsai.sync_batch`
+    /// The contract: `statsai.sync_batch`, `aexy.events_batch`
     pub(crate) name: String,
 }

@@ -32,7 +32,13 @@ pub(super) fn login(args: &Login, out: Output) -> Result<Done, Failure> {
     let store = Store::of(&args.stream)?;
     let url = endpoint.as_ref().map(|e| e.url().to_owned());
     let stored = match &args.secret {
-        Some(given) => Stored { secret: Some(secret(given)?), endpoint: url, ..Stored::default() },
+        Some(given) => {
+            let secret = own(&contract, endpoint.as_ref(), secret(given)?)?;
+            Stored { secret: Some(secret), endpoint: url, ..Stored::default() }
+        }
+        None if !contract.routes.iter().any(|r| r.role == Role::LoginStart) => {
+            return Err(Failure::usage(format!("Give the token: {} has no login by code.", contract.stream)));
+        }
         None => {
             let endpoint = endpoint.ok_or_else(|| {
                 Failure::usage("A login by code needs --endpoint, the full URL of the batch route; or give the token.")
@@ -47,6 +53,24 @@ pub(super) fn login(args: &Login, out: Output) -> Result<Done, Failure> {
     let path = store.path.display().to_string();
     out.result(&json!({ "logged_in": true, "file": path }), || format!("Kept in {path}, for you alone."));
     Ok(Done::Clean)
+}
+
+/// The token to keep: where a person's signed token is given and the contract has tokens of a program's own, such a one.
+fn own(contract: &Contract, endpoint: Option<&Endpoint>, given: String) -> Result<String, Failure> {
+    let trades = contract.routes.iter().any(|r| r.role == Role::TokenCreate);
+    if !trades || given.starts_with(&contract.auth.prefix) {
+        return Ok(given);
+    }
+    let path = endpoint.and_then(|e| Some((e, e.beside(contract, Role::TokenCreate)?)));
+    let (endpoint, path) = path.ok_or_else(|| {
+        Failure::usage(format!(
+            "A token that does not begin with {} is traded for one that does: that needs --endpoint, the full URL of the batch \
+             route.",
+            contract.auth.prefix
+        ))
+    })?;
+    let http = Http::new(endpoint.base()).map_err(Error::from)?;
+    session::trade(&http, &path, &given, "sync-client").map_err(|stop| failure(&stop))
 }
 
 fn secret(given: &str) -> Result<String, Failure> {

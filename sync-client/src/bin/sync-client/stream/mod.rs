@@ -29,6 +29,7 @@ pub(crate) fn run(command: &args::Stream, out: Output) -> Result<Done, Failure> 
     match command {
         args::Stream::Add(args) => add(args, out),
         args::Stream::Push(args) => push::push(args, out),
+        args::Stream::Enrol(args) => push::enrol(args, out),
         args::Stream::Status(args) => status(args, out),
         args::Stream::Login(args) => login::login(args, out),
         args::Stream::Schema(args) => schema(args),
@@ -83,7 +84,13 @@ fn add(args: &args::Add, out: Output) -> Result<Done, Failure> {
             printable(&faulty.reason)
         ));
     }
-    out.result(&added, || format!("{} waiting to be sent.", counted(added.added as u64, "record")));
+    out.result(&added, || {
+        let waiting = format!("{} waiting to be sent.", counted(added.added as u64, "record"));
+        match added.left_out {
+            0 => waiting,
+            n => format!("{waiting} {} left out, as the server's configuration says.", counted(n as u64, "record")),
+        }
+    });
     Ok(Done::Clean)
 }
 
@@ -148,7 +155,10 @@ fn refused(q: &Quarantined) -> String {
 fn schema(args: &args::Schema) -> Result<Done, Failure> {
     let contract = args.name.split_once('.').and_then(|(stream, _)| ingest::contract(stream).ok());
     let contract = contract.filter(|c| c.name == args.name).ok_or_else(|| {
-        Failure::usage(format!("There is no contract {}: statsai.sync_batch is one.", printable(&args.name)))
+        Failure::usage(format!(
+            "There is no contract {}: there are statsai.sync_batch and aexy.events_batch.",
+            printable(&args.name)
+        ))
     })?;
     line(contract.versions[SENT].schema.text().trim_end());
     Ok(Done::Clean)

@@ -9,9 +9,10 @@ use sync_client::{
     ingest::{self, Endpoint, How, Mode, Pushed, Remote, Sink, Stop},
     transport::{Http, Transport},
 };
+use sync_core::ingest::contract::Contract;
 
 use super::{
-    args::{Push, To},
+    args::{Enrol, Push, To},
     credentials, open, refused, sentence,
 };
 use crate::{
@@ -42,30 +43,55 @@ pub(super) fn push(args: &Push, out: Output) -> Result<Done, Failure> {
             open(&args.file, &args.stream)?.push(&mut Sink::File(path), &how)?
         }
         To::Http => {
-            let store = credentials::Store::of(&args.stream)?;
-            let endpoint = match &args.endpoint {
-                Some(url) => Endpoint::parse(url)?,
-                None => {
-                    let kept = store.read()?.and_then(|stored| stored.endpoint);
-                    Endpoint::parse(&kept.ok_or_else(|| {
-                        Failure::usage("--sink http needs --endpoint, the full URL of the batch route.")
-                    })?)?
-                }
-            };
-            let http = Arc::new(Http::new(endpoint.base()).map_err(Error::from)?);
-            let stopping = Arc::clone(&http);
-            on_signal(move || stopping.interrupt())?;
-            let transport: Arc<dyn Transport> = http;
-            let tokens = if args.dry_run {
-                credentials::none()
-            } else {
-                store.tokens(args.auth_token.as_deref(), &contract, &endpoint, Arc::clone(&transport))?
-            };
-            let remote = Remote::new(endpoint, transport, tokens);
+            let remote = remote(&contract, args.endpoint.as_deref(), args.auth_token.as_deref(), args.dry_run)?;
             open(&args.file, &args.stream)?.push(&mut Sink::Http(&remote), &how)?
         }
     };
     Ok(told(&pushed, args.sink, out))
+}
+
+/// The server of a batch route, or of the one that the login is for, and the tokens for it.
+fn remote(contract: &Contract, url: Option<&str>, token: Option<&str>, dry_run: bool) -> Result<Remote, Failure> {
+    let store = credentials::Store::of(&contract.stream)?;
+    let endpoint = match url {
+        Some(url) => Endpoint::parse(url)?,
+        None => {
+            let kept = store.read()?.and_then(|stored| stored.endpoint);
+            let none = || Failure::usage("A server needs --endpoint, the full URL of the batch route.");
+            Endpoint::parse(&kept.ok_or_else(none)?)?
+        }
+    };
+    let http = Arc::new(Http::new(endpoint.base()).map_err(Error::from)?);
+    let stopping = Arc::clone(&http);
+    on_signal(move || stopping.interrupt())?;
+    let transport: Arc<dyn Transport> = http;
+    let tokens =
+        if dry_run { credentials::none() } else { store.tokens(token, contract, &endpoint, Arc::clone(&transport))? };
+    Ok(Remote::new(endpoint, transport, tokens))
+}
+
+/// `stream enrol`
+pub(super) fn enrol(args: &Enrol, out: Output) -> Result<Done, Failure> {
+    let contract = ingest::contract(&args.stream)?;
+    if contract.enrol.is_none() {
+        return Err(Failure::usage(format!("The devices of {} are not enrolled.", contract.stream)));
+    }
+    let remote = remote(&contract, args.endpoint.as_deref(), args.auth_token.as_deref(), false)?;
+    let stream = open(&args.file, &args.stream)?;
+    let done = stream.enrol(&remote, &args.project, args.name.as_deref(), args.device.as_deref())?;
+    // Of an enrolment it is the project that the server does not know.
+    let enrolled = done.map_err(|stop| match stop {
+        Stop::Enrol => failure(&Stop::Refused { status: 404, code: None }),
+        stop => failure(&stop),
+    })?;
+    out.result(&enrolled, || {
+        format!(
+            "Device {} is enrolled into project {}.",
+            printable(&enrolled.device_id),
+            printable(&enrolled.project_id)
+        )
+    });
+    Ok(Done::Clean)
 }
 
 /// Prints what became of it, and says how the program ends: what waits for a person comes before a refusal, and that before
@@ -125,6 +151,7 @@ pub(super) fn failure(stop: &Stop) -> Failure {
     let (exit, class) = match stop {
         Stop::Invalid(_) => (output::SOMETHING_WAITS, "local"),
         Stop::Update => (output::SOMETHING_WAITS, "protocol"),
+        Stop::Enrol => (output::SOMETHING_WAITS, "refused"),
         Stop::Later { .. } | Stop::Waiting { .. } => (output::OFFLINE, "failing"),
         Stop::Unreachable(_) => (output::OFFLINE, "offline"),
         Stop::Login(_) => (output::REFUSED, "auth"),
