@@ -12,6 +12,7 @@
 //! | each record is new, updated or a duplicate | [`outcome`] |
 //! | or, where records are rejected one by one: each is stored once, a duplicate, or named with a reason | [`records`] |
 //! | windows that a request has to fit into; what an enrolled device is told to do | [`rates`], [`config`] |
+//! | what its records come to later, where they are a tracker's samples | [`spans`] |
 //! | the buckets that it touches are summed up again | [`rollups`] |
 //! | the reply | [`statsai`], [`aexy`] |
 //!
@@ -37,6 +38,7 @@ pub mod rates;
 pub mod records;
 pub mod redaction;
 pub mod rollups;
+pub mod spans;
 pub mod statsai;
 pub mod time;
 pub mod validate;

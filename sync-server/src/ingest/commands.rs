@@ -272,25 +272,15 @@ impl Rollups {
             (_, true) => View::Dashboard,
             _ => View::Daily,
         };
-        let path = existing(&self.data)?.join("scopes").join(format!("{}.db", Scopes::name(user.as_str())));
         let contract = Contract::statsai();
-        let settings = Settings {
-            foreign_keys: false,
-            triggers: false,
-            durable: false,
-            busy: Duration::from_secs(5),
-            cache_kib: 512,
-        };
         let now = environment.now_ms();
-        let shown = if path.exists() {
-            let conn = connection::open(&path, false, settings)?;
-            conn.pragma_update(None, "query_only", true)?;
-            let tx = conn.unchecked_transaction()?;
-            view(&tx, &contract, which, now)?
-        } else {
-            let nobody = rusqlite::Connection::open_in_memory()?;
-            debug_assert!(!store::there(&nobody)?);
-            view(&nobody, &contract, which, now)?
+        let shown = match look_into(existing(&self.data)?, &user)? {
+            Some(conn) => view(&*conn.unchecked_transaction()?, &contract, which, now)?,
+            None => {
+                let nobody = rusqlite::Connection::open_in_memory()?;
+                debug_assert!(!store::there(&nobody)?);
+                view(&nobody, &contract, which, now)?
+            }
         };
         if self.json {
             return print(&shown.to_string());
@@ -311,6 +301,19 @@ fn line(row: &Value) -> String {
         format!("{}{}.{:02}", if cents < 0 { "-" } else { "" }, cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
     let parts = ["bucket", "provider", "provider_account_id", "project_id"].map(text);
     format!("{}  {} tokens  {dollars} USD", parts.join("  "), row["usage"]["total_tokens"])
+}
+
+/// A user's file, to be read only; `None` where the user has none.
+pub(super) fn look_into(data: &Path, user: &UserId) -> Result<Option<rusqlite::Connection>, Failed> {
+    let path = data.join("scopes").join(format!("{}.db", Scopes::name(user.as_str())));
+    if !path.exists() {
+        return Ok(None);
+    }
+    let busy = Duration::from_secs(5);
+    let settings = Settings { foreign_keys: false, triggers: false, durable: false, busy, cache_kib: 512 };
+    let conn = connection::open(&path, false, settings)?;
+    conn.pragma_update(None, "query_only", true)?;
+    Ok(Some(conn))
 }
 
 pub(super) fn existing(data: &Path) -> Result<&Path, Failed> {

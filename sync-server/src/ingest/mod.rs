@@ -17,11 +17,13 @@
 //! | the windows have room | `windows` |
 //! | each record by itself | `sync_core::ingest::records` |
 //! | records, highest number, what is to be done later: one transaction | `append` |
+//! | what was queued, once its minute is over | `enrich` |
 //! | the reply, and the paths that only this contract has | `aexy`, `sync_core::ingest::aexy` |
 
 mod aexy;
 mod append;
 pub mod commands;
+mod enrich;
 mod http;
 pub(crate) mod keys;
 mod projects;
@@ -34,7 +36,7 @@ pub(crate) mod vault;
 mod windows;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use axum::Router;
@@ -47,6 +49,7 @@ use crate::auth::JwtAuth;
 use crate::service::Service;
 use crate::turns::Turns;
 
+pub use self::enrich::{Enrich, Run};
 pub use self::keys::KeyAuth;
 pub use self::windows::{Ask, InMemory, Limiter, LimiterDown};
 
@@ -65,6 +68,8 @@ pub struct IngestOptions {
     pub developer: Option<JwtAuth>,
     /// Counts requests against a contract's windows.
     pub limiter: Arc<dyn Limiter>,
+    /// What the host does of records that were taken, beside the spans that are computed of them.
+    pub enrich: Option<Arc<dyn Enrich>>,
 }
 
 impl IngestOptions {
@@ -78,6 +83,7 @@ impl IngestOptions {
             idle_body: Duration::from_secs(30),
             developer: None,
             limiter: Arc::new(InMemory::default()),
+            enrich: None,
         }
     }
 }
@@ -100,6 +106,7 @@ pub(crate) struct Ingest {
     turns: Turns,
     batches: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
+    queued: mpsc::Sender<UserId>,
 }
 
 /// Why contracts cannot be served.
@@ -109,11 +116,17 @@ pub enum IngestError {
     /// The keys in the data directory.
     #[error("{0}")]
     Keys(String),
+    /// The thread that does what is queued.
+    #[error("no thread can be started: {0}")]
+    Thread(String),
 }
 
 impl Ingest {
     /// Something of this user's waits to be done.
-    fn queued(&self, _user: &UserId) {}
+    fn queued(&self, user: &UserId) {
+        // Without a worker it is found when the server starts again.
+        let _ = self.queued.send(user.clone());
+    }
 }
 
 /// The paths of StatsAI's contract, to be merged with [`crate::router`] or served alone. `data` is the service's directory,
@@ -135,7 +148,8 @@ pub fn aexy(service: Service, data: &Path, options: IngestOptions) -> Result<Rou
 
 fn serve(contract: Contract, service: Service, data: &Path, options: IngestOptions) -> Result<Router, IngestError> {
     let vault = Vault::open(data, Arc::clone(service.environment())).map_err(|e| IngestError::Keys(e.to_string()))?;
-    let ingest = Ingest {
+    let (queued, woken) = mpsc::channel();
+    let ingest = Arc::new(Ingest {
         service,
         vault,
         contract,
@@ -143,6 +157,12 @@ fn serve(contract: Contract, service: Service, data: &Path, options: IngestOptio
         turns: Turns::new(BATCHES_PER_USER),
         batches: Arc::new(Semaphore::new(BATCHES)),
         uploads: Arc::new(Semaphore::new(UPLOADS)),
-    };
-    Ok(http::router(Arc::new(ingest)))
+        queued,
+    });
+    if ingest.contract.hook.is_some() {
+        let served = Arc::downgrade(&ingest);
+        let worker = std::thread::Builder::new().name("ingest".into());
+        worker.spawn(move || enrich::work(&served, &woken)).map_err(|e| IngestError::Thread(e.to_string()))?;
+    }
+    Ok(http::router(ingest))
 }

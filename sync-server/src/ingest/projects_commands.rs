@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use sync_core::ingest::contract::Contract;
 use sync_core::ingest::records::canonical_id;
 
-use super::commands::{Failed, existing, print, user};
+use super::commands::{Failed, existing, look_into, print, user};
+use super::enrich::spans;
 use super::vault::Vault;
 use crate::config::ConfigError;
 use crate::service::Environment;
@@ -24,6 +25,8 @@ pub enum Projects {
     Tracker(Tracker),
     /// Change or show the configuration of a project's devices.
     Config(Config),
+    /// What a user's samples in a project come to: spans of time by app and branch.
+    Spans(Spans),
 }
 
 /// On or off.
@@ -103,6 +106,23 @@ pub struct Config {
     pub json: bool,
 }
 
+/// `sync-server projects spans`
+#[derive(Debug, Args)]
+pub struct Spans {
+    /// The server's data directory.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// As `projects create` prints it.
+    #[arg(long, value_name = "ID")]
+    pub project: String,
+    /// Whose samples.
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 impl Projects {
     pub(crate) fn run(&self, environment: Arc<dyn Environment>) -> Result<(), Failed> {
         match self {
@@ -117,6 +137,7 @@ impl Projects {
                 Ok(vault.set_tracker(&canonical_id(&t.project), t.switch == Switch::On)?)
             }
             Self::Config(config) => config.run(environment),
+            Self::Spans(spans) => spans.run(),
         }
     }
 }
@@ -154,6 +175,22 @@ impl Config {
         }
         for (name, value) in config.as_object().into_iter().flatten() {
             print(&format!("{name}={value}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Spans {
+    fn run(&self) -> Result<(), Failed> {
+        let Some(conn) = look_into(existing(&self.data)?, &user(&self.user)?)? else {
+            return if self.json { print("[]") } else { Ok(()) };
+        };
+        let found = spans(&conn, &Contract::aexy().stream, &canonical_id(&self.project))?;
+        if self.json {
+            return print(&serde_json::to_string(&found)?);
+        }
+        for span in &found {
+            print(&span.line())?;
         }
         Ok(())
     }

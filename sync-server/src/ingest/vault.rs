@@ -183,6 +183,15 @@ impl Vault {
         self.write(|tx| claim(tx, stream, device, user))
     }
 
+    /// The users who have a device of a contract.
+    pub(crate) fn users_with_devices(&self, stream: &str) -> Result<Vec<UserId>, VaultError> {
+        self.read(|conn| {
+            let mut s = conn.prepare("SELECT DISTINCT user_id FROM device WHERE stream = ?")?;
+            let users = s.query_map([stream], |r| r.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+            Ok(users.iter().filter_map(|u| UserId::parse(u)).collect())
+        })
+    }
+
     /// Runs one write transaction.
     pub(crate) fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T, VaultError>) -> Result<T, VaultError> {
         let mut conn = lock(&self.conn);

@@ -11,30 +11,42 @@ use super::aexy_world::{BATCH, at, detail, enrol, id, status};
 use crate::http::{Client, Reply, TestEnvironment, open};
 
 /// The library behind a socket; users come in by their names.
-struct Served {
-    environment: Arc<TestEnvironment>,
+pub(super) struct Served {
+    pub(super) environment: Arc<TestEnvironment>,
     url: String,
-    _server: Server,
-    dir: TempDir,
+    server: Option<Server>,
+    pub(super) dir: TempDir,
 }
 
 impl Served {
-    fn new(change: impl FnOnce(&mut IngestOptions)) -> Self {
+    pub(super) fn new(change: impl FnOnce(&mut IngestOptions)) -> Self {
         let (dir, environment) = (TempDir::new().unwrap(), TestEnvironment::new());
-        let service = open(dir.path(), sync_server::limits::Limits::default(), &environment);
-        let mut options = IngestOptions { dev: true, ..IngestOptions::new("http://127.0.0.1") };
-        change(&mut options);
-        let router = ingest::aexy(service, dir.path(), options).unwrap();
-        let server = Server::start("127.0.0.1:0", standalone(router)).unwrap();
-        Self { environment, url: format!("http://{}", server.addr()), _server: server, dir }
+        let mut served = Self { environment, url: String::new(), server: None, dir };
+        served.start(change);
+        served
     }
 
-    fn client(&self, user: &str) -> Client {
+    /// Ends the server.
+    pub(super) fn stop(&mut self) {
+        self.server = None;
+    }
+
+    pub(super) fn start(&mut self, change: impl FnOnce(&mut IngestOptions)) {
+        let service = open(self.dir.path(), sync_server::limits::Limits::default(), &self.environment);
+        let mut options = IngestOptions { dev: true, ..IngestOptions::new("http://127.0.0.1") };
+        change(&mut options);
+        let router = ingest::aexy(service, self.dir.path(), options).unwrap();
+        let server = Server::start("127.0.0.1:0", standalone(router)).unwrap();
+        self.url = format!("http://{}", server.addr());
+        self.server = Some(server);
+    }
+
+    pub(super) fn client(&self, user: &str) -> Client {
         Client::new(self.url.clone(), user, "unused")
     }
 
     /// A project that ada takes part in.
-    fn project(&self, slug: &str) -> String {
+    pub(super) fn project(&self, slug: &str) -> String {
         let run = |args: &[&str]| {
             let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sync-server"));
             let output = command.arg("projects").args(args).arg("--data").arg(self.dir.path()).output().unwrap();
@@ -46,7 +58,7 @@ impl Served {
         project
     }
 
-    fn batch(&self, device: &str, events: &[u64]) -> Value {
+    pub(super) fn batch(&self, device: &str, events: &[u64]) -> Value {
         let now = sync_server::service::Environment::now_ms(&*self.environment) / 1000;
         let events: Vec<Value> = events
             .iter()
@@ -58,7 +70,7 @@ impl Served {
         json!({ "schema_version": "1.0", "device_id": device, "sent_at": at(now), "events": events })
     }
 
-    fn send(&self, device: &str, events: &[u64]) -> Reply {
+    pub(super) fn send(&self, device: &str, events: &[u64]) -> Reply {
         self.client("ada").post(BATCH, &self.batch(device, events).to_string())
     }
 }
