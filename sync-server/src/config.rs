@@ -61,6 +61,10 @@ pub struct Serve {
     #[cfg(feature = "ingest")]
     #[arg(long, value_name = "URL", requires = "ingest")]
     pub public_url: Option<String>,
+    /// The directory of the files that belong to records, or none; evidence in the data directory by default.
+    #[cfg(feature = "ingest")]
+    #[arg(long, value_name = "DIR|none", requires = "ingest")]
+    pub evidence: Option<PathBuf>,
     /// Serve StatsAI's /v1/sync/batches, which takes no token. Only on loopback.
     #[cfg(feature = "ingest")]
     #[arg(long, requires = "ingest")]

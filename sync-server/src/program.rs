@@ -139,7 +139,9 @@ fn routes(
         router = router.merge(crate::ingest::statsai(service.clone(), &options.data, ingest())?);
     }
     if options.ingest.contains(&Stream::Aexy) {
-        let ingest = IngestOptions { developer: developer(options, environment)?, ..ingest() };
+        let evidence = options.evidence.clone().unwrap_or_else(|| options.data.join("evidence"));
+        let evidence = Some(evidence).filter(|dir| dir.as_os_str() != "none");
+        let ingest = IngestOptions { developer: developer(options, environment)?, evidence, ..ingest() };
         router = router.merge(crate::ingest::aexy(service.clone(), &options.data, ingest)?);
     }
     Ok(router)

@@ -65,6 +65,15 @@ pub(super) fn router(ingest: Arc<Ingest>) -> Router {
             }),
         );
     }
+    if ingest.options.evidence.is_some() && ingest.contract.dialect == Dialect::Aexy {
+        router = router.route(
+            aexy::evidence::PATH,
+            any(move |request: Request| {
+                let ingest = Arc::clone(&ingest);
+                async move { aexy::evidence::put(ingest, request).await }
+            }),
+        );
+    }
     router.layer(from_fn(drain::drain_patiently)).layer(from_fn(uncached)).layer(from_fn(log))
 }
 

@@ -35,7 +35,7 @@ mod store;
 pub(crate) mod vault;
 mod windows;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub struct IngestOptions {
     pub developer: Option<JwtAuth>,
     /// Counts requests against a contract's windows.
     pub limiter: Arc<dyn Limiter>,
+    /// The directory of files that belong to records; without it none are taken.
+    pub evidence: Option<PathBuf>,
     /// What the host does of records that were taken, beside the spans that are computed of them.
     pub enrich: Option<Arc<dyn Enrich>>,
 }
@@ -83,6 +85,7 @@ impl IngestOptions {
             idle_body: Duration::from_secs(30),
             developer: None,
             limiter: Arc::new(InMemory::default()),
+            evidence: None,
             enrich: None,
         }
     }
@@ -107,6 +110,8 @@ pub(crate) struct Ingest {
     batches: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     queued: mpsc::Sender<UserId>,
+    /// Signs the addresses that files are put to.
+    signing_key: [u8; 32],
 }
 
 /// Why contracts cannot be served.
@@ -148,6 +153,7 @@ pub fn aexy(service: Service, data: &Path, options: IngestOptions) -> Result<Rou
 
 fn serve(contract: Contract, service: Service, data: &Path, options: IngestOptions) -> Result<Router, IngestError> {
     let vault = Vault::open(data, Arc::clone(service.environment())).map_err(|e| IngestError::Keys(e.to_string()))?;
+    let signing_key = vault.key("files").map_err(|e| IngestError::Keys(e.to_string()))?;
     let (queued, woken) = mpsc::channel();
     let ingest = Arc::new(Ingest {
         service,
@@ -158,6 +164,7 @@ fn serve(contract: Contract, service: Service, data: &Path, options: IngestOptio
         batches: Arc::new(Semaphore::new(BATCHES)),
         uploads: Arc::new(Semaphore::new(UPLOADS)),
         queued,
+        signing_key,
     });
     if ingest.contract.hook.is_some() {
         let served = Arc::downgrade(&ingest);

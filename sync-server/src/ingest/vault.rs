@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
 use sync_core::protocol::UserId;
@@ -166,6 +167,13 @@ impl Vault {
     pub(crate) fn random(&self) -> [u8; 32] {
         let ids = [self.environment.new_id(), self.environment.new_id()];
         Sha256::digest(ids.concat()).into()
+    }
+
+    /// A key of this server for one purpose.
+    pub(crate) fn key(&self, purpose: &str) -> Result<[u8; 32], VaultError> {
+        let own: Vec<u8> = self.read(|c| Ok(c.query_row("SELECT rotation_key FROM server", [], |r| r.get(0))?))?;
+        let mac = Hmac::<Sha256>::new_from_slice(&own).expect("invariant: HMAC takes keys of any length");
+        Ok(mac.chain_update(purpose).finalize().into_bytes().into())
     }
 
     /// An id that nobody has.

@@ -4,6 +4,7 @@ mod aexy_batches;
 mod aexy_developers;
 mod aexy_devices;
 mod aexy_enrich;
+mod aexy_evidence;
 mod aexy_limits;
 mod aexy_world;
 mod keys;
