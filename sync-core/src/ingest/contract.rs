@@ -68,7 +68,7 @@ pub enum Role {
 pub struct Route {
     /// `GET`, `POST` or `DELETE`.
     pub method: String,
-    /// Literal, but for a last segment in braces, which stands for any; a `:` in it is also met as `%3A`.
+    /// Literal, but for a segment in braces, which stands for any; a `:` in it is also met as `%3A`.
     pub path: String,
     /// What it is for.
     pub role: Role,

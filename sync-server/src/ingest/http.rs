@@ -116,6 +116,7 @@ async fn answer(ingest: Arc<Ingest>, routes: &[Route], request: Request) -> Resp
     let done = match (role, dialect) {
         (Role::Batch, _) => batch(ingest, headers, body).await,
         (Role::LoginRedirect, Dialect::Aexy) => aexy::login::redirect(parts.uri.query()),
+        (Role::LoginPage, Dialect::Aexy) => aexy::login::page(ingest, &parts.uri).await,
         (role, Dialect::Aexy) => aexy::of_developer(ingest, role, &parts, body).await,
         (Role::LoginPage, _) => statsai::browser::page(ingest, parts.uri.query()).await,
         (Role::LoginStart | Role::LoginPoll | Role::LoginExchange | Role::LoginRefresh, _) => {

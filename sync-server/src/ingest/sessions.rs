@@ -108,6 +108,25 @@ impl Vault {
         })
     }
 
+    /// Where the sign-in of a person in a browser stands; once it was approved, that is told once.
+    pub(crate) fn sign_in(&self, stream: &str, code: &str) -> Result<SignIn, VaultError> {
+        let now = self.now();
+        self.write(|tx| {
+            let found: Option<(String, String, Option<String>)> = tx
+                .query_row(
+                    "SELECT redirect, user_code, user_id FROM login WHERE code = ? AND stream = ? AND expires_ms > ? \
+                     AND redirect IS NOT NULL AND user_code IS NOT NULL",
+                    params![hash(code), stream, now],
+                    |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
+                )
+                .optional()?;
+            let Some((redirect, user_code, user)) = found else { return Ok(SignIn::Gone) };
+            let Some(user) = user else { return Ok(SignIn::Pending { user_code }) };
+            tx.execute("DELETE FROM login WHERE code = ?", [hash(code)])?;
+            Ok(SignIn::Approved { redirect, user })
+        })
+    }
+
     /// Trades the code that a browser came back with for a session of a device.
     pub(crate) fn exchange(
         &self,
@@ -228,6 +247,17 @@ pub(crate) enum Page {
     Pending { user_code: String },
     /// It was approved: the browser goes back.
     Approved { redirect: String, state: String, code: String },
+    /// As [`Poll::Gone`].
+    Gone,
+}
+
+/// Where a person's sign-in stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SignIn {
+    /// Nobody approved it yet.
+    Pending { user_code: String },
+    /// It was approved for this user: the browser goes back.
+    Approved { redirect: String, user: String },
     /// As [`Poll::Gone`].
     Gone,
 }

@@ -44,7 +44,7 @@ pub(in crate::ingest) async fn page(ingest: Arc<Ingest>, query: Option<&str>) ->
             // It was found, so it is made of hex digits.
             Page::Pending { user_code } => html(&advice(&user_code), Some(&login)),
             Page::Approved { redirect, state, code } => {
-                back(&format!("{redirect}?code={code}&state={}", escaped(&state)))?
+                back(StatusCode::SEE_OTHER, &format!("{redirect}?code={code}&state={}", escaped(&state)))?
             }
             Page::Gone => html("<p>This login is over. Begin it again on the device.", None),
         });
@@ -54,14 +54,14 @@ pub(in crate::ingest) async fn page(ingest: Arc<Ingest>, query: Option<&str>) ->
     Ok(html(&advice(code.as_deref().filter(fits).unwrap_or("CODE")), None))
 }
 
-fn advice(code: &str) -> String {
+pub(in crate::ingest) fn advice(code: &str) -> String {
     format!(
         "<p>Whoever runs this server lets the device in:<pre>sync-server devices approve --data DIR {code} --user USER</pre>\
          <p>The device goes on by itself then."
     )
 }
 
-fn html(text: &str, login: Option<&str>) -> Response {
+pub(in crate::ingest) fn html(text: &str, login: Option<&str>) -> Response {
     let again = login.map_or_else(String::new, |login| {
         format!("<meta http-equiv=refresh content=\"{AGAIN_SECONDS};url=?login={login}\">")
     });
@@ -69,9 +69,9 @@ fn html(text: &str, login: Option<&str>) -> Response {
     (HEADERS, Html(page)).into_response()
 }
 
-fn back(to: &str) -> Result<Response, Refusal> {
+pub(in crate::ingest) fn back(status: StatusCode, to: &str) -> Result<Response, Refusal> {
     let location = HeaderValue::from_str(to).map_err(|_| Refusal::Failed)?;
-    Ok((StatusCode::SEE_OTHER, HEADERS, [(header::LOCATION, location)]).into_response())
+    Ok((status, HEADERS, [(header::LOCATION, location)]).into_response())
 }
 
 /// Nothing else is loaded, and no other page learns of this one's address.

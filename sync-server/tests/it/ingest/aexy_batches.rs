@@ -271,6 +271,50 @@ fn a_batch_of_a_killed_server_is_there_whole_or_not_at_all() {
     }
 }
 
+/// XC-05, on the server's side: killed at whatever instant, again and again, while batches come, each sent until it is
+/// answered.
+#[test]
+fn xc_05_each_event_is_stored_once_by_a_server_that_is_killed_again_and_again() {
+    let mut t = Tracker::enrolled();
+    let token = t.ada.headers[0].1.trim_start_matches("Bearer ").to_owned();
+    let batches: Vec<String> =
+        (0..28).map(|n| batch(D, &(n * 3..n * 3 + 5).map(event).collect::<Vec<_>>()).to_string()).collect();
+    let (mut kills, mut state, mut next) = (0, 54_321_u64, 0);
+    while next < batches.len() {
+        let client = t.world.client(&token);
+        // The kill comes after a number of requests that nobody knows beforehand, in the midst of one.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (from, until) = (next, next + usize::try_from(state >> 33).unwrap() % 4);
+        let (reached, signal) = std::sync::mpsc::channel();
+        let pending = batches[from..].to_vec();
+        let sending = std::thread::spawn(move || {
+            let mut answered = 0;
+            for (n, body) in pending.iter().enumerate() {
+                if from + n == until {
+                    reached.send(()).unwrap();
+                }
+                match client.try_post(BATCH, body) {
+                    Some(reply) => assert_eq!(told(&reply).2, [""; 0]),
+                    None => break,
+                }
+                answered += 1;
+            }
+            answered
+        });
+        if signal.recv().is_ok() {
+            t.world.kill();
+            kills += 1;
+        }
+        next += sending.join().unwrap();
+        t.world.start(&["--secret-file", "secret"], None);
+    }
+    assert!(kills > 5, "{kills}");
+    assert_eq!(t.world.client(&token).get(&status(D)).json()["server_seq"], 85);
+    let mut ids: Vec<String> = t.stored().into_iter().map(|(_, id, _)| id).collect();
+    ids.sort();
+    assert_eq!(ids, (0..86).map(id).collect::<Vec<_>>());
+}
+
 /// XC-01: a token of one contract is nobody's on the other's paths; what is not mounted is not there.
 #[test]
 fn xc_01_paths_and_tokens_of_aexy_and_statsai_do_not_meet() {

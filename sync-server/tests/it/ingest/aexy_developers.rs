@@ -30,6 +30,46 @@ fn ax_26_the_browser_is_sent_on_and_back_to_this_machine_alone() {
     }
 }
 
+/// As the tracker's app does: its browser comes back to it with a signed token, which it trades.
+#[test]
+fn a_developer_signs_in_by_the_browser() {
+    let t = Tracker::new();
+    let browser = |path: &str| {
+        let addr = t.world.url.strip_prefix("http://").unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+        crate::http::raw(addr.parse().unwrap(), request.as_bytes())
+    };
+    let sent_on = browser("/api/v1/auth/device/login?provider=google&port=43210");
+    let opened = browser(sent_on.header("location").unwrap());
+    let page = String::from_utf8(opened.body).unwrap();
+    let after = |mark: &str, n: usize| page[page.find(mark).unwrap() + mark.len()..][..n].to_owned();
+    let (login, code) = (after("?login=", 64), after("--data DIR ", 9));
+    let again = format!("/api/v1/auth/google/login?login={login}");
+    assert!(String::from_utf8_lossy(&browser(&again).body).contains(&code), "nobody approved it");
+    t.world.printed(&["devices", "approve", "--data", "data", &code, "--user", "ada"]);
+    let back = browser(&again);
+    assert_eq!(back.status, 302);
+    let signed = back.header("location").unwrap().strip_prefix("http://127.0.0.1:43210/callback?token=").unwrap();
+    let made = t.world.client(signed).post(TOKENS, &json!({ "name": "Mac", "expires_in_days": 365 }).to_string());
+    assert_eq!(made.status, 201, "{made:?}");
+    let mac = t.world.client(made.json()["token"].as_str().unwrap());
+    assert_eq!(mac.get(PROJECTS).json().as_array().unwrap().len(), 2);
+    assert!(String::from_utf8_lossy(&browser(&again).body).contains("is over"), "once");
+    for wrong in [
+        "http%3A%2F%2Fevil.example.org%3A43210%2Fcallback",
+        "http%3A%2F%2F127.0.0.1%3A43210%40evil.example.org%2Fcallback",
+        "http%3A%2F%2F127.0.0.1%3A80%2Fcallback",
+        "http%3A%2F%2Flocalhost%3A43210%2Fcallback",
+        "https%3A%2F%2F127.0.0.1%3A43210%2Fcallback",
+        "http%3A%2F%2F127.0.0.1%3A43210%2Fcallback%3Fx",
+        "",
+    ] {
+        let reply = browser(&format!("/api/v1/auth/google/login?redirect_url={wrong}"));
+        assert_eq!(detail(&reply, 400), "Invalid redirect_url", "{wrong}");
+    }
+    assert_eq!(browser("/api/v1/auth/facebook/login?redirect_url=x").status, 400);
+}
+
 #[test]
 fn ax_27_a_signed_token_is_exchanged_for_a_long_lived_one() {
     let t = Tracker::new();
