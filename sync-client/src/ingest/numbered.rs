@@ -54,6 +54,31 @@ pub(super) fn is_left_out(config: &Config, record: &str) -> bool {
     value.as_ref().and_then(|v| v.pointer("/active_app/bundle_id")).is_some_and(|id| excluded.contains(id))
 }
 
+/// Forgets records that every target of the stream has and that are so old that no server takes them any more: an outbox
+/// that is written to each minute would grow for ever.
+pub(super) fn forget_old(conn: &Connection, contract: &Contract, now_ms: i64) -> Result<(), IngestError> {
+    for kind in &contract.kinds {
+        let Some(append) = &kind.append else { continue };
+        let at = format!("${}", append.time.to_string().replace('/', "."));
+        let before = now_ms.div_euclid(1000).saturating_sub(i64::from(append.past_s));
+        // A time that SQLite does not read is null, and stays.
+        conn.execute(
+            "DELETE FROM main._sync_ingest_record AS r WHERE stream = ?1 AND kind = ?2 AND fault IS NULL \
+             AND unixepoch(json_extract(payload, ?3)) < ?4 AND NOT EXISTS (SELECT 1 FROM main._sync_ingest_target t \
+             WHERE t.stream = ?1 AND NOT EXISTS (SELECT 1 FROM main._sync_ingest_sent s \
+             WHERE s.target = t.id AND s.kind = r.kind AND s.id = r.id AND s.hash = r.hash))",
+            params![contract.stream, kind.name, at, before],
+        )?;
+        conn.execute(
+            "DELETE FROM main._sync_ingest_sent AS s WHERE kind = ?2 AND target IN \
+             (SELECT id FROM main._sync_ingest_target WHERE stream = ?1) AND NOT EXISTS \
+             (SELECT 1 FROM main._sync_ingest_record r WHERE r.stream = ?1 AND r.kind = s.kind AND r.id = s.id)",
+            params![contract.stream, kind.name],
+        )?;
+    }
+    Ok(())
+}
+
 impl Stream {
     /// Binds the file's device to a project at the server, and keeps the configuration that it tells. The device is made
     /// where the file has none; `device` takes another one, this once.

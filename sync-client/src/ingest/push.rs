@@ -8,7 +8,7 @@ use sync_core::ingest::batches::{self, Head};
 use super::confirm;
 use super::deliver::Next;
 use super::fold::fold;
-use super::numbered::is_numbered;
+use super::numbered::{forget_old, is_numbered};
 use super::report::{IngestError, Mode, Pushed, SentBatch, Stop};
 use super::select::{self, Done};
 use super::sink::Sink;
@@ -131,6 +131,11 @@ impl Stream {
         let end = run.go(how);
         let mut pushed = run.pushed;
         match end {
+            Ok(()) if numbered => {
+                let tx = self.begin()?;
+                forget_old(&tx, &self.contract, self.env.now_ms())?;
+                tx.commit()?;
+            }
             Ok(()) => {}
             Err(End::Error(error)) => return Err(error),
             Err(End::Stop(stop)) => {

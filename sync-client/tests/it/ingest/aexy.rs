@@ -320,6 +320,43 @@ fn a_full_window_is_waited_for() {
     assert_eq!(real.stored().len(), 31);
 }
 
+/// What every target has, and no server takes any more, is no longer in the file.
+#[test]
+fn an_outbox_does_not_grow_for_ever() {
+    let real = Real::new();
+    let (stream, remote, _) = real.flaky(u64::MAX);
+    stream.enrol(&remote, PROJECT, None, None).unwrap().unwrap();
+    let days_ago = |n: u64, days: i64| {
+        let mut event = event(n);
+        event["ts"] = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days)).to_string().into();
+        event.to_string()
+    };
+    let all = [days_ago(0, 20), days_ago(1, 20), days_ago(2, 1)];
+    stream.add("events", all.iter().map(String::as_str)).unwrap();
+    assert_eq!(push(&stream, &remote).stop, None);
+    let of = |stream: &Stream| stream.status().unwrap().records["events"];
+    assert_eq!(of(&stream), 3);
+    drop(stream);
+    let later = |days: i64| {
+        let now_ms = jiff::Timestamp::now().as_millisecond() + days * 86_400_000;
+        let world = super::World { now_ms: now_ms.into(), random: 1.into(), dies_in: 0.into() };
+        Stream::open_with(&real.file(), "aexy", Arc::new(world)).unwrap()
+    };
+    // Another target has not got them yet.
+    let stream = later(15);
+    let mut out = Vec::new();
+    Connection::open(real.file())
+        .unwrap()
+        .execute("INSERT INTO _sync_ingest_target (stream, sink, target) VALUES ('aexy', 'stdout', 'stdout')", [])
+        .unwrap();
+    assert_eq!(push(&stream, &remote).stop, None);
+    assert_eq!(of(&stream), 3);
+    assert_eq!(stream.push(&mut Sink::Stdout(&mut out), &FULL).unwrap().counts["events"], 3);
+    assert_eq!(of(&stream), 1);
+    assert_eq!(push(&stream, &remote).stop, None);
+    assert_eq!((of(&stream), real.stored().len()), (1, 3));
+}
+
 #[test]
 fn where_the_token_of_a_developer_comes_from() {
     let real = Real::new();

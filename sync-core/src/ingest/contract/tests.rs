@@ -61,3 +61,40 @@ fn what_the_loader_refuses() {
     let twice = [Contract::statsai(), Contract::statsai()];
     assert!(matches!(check_routes(&twice), Err(ContractError::Route { .. })));
 }
+
+/// XC-04, of what contracts with enrolled devices declare.
+#[test]
+fn what_the_loader_refuses_where_records_are_rejected_one_by_one() {
+    const TOML: &str = include_str!("../contracts/aexy.toml");
+    const BATCH: &str = include_str!("../contracts/events_batch.v1.json");
+    const CONFIG: &str = include_str!("../contracts/device_config.v1.json");
+    let load = |toml: &str, config: &str| {
+        Contract::load(toml, &[("events_batch.v1.json", BATCH), ("device_config.v1.json", config)]).map(|c| c.name)
+    };
+    assert_eq!(load(TOML, CONFIG), Ok("aexy.events_batch".into()));
+    let changed = |from: &str, to: &str| {
+        assert!(TOML.contains(from), "{from}");
+        load(&TOML.replacen(from, to, 1), CONFIG).unwrap_err()
+    };
+    assert_eq!(changed("\"schema\", \"version\"", "\"version\", \"schema\""), ContractError::Order);
+    assert_eq!(changed("\"member\", ", ""), ContractError::Order);
+    // Only with gates, kinds, envelope and enrolment alike does it work.
+    assert_eq!(changed("rejects = \"per_record\"", "rejects = \"whole\""), ContractError::Order);
+    assert_eq!(
+        changed("[envelope]", "[envelope]\nbatch = \"/device_id\"\nreplay = \"all_duplicates\""),
+        ContractError::Rejects
+    );
+    assert_eq!(changed("[hook]\nname = \"enrich\"\nseconds = 60\n", ""), ContractError::Rejects);
+    for (from, to) in [("seq = \"/client_seq\"", "seq = \"/nothing\""), ("time = \"/ts\"", "time = \"/nothing\"")] {
+        assert!(matches!(changed(from, to), ContractError::Pointer { .. }), "{from}");
+    }
+    assert!(matches!(changed("config = \"device_config", "config = \"other"), ContractError::NoSchema(_)));
+    let without = CONFIG.replacen(", \"default\": 60", "", 1);
+    assert_ne!(without, CONFIG);
+    assert_eq!(load(TOML, &without), Err(ContractError::Config("sample_interval_s".into())));
+    let both = [Contract::statsai(), Contract::aexy()];
+    assert_eq!(check_routes(&both), Ok(()));
+    for (stream, contract) in Contract::STREAMS.iter().zip(both) {
+        assert_eq!((Contract::of(stream).unwrap().name, contract.stream.as_str()), (contract.name.clone(), *stream));
+    }
+}
