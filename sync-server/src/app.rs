@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
+use sync_core::protocol::capabilities::IngestStream;
 use sync_core::protocol::{ApiError, Code};
 
 use crate::auth::{Authenticate, Identity};
@@ -32,6 +33,8 @@ pub struct RouterOptions {
     pub calls_per_user: usize,
     /// Large uploads that are read from the network at once; others wait their turn.
     pub streamed_uploads: usize,
+    /// The contracts that are served beside, for `/sync/capabilities`.
+    pub ingest_streams: Vec<IngestStream>,
 }
 
 impl Default for RouterOptions {
@@ -41,6 +44,7 @@ impl Default for RouterOptions {
             idle_body: Duration::from_secs(30),
             calls_per_user: 16,
             streamed_uploads: 16,
+            ingest_streams: Vec::new(),
         }
     }
 }

@@ -114,6 +114,16 @@ pub enum Stream {
     Aexy,
 }
 
+#[cfg(feature = "ingest")]
+impl Stream {
+    pub(crate) fn contract(self) -> sync_core::ingest::contract::Contract {
+        match self {
+            Self::Statsai => sync_core::ingest::contract::Contract::statsai(),
+            Self::Aexy => sync_core::ingest::contract::Contract::aexy(),
+        }
+    }
+}
+
 /// Limits that an operator may set; the defaults are those of [`Limits`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]

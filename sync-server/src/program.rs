@@ -122,7 +122,9 @@ fn routes(
     addr: SocketAddr,
 ) -> Result<Router, Failed> {
     let keys = |other| KeyAuth::new(&options.data, Arc::clone(environment), other);
-    let http = RouterOptions { heartbeat: options.heartbeat(), ..RouterOptions::default() };
+    let contracts = options.ingest.iter().map(|s| s.contract());
+    let ingest_streams = contracts.map(|c| crate::ingest::told(&c)).collect();
+    let http = RouterOptions { heartbeat: options.heartbeat(), ingest_streams, ..RouterOptions::default() };
     let mut router = match (&options.schema, auth) {
         (None, _) => health_router(service.clone(), http),
         (Some(_), Some(auth)) => router_with(service.clone(), keys(auth)?, http),

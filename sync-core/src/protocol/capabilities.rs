@@ -31,6 +31,21 @@ pub struct Capabilities {
     /// Additive: present where the scope exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope_id: Option<String>,
+    /// Additive: the contracts by which devices send records to the same server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ingest_streams: Vec<IngestStream>,
+}
+
+/// A contract by which devices send records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IngestStream {
+    /// Its full name.
+    pub name: String,
+    /// The versions of its batches that are taken.
+    pub versions: Vec<String>,
+    /// Bytes of a batch, at most.
+    pub max_bytes_per_batch: u64,
 }
 
 impl Capabilities {

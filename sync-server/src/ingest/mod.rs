@@ -42,6 +42,7 @@ use std::time::Duration;
 use axum::Router;
 use sync_core::ingest::contract::Contract;
 use sync_core::protocol::UserId;
+use sync_core::protocol::capabilities::IngestStream;
 use tokio::sync::Semaphore;
 
 use self::vault::Vault;
@@ -126,6 +127,20 @@ pub enum IngestError {
     Thread(String),
 }
 
+/// How a contract is told of in `/sync/capabilities`.
+#[must_use]
+pub fn told(contract: &Contract) -> IngestStream {
+    IngestStream {
+        name: contract.name.clone(),
+        versions: contract
+            .versions
+            .iter()
+            .map(|v| v.prefix.as_ref().map_or_else(|| v.is.clone(), |p| format!("{p}x")))
+            .collect(),
+        max_bytes_per_batch: contract.limits.wire_bytes,
+    }
+}
+
 impl Ingest {
     /// Something of this user's waits to be done.
     fn queued(&self, user: &UserId) {
@@ -143,7 +158,7 @@ pub fn statsai(service: Service, data: &Path, options: IngestOptions) -> Result<
     serve(Contract::statsai(), service, data, options)
 }
 
-/// The paths of Aexy Tracker's contract, as [`statsai`].
+/// The paths of Aexy Tracker's contract, as [`statsai()`].
 ///
 /// # Errors
 /// Where the keys cannot be opened.

@@ -14,7 +14,8 @@ pub(crate) async fn capabilities(
     Authenticated(caller): Authenticated,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let capabilities = app.call_for(caller, move |service, caller| service.capabilities(caller)).await?;
+    let mut capabilities = app.call_for(caller, move |service, caller| service.capabilities(caller)).await?;
+    capabilities.ingest_streams.clone_from(&app.options.ingest_streams);
     reply::json(&headers, &capabilities)
 }
 

@@ -170,6 +170,8 @@ impl Inner {
             },
             bundle_hash_algorithms: [Algorithm::Sha256, Algorithm::Blake3].map(|a| a.name().to_owned()).to_vec(),
             scope_id: Some(self.scope(caller)?.map_or_else(|| scope_id(caller.user.as_str()), |s| s.scope_id.clone())),
+            // The router knows what is served beside.
+            ingest_streams: Vec::new(),
         })
     }
 

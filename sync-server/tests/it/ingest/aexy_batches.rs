@@ -315,6 +315,30 @@ fn xc_05_each_event_is_stored_once_by_a_server_that_is_killed_again_and_again() 
     assert_eq!(ids, (0..86).map(id).collect::<Vec<_>>());
 }
 
+/// What row sync says of itself is the same beside contracts, but for their names.
+#[test]
+fn xc_02_capabilities_name_the_contracts_that_are_served() {
+    let mut world = World::serving("statsai,aexy", &[]);
+    std::fs::write(world.dir.path().join("schema.sql"), crate::http::SCHEMA).unwrap();
+    world.start(&["--schema", "schema.sql", "--secret-file", "secret"], None);
+    let token = world.printed(&["token", "--user", "ada", "--secret-file", "secret"]);
+    let mut beside = world.client(token.trim()).get("/sync/capabilities").json();
+    let streams = beside.as_object_mut().unwrap().remove("ingest_streams").unwrap();
+    let expected = json!([
+        { "name": "statsai.sync_batch", "versions": ["sync_batch.v1"], "max_bytes_per_batch": 8 << 20 },
+        { "name": "aexy.events_batch", "versions": ["1.x"], "max_bytes_per_batch": 8 << 20 },
+    ]);
+    assert_eq!(streams, expected);
+    let alone = crate::http::World::new();
+    let mut alone = alone.client("ada", "a").get("/sync/capabilities").json();
+    for capabilities in [&mut beside, &mut alone] {
+        for of_the_host in ["app_name", "scope_id"] {
+            capabilities.as_object_mut().unwrap().remove(of_the_host);
+        }
+    }
+    assert_eq!(beside, alone);
+}
+
 /// XC-01: a token of one contract is nobody's on the other's paths; what is not mounted is not there.
 #[test]
 fn xc_01_paths_and_tokens_of_aexy_and_statsai_do_not_meet() {
