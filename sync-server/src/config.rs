@@ -214,7 +214,7 @@ impl Serve {
     /// What cannot be served although each option is fine by itself.
     ///
     /// # Errors
-    /// `--dev` or `--loopback-diagnostics` beyond loopback, `--rules` without `--schema`.
+    /// `--dev` or `--loopback-diagnostics` beyond loopback, `--rules` without `--schema`, `--evidence s3:…`.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.dev && !self.listen.ip().is_loopback() {
             return Err(ConfigError::DevBeyondLoopback(self.listen));
@@ -222,6 +222,10 @@ impl Serve {
         #[cfg(feature = "ingest")]
         if self.loopback_diagnostics && !self.listen.ip().is_loopback() {
             return Err(ConfigError::DiagnosticsBeyondLoopback(self.listen));
+        }
+        #[cfg(feature = "ingest")]
+        if self.evidence.as_ref().and_then(|e| e.to_str()).is_some_and(|e| e.starts_with("s3:")) {
+            return Err(ConfigError::Evidence);
         }
         #[cfg(feature = "ingest")]
         if self.schema.is_none() && self.rules.is_some() {
@@ -288,6 +292,10 @@ pub enum ConfigError {
     #[cfg(feature = "ingest")]
     #[error("--loopback-diagnostics takes batches without a token and so listens on loopback only, not on {0}")]
     DiagnosticsBeyondLoopback(SocketAddr),
+    /// A place that files cannot be put to.
+    #[cfg(feature = "ingest")]
+    #[error("--evidence takes a directory, or none: there is no S3 storage yet")]
+    Evidence,
     /// Rules of no table.
     #[cfg(feature = "ingest")]
     #[error("--rules needs the --schema that they are for")]

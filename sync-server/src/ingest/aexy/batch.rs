@@ -20,7 +20,7 @@ pub(in crate::ingest) fn apply(ingest: &Ingest, actor: &Actor, bytes: &[u8]) -> 
     let project = bound_to(ingest, actor, &device.binding)?;
     takes(&project)?;
     let config = config(ingest, &project)?;
-    admit(ingest, Role::Batch, &device, opened.len())?;
+    admit(ingest, Role::Batch, &device, opened.records)?;
     let environment = ingest.service.environment();
     let now = environment.now_ms();
     let records = opened.judge(contract, now);

@@ -68,6 +68,8 @@ fn ax_25_what_a_file_is_announced_as() {
         assert_eq!(detail(&reply, 422), format!("Invalid request at /{name}"));
     }
     assert_eq!(t.ada.post(&presign(D), "{").status, 422);
+    let elsewhere = ["serve", "--data", "d", "--ingest", "aexy", "--evidence", "s3:https://example.org/bucket"];
+    assert_eq!(t.world.run(&elsewhere).status.code(), Some(2), "not taken for a directory");
 }
 
 /// A server whose clock the test moves, and an address on it.
