@@ -10,6 +10,7 @@ mod random;
 mod refusals;
 mod server;
 mod sinks;
+mod tracker;
 mod web;
 
 use std::path::PathBuf;

@@ -2,157 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use sync_client::TokenRequest;
-use sync_client::ingest::{Endpoint, How, Pushed, Remote, Sink, Stop, Stream};
-use sync_client::transport::{Http, Request, Response, Transport, TransportError};
-use sync_server::ingest::{IngestOptions, aexy};
-use sync_server::service::{Service, ServiceConfig};
-use sync_server::{Server, standalone};
-use tempfile::TempDir;
+use sync_client::ingest::{Sink, Stop, Stream};
 
 use super::FULL;
+use super::tracker::{PROJECT, Real, event, events, push};
 use super::web::program;
-use crate::cli::{DDL, Ran};
-use crate::world::Clock;
-
-const PROJECT: &str = "77777777-7777-4777-8777-777777777777";
-
-/// A server whose users come in by their names, with a project that ada takes part in, and a producer's directory.
-struct Real {
-    server: Server,
-    data: TempDir,
-    dir: TempDir,
-    clock: Arc<Clock>,
-}
-
-impl Real {
-    fn new() -> Self {
-        let (data, clock) = (TempDir::new().unwrap(), Arc::new(Clock::default()));
-        let config = ServiceConfig::new(data.path(), DDL);
-        let service = Service::open(config, Arc::clone(&clock) as Arc<_>).unwrap();
-        let options = IngestOptions { dev: true, ..IngestOptions::new("http://here") };
-        let routes = aexy(service, data.path(), options).unwrap();
-        let server = Server::start("127.0.0.1:0", standalone(routes)).unwrap();
-        let real = Self { server, data, dir: TempDir::new().unwrap(), clock };
-        real.keys(&format!(
-            "INSERT INTO project VALUES ('{PROJECT}', 'P', 'p', 1, '{{}}', 0); INSERT INTO member VALUES ('{PROJECT}', 'ada')"
-        ));
-        real
-    }
-
-    /// What the operator's commands write.
-    fn keys(&self, sql: &str) {
-        Connection::open(self.data.path().join("keys.db")).unwrap().execute_batch(sql).unwrap();
-    }
-
-    fn configure(&self, config: &Value) {
-        self.keys(&format!("UPDATE project SET config = '{config}'"));
-    }
-
-    fn endpoint(&self) -> String {
-        format!("{}/api/v1/tracker/events:batch", self.server.url())
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        Ran::from(program(&self.dir, args).env_remove("AEXY_TOKEN").output().unwrap())
-    }
-
-    fn add(&self, events: &[Value]) -> Ran {
-        fs::write(self.dir.path().join("events.json"), Value::from(events).to_string()).unwrap();
-        self.run(&["stream", "add", "app.db", "aexy", "events", "--input", "events.json", "--json"])
-    }
-
-    fn enrol(&self) -> Value {
-        let args = ["stream", "enrol", "app.db", "aexy", "--project", PROJECT, "--auth-token", "ada", "--json"];
-        self.run(&[&args[..], &["--endpoint", &self.endpoint()]].concat()).ends(0).json()
-    }
-
-    fn push(&self, more: &[&str]) -> Ran {
-        let endpoint = self.endpoint();
-        let args = ["stream", "push", "app.db", "aexy", "--sink", "http", "--endpoint", &endpoint, "--json"];
-        self.run(&[&args[..], &["--auth-token", "ada"], more].concat())
-    }
-
-    fn status(&self) -> Value {
-        self.run(&["stream", "status", "app.db", "aexy", "--json"]).json()
-    }
-
-    fn file(&self) -> std::path::PathBuf {
-        self.dir.path().join("app.db")
-    }
-
-    /// What the server stored: number and id.
-    fn stored(&self) -> Vec<(i64, String)> {
-        let scopes = fs::read_dir(self.data.path().join("scopes")).unwrap().map(|e| e.unwrap().path());
-        let mut all = Vec::new();
-        for path in scopes.filter(|p| p.extension().is_some_and(|e| e == "db")) {
-            let conn = Connection::open(path).unwrap();
-            let mut s = conn.prepare("SELECT device_seq, record_id FROM _sync_ingest_sample ORDER BY seq").unwrap();
-            all.extend(s.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap));
-        }
-        all
-    }
-
-    fn seqs(&self) -> Vec<i64> {
-        self.stored().into_iter().map(|(seq, _)| seq).collect()
-    }
-
-    /// The stream in the file, and the server behind a transport that loses replies.
-    fn flaky(&self, lose_every: u64) -> (Stream, Remote, Arc<Flaky>) {
-        let endpoint = Endpoint::parse(&self.endpoint()).unwrap();
-        let inner = Http::new(endpoint.base()).unwrap();
-        let flaky = Arc::new(Flaky { inner, lose_every, sent: AtomicU64::new(0), batches: Mutex::default() });
-        let tokens = Arc::new(|_: TokenRequest| Ok("ada".to_owned()));
-        let remote = Remote::new(endpoint, Arc::clone(&flaky) as Arc<dyn Transport>, tokens);
-        (Stream::open(&self.file(), "aexy").unwrap(), remote, flaky)
-    }
-}
-
-/// Delivers every request, and loses each so many-th reply of a batch.
-#[derive(Debug)]
-struct Flaky {
-    inner: Http,
-    lose_every: u64,
-    sent: AtomicU64,
-    batches: Mutex<Vec<Value>>,
-}
-
-impl Transport for Flaky {
-    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        let reply = self.inner.send(request)?;
-        if request.path.ends_with(":batch") {
-            self.batches.lock().unwrap().push(serde_json::from_slice(request.body.unwrap()).unwrap());
-            if (self.sent.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(self.lose_every) {
-                return Err(TransportError::Broken("cut".into()));
-            }
-        }
-        Ok(reply)
-    }
-
-    fn pause(&self, _: Duration) -> Result<(), TransportError> {
-        Ok(())
-    }
-}
-
-/// An event without number and time, which are filled in.
-fn event(n: u64) -> Value {
-    json!({ "event_id": format!("aaaaaaaa-0000-4000-8000-{n:012x}"), "interval_s": 60,
-        "active_app": { "name": "VS Code", "bundle_id": "com.microsoft.VSCode" } })
-}
-
-fn events(range: std::ops::Range<u64>) -> Vec<Value> {
-    range.map(event).collect()
-}
-
-fn push(stream: &Stream, remote: &Remote) -> Pushed {
-    stream.push(&mut Sink::Http(remote), &How { verify: true, ..FULL }).unwrap()
-}
 
 #[test]
 fn ax_31_each_event_of_days_without_a_network_is_stored_once() {
@@ -318,6 +177,35 @@ fn a_full_window_is_waited_for() {
     conn.execute("UPDATE _sync_ingest_target SET retry_at = 1", []).unwrap();
     assert_eq!(push(&stream, &remote).stop, None);
     assert_eq!(real.stored().len(), 31);
+}
+
+/// XC-05, on the producer's side: killed at each point of a push, it goes on where it stood.
+#[test]
+fn xc_05_a_push_of_events_killed_at_any_point_delivers_each_once() {
+    let real = Real::new();
+    let (stream, remote, _) = real.flaky(u64::MAX);
+    stream.enrol(&remote, PROJECT, None, None).unwrap().unwrap();
+    drop(stream);
+    let open = |point: u64| {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let world = super::World { now_ms: now_ms.into(), random: (point * 1000).into(), dies_in: point.into() };
+        Stream::open_with(&real.file(), "aexy", Arc::new(world)).unwrap()
+    };
+    let mut ends = Vec::new();
+    for point in 1..=6 {
+        let stream = open(point);
+        let added: Vec<String> = events(point * 10..point * 10 + 3).iter().map(Value::to_string).collect();
+        stream.add("events", added.iter().map(String::as_str)).unwrap();
+        let push = || push(&stream, &remote).stop;
+        ends.push(std::panic::catch_unwind(std::panic::AssertUnwindSafe(push)).ok());
+        drop(stream);
+        assert_eq!(super::tracker::push(&open(0), &remote).stop, None);
+        assert_eq!(real.stored().len() as u64, point * 3, "killed at point {point}");
+    }
+    assert!(ends[..3].iter().all(Option::is_none) && ends[5] == Some(None), "{ends:?}");
+    let mut seqs = real.seqs();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=18).collect::<Vec<_>>(), "each has a number of its own");
 }
 
 /// What every target has, and no server takes any more, is no longer in the file.
