@@ -106,9 +106,13 @@ impl Applier<'_> {
             }
             self.store.set_known(m.id, &r.k, Known::Never)?;
             self.aside.absent.push_back((r.position, row));
-        } else if self.store.known(m.id, &r.k)? == Known::Never && self.store.dirty(m.id, &r.k)?.is_none() {
-            // A row of this file gave way to it and stays all the same: it goes once the server's does.
-            self.store.set_known(m.id, &r.k, Known::Live(0))?;
+        } else if self.store.dirty(m.id, &r.k)?.is_none() {
+            let known = self.store.known(m.id, &r.k)?;
+            // A row of this file gave way to it and stays all the same: it goes once the server's does. Where it was an
+            // edit of the version that was to come back, this file does not have that any more.
+            if known == Known::Never || r.row.is_some() && known == Known::Live(r.version) {
+                self.store.set_known(m.id, &r.k, Known::Live(0))?;
+            }
         }
         Ok(())
     }
@@ -210,9 +214,8 @@ impl Applier<'_> {
             } else {
                 m.sql.insert_partial(&store.conn, &row.values)
             }
-        })?;
-        store.conn.execute_batch("ROLLBACK TO _sync_fits; RELEASE _sync_fits")?;
-        match written {
+        });
+        match store.take_back("_sync_fits", written)? {
             Ok(_) => Ok(true),
             Err(e) if is_constraint(&e) => Ok(false),
             Err(e) => Err(e.into()),

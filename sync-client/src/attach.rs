@@ -142,7 +142,7 @@ impl Engine {
     fn begin_anew(&self, source: &str) -> Result<(), Error> {
         let tx = self.store.begin()?;
         self.store.absorb(self.env.now_ms())?;
-        self.store.set_history_aside()?;
+        self.store.set_history_aside(0)?;
         self.store.release_outbox()?;
         self.store.reopen_above(-1, self.env.now_ms())?;
         tx.execute_batch(

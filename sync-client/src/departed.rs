@@ -141,8 +141,8 @@ impl Store {
                 Ok(true)
             }
             Err(e) => {
-                self.conn.execute_batch("ROLLBACK TO _sync_follow; RELEASE _sync_follow")?;
-                if matches!(&e, Error::Sqlite(e) if is_constraint(e)) { Ok(false) } else { Err(e) }
+                let refused = matches!(&e, Error::Sqlite(e) if is_constraint(e));
+                self.take_back("_sync_follow", if refused { Ok(false) } else { Err(e) })
             }
         }
     }

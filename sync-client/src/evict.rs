@@ -34,8 +34,7 @@ impl Applier<'_> {
             let rows: Vec<&StagedRow> = blocked.iter().filter(|r| r.position == position).collect();
             self.store.conn.execute_batch("SAVEPOINT _sync_evict")?;
             let found = self.in_the_way_of(position, &rows);
-            self.store.conn.execute_batch("ROLLBACK TO _sync_evict; RELEASE _sync_evict")?;
-            evicted.append(&mut found?);
+            evicted.append(&mut self.store.take_back("_sync_evict", found)?);
         }
         let mut any = false;
         for e in &evicted {

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::report::Event;
 use crate::store::{Meta, Outbox, OutboxState, Store};
+use crate::subset::Subset;
 use crate::ties;
 
 /// What a freeze did.
@@ -68,6 +69,7 @@ impl Store {
 
     fn freeze_some(&self, limits: &Limits) -> Result<Option<Outbox>, Error> {
         let mut search = self.search()?;
+        let mut remade = false;
         while self.any_dirty(true)? {
             self.settle_waiting()?;
             let part = self.part(limits.max_rows_per_bundle)?;
@@ -77,12 +79,18 @@ impl Store {
                 // A search is among rows that once were one part.
                 let part = part.filter(|_| take == Take::Rest);
                 let subset = Subset { part, take: searching.then_some(take) };
-                let (rows, request_hash, holds) = self.pass(limits, &subset)?;
-                if !holds.is_empty() {
+                let Pass { rows, request_hash, holds, early } = self.pass(limits, &subset)?;
+                // Parts that are new can do no better.
+                let in_order = early.is_empty() || remade && take == Take::Rest;
+                if !holds.is_empty() || !in_order {
                     // Whatever needs these rows has to wait too: once more without them.
                     self.conn.execute_batch("DELETE FROM main._sync_out")?;
                     for (t, k, reason, message) in holds {
                         self.hold(t, &k, reason, &message)?;
+                    }
+                    if !in_order {
+                        remade = true;
+                        self.order_anew(&early)?;
                     }
                     again = true;
                     break;
@@ -132,8 +140,8 @@ impl Store {
         Ok(outbox)
     }
 
-    /// Freezes the rows of a subset: how many there are, their request hash, and those that cannot travel.
-    fn pass(&self, limits: &Limits, subset: &Subset) -> Result<(i64, Digest, Vec<Hold>), Error> {
+    /// Freezes the rows of a subset.
+    fn pass(&self, limits: &Limits, subset: &Subset) -> Result<Pass, Error> {
         self.conn.execute_batch("DELETE FROM temp._sync_deletes; DELETE FROM temp._sync_done")?;
         let mut f = Freezer {
             store: self,
@@ -145,6 +153,7 @@ impl Store {
             key: String::new(),
             payload: String::new(),
             holds: Vec::new(),
+            early: Vec::new(),
         };
         for position in self.schema().parents_first() {
             f.upserts(*position)?;
@@ -152,7 +161,7 @@ impl Store {
         for position in self.schema().parents_first().iter().rev() {
             f.deletes(*position)?;
         }
-        Ok((f.ordinal, f.hasher.finish(), f.holds))
+        Ok(Pass { rows: f.ordinal, request_hash: f.hasher.finish(), holds: f.holds, early: f.early })
     }
 
     /// The part of a large dirty set that goes now, where it has to be parted.
@@ -205,31 +214,14 @@ impl Store {
 /// A row that cannot travel: table, key, the reason in one word and for a person.
 type Hold = (i64, Vec<u8>, &'static str, String);
 
-/// Which of the pending rows are frozen.
-struct Subset {
-    part: Option<i64>,
-    take: Option<Take>,
-}
-
-impl Subset {
-    const fn is_whole(&self) -> bool {
-        self.part.is_none() && self.take.is_none()
-    }
-
-    /// The pending rows of one table, by key.
-    fn sql(&self) -> String {
-        let from = match self.part {
-            Some(n) => {
-                format!("main._sync_part p CROSS JOIN main._sync_dirty d ON p.n = {n} AND d.t = p.t AND d.k = p.k")
-            }
-            None => "main._sync_dirty d".into(),
-        };
-        let take = self.take.map(|t| format!(" AND {}", Store::taken_by(t))).unwrap_or_default();
-        format!(
-            "SELECT d.k, d.since, d.base, r.v, d.departure, d.heir FROM {from} LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
-             WHERE d.t = ? AND d.held IS NULL{take} ORDER BY d.k"
-        )
-    }
+/// What came of freezing the rows of a subset.
+struct Pass {
+    rows: i64,
+    request_hash: Digest,
+    /// Rows that cannot travel.
+    holds: Vec<Hold>,
+    /// Rows that refer to others which are to go later.
+    early: Vec<(i64, Vec<u8>)>,
 }
 
 /// A limit of 0 is none.
@@ -256,6 +248,7 @@ struct Freezer<'a> {
     key: String,
     payload: String,
     holds: Vec<Hold>,
+    early: Vec<(i64, Vec<u8>)>,
 }
 
 impl Freezer<'_> {
@@ -323,7 +316,12 @@ impl Freezer<'_> {
                         self.holds.push((m.id, k, "key_form", message.into()));
                         continue;
                     }
-                    let mut row: Record = live.unwrap_or_default().into_iter().map(Some).collect();
+                    let live = live.unwrap_or_default();
+                    if store.goes_too_early(self.subset, table, &live)? {
+                        self.early.push((m.id, k));
+                        continue;
+                    }
+                    let mut row: Record = live.into_iter().map(Some).collect();
                     // What says nothing need not wait until the server has the column too.
                     let lacks = |i: &&usize| row.get(**i).is_some_and(|v| v.as_ref().is_some_and(|v| !v.is_null()));
                     if let Some(i) = lacking.iter().find(lacks) {

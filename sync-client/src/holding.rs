@@ -109,11 +109,7 @@ impl Store {
                 held => Ok(held),
             },
         });
-        // One that was ended took the savepoint along.
-        if !matches!(held, Err(Error::Endless { .. })) {
-            self.conn.execute_batch("ROLLBACK TO _sync_held; RELEASE _sync_held")?;
-        }
-        held
+        self.take_back("_sync_held", held)
     }
 
     /// An unsynced table whose rows refer to what a row would not be any more.

@@ -149,10 +149,7 @@ impl<'a> Applier<'a> {
                     let base: Record = b.row.iter().cloned().map(Some).collect();
                     store.put_dirty(m.id, Key::pack(&b.key)?.as_bytes(), self.now, Some(&base))?;
                 }
-                Err(e) if is_constraint(&e) => {
-                    store.conn.execute_batch("ROLLBACK TO _sync_back; RELEASE _sync_back")?;
-                    return Ok(false);
-                }
+                Err(e) if is_constraint(&e) => return store.take_back("_sync_back", Ok(false)),
                 Err(e) => return Err(e.into()),
             }
         }

@@ -95,6 +95,7 @@ mod settle;
 mod stage;
 mod status;
 mod store;
+mod subset;
 mod ties;
 pub mod transport;
 mod turn;

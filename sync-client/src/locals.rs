@@ -170,14 +170,13 @@ impl Store {
                     }
                 }
                 Err(e) => {
-                    self.conn.execute_batch("ROLLBACK TO _sync_local; RELEASE _sync_local")?;
                     // A rule of the unsynced table does not take it: the rows stay as they are.
-                    match &e {
-                        Error::Sqlite(refused) if is_constraint(refused) => {
-                            stuck.push(Stuck::of(target, r, noted, now.is_none(), &words(refused)));
-                        }
-                        _ => return Err(e),
-                    }
+                    let said = match e {
+                        Error::Sqlite(refused) if is_constraint(&refused) => Ok(words(&refused)),
+                        e => Err(e),
+                    };
+                    let said = self.take_back("_sync_local", said)?;
+                    stuck.push(Stuck::of(target, r, noted, now.is_none(), &said));
                 }
             }
         }

@@ -71,6 +71,12 @@ mutants! {
     EarlierForgotten,
     /// Loses: what is written to a new file at the path of the one that is open goes nowhere.
     OldFileKept,
+    /// Loses: what a double left of a number is sent back, as if the app had written it.
+    RoundingsSent,
+    /// Stops: what changes nothing is asked for again and again.
+    GoesInCircles,
+    /// Doubles: rows of a copy of a file get other numbers, as if they were others' rows.
+    CopiesMerged,
 }
 
 #[cfg(feature = "mutants")]

@@ -384,7 +384,7 @@ impl Engine {
                     conn.prepare_cached("DELETE FROM main._sync_history WHERE seq <= ?")?
                         .execute([b.seq - KEPT_HASHES])?;
                     // A history that has gone so far is here to stay.
-                    if b.seq % KEPT_HASHES == 0 {
+                    if b.seq % KEPT_HASHES == 0 && b.seq >= KEPT_HASHES + Meta::EarlierFork.integer(conn)? {
                         self.store.forget_earlier()?;
                     }
                 }

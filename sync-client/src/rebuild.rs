@@ -145,8 +145,8 @@ impl Engine {
         self.store.absorb(self.env.now_ms())?;
         if earlier {
             self.store.take_up_earlier(self.env.now_ms(), fork)?;
-        } else if fork == Some(0) {
-            self.store.set_history_aside()?;
+        } else if let Some(fork) = fork {
+            self.store.set_history_aside(fork)?;
         }
         if let Some(fork) = fork {
             self.store.reopen_above(fork, self.env.now_ms())?;
@@ -184,7 +184,9 @@ impl Engine {
                 // What the app writes from here on is an edit like any other.
                 Meta::Joined.set(&tx, 1)?;
             }
-            Some(Attach::Copy) => applier.same_up_to = applier.likeness(stage)?.same_up_to(),
+            Some(Attach::Copy) if !mutant::on(Mutant::CopiesMerged) => {
+                applier.same_up_to = applier.likeness(stage)?.same_up_to()
+            }
             None if Meta::Joined.integer(&tx)? == 0 => {
                 if let Some(question) = applier.likeness(stage)?.question(self.store.schema()) {
                     return Err(question);
@@ -261,6 +263,8 @@ impl Store {
             let there = stage.snapshot_row(position, &k)?;
             let there = there.map(|(v, row)| Ok::<_, Error>((v, record::decode(&row)?))).transpose()?;
             let known = match (&there, &sent, committed) {
+                // Another history may bring the row again, and then this delete has to be known.
+                (None, None, Some(b)) if b > 0 => Known::Gone(b),
                 (None, None, _) => Known::Never,
                 (Some((v, there)), Some(sent), _) if same(there, sent) => Known::Live(*v),
                 (_, Some(_), Some(b)) if b > 0 => Known::Live(b),

@@ -83,7 +83,7 @@ impl Applier<'_> {
                 }
                 // A stray row that refers to no row holds the number.
                 Err(Error::Sqlite(e)) if is_constraint(&e) => {
-                    store.conn.execute_batch("ROLLBACK TO _sync_rekey; RELEASE _sync_rekey")?;
+                    store.take_back("_sync_rekey", Ok(()))?;
                 }
                 Err(e) => return Err(e),
             }

@@ -50,7 +50,7 @@ impl Applier<'_> {
                 store.conn.execute_batch("RELEASE _sync_ring")?;
                 break (gone, written);
             }
-            store.conn.execute_batch("ROLLBACK TO _sync_ring; RELEASE _sync_ring")?;
+            store.take_back("_sync_ring", Ok(()))?;
             let mut others = Vec::new();
             for (link, w) in ring.into_iter().zip(written) {
                 if !link.kept || self.unless_written(&link.r, w)? {

@@ -212,6 +212,15 @@ impl World {
             || happened("twins")
             || lock(&self.away).is_some()
             || lock(&self.models).values().any(UserModel::was_rewritten);
+        let copied = |answer| lock(&self.cover).count("copy", answer) > 0;
+        if copied("copy")
+            && !copied("merge")
+            && !older_self
+            && !lock(&self.models).values().any(UserModel::was_rewritten)
+        {
+            self.covered("copy", "compared");
+            self.no_copy_is_doubled()?;
+        }
         for (table, key) in ledger.resurrected(&there).into_iter().filter(|_| !rewritten) {
             let named = held.contains(&(*table, key.clone()))
                 || key.iter().all(|v| match v {
@@ -222,6 +231,21 @@ impl World {
             if !named {
                 let text = format!("{table} {key:?} was deleted, is there again, and no inbox knows why");
                 return Err(Violation::new("no delete is undone in silence", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of files that are copies of one another are one row each, where everybody said that they are.
+    fn no_copy_is_doubled(&self) -> Result<(), Violation> {
+        for model in lock(&self.models).values() {
+            let there =
+                |label: &str| model.now().iter().any(|(_, row)| row.get("label") == Some(&Val::Text(label.into())));
+            // The row of that number, as the first file has it, and as the file of that number had changed it.
+            if let Some(n) =
+                (1..self.devices()).find(|n| there(&format!("<w0:{}>", 20 + n)) && there(&format!("<w{n}>")))
+            {
+                return Err(Violation::new("no copy is doubled", format!("row {} of counters is there twice", 20 + n)));
             }
         }
         Ok(())

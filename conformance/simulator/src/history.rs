@@ -109,14 +109,17 @@ impl World {
         }
     }
 
-    /// Before anybody syncs, each file is a copy of the same one, and has changed a little since.
+    /// Before anybody syncs, each file is a copy of the same one, and has changed a little since: a row that hardly anybody writes.
     pub(crate) fn make_twins(&self) {
         for n in 0..self.devices() {
             let d = self.device(n);
             let app = lock(&d.app);
             let conn = app.as_ref().expect("invariant: the app runs");
-            let changed =
-                if n == 0 { String::new() } else { format!("UPDATE counters SET label = '<w{n}>' WHERE id = {n};") };
+            let changed = if n == 0 {
+                String::new()
+            } else {
+                format!("UPDATE counters SET label = '<w{n}>' WHERE id = 20 + {n};")
+            };
             let sql = format!(
                 "WITH RECURSIVE c(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM c WHERE i < 30)
                  INSERT INTO counters (label) SELECT '<w0:' || i || '>' FROM c; {changed}"

@@ -39,9 +39,26 @@ pub(crate) fn is_rounding(v: &Val) -> bool {
     matches!(v, Val::Int(i) if i.unsigned_abs() == DOUBLE_HOLDS)
 }
 
+/// The key of an uploaded row that says again what a double left of a number, as if an app had written that.
+pub(crate) fn sent_back(chunk: &Json) -> Option<String> {
+    let is_rounding = |v: &Json| v.to_string().trim_matches('"') == DOUBLE_HOLDS.to_string();
+    let updates = chunk["rows"].as_array()?.iter().filter(|row| row["op"] == "UPDATE");
+    let mut rounded = updates.filter(|row| row["payload"].as_object().is_some_and(|p| p.values().any(is_rounding)));
+    Some(rounded.next()?["key"].to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rounding_that_is_sent_back_is_seen() {
+        let chunk =
+            |op, n: &str| json!({"rows": [{"key": {"id": "p1"}, "op": op, "payload": {"age": n, "name": "n"}}]});
+        assert_eq!(sent_back(&chunk("UPDATE", "9007199254740992")).as_deref(), Some(r#"{"id":"p1"}"#));
+        assert_eq!(sent_back(&chunk("UPDATE", "9007199254740993")), None);
+        assert_eq!(sent_back(&chunk("INSERT", "9007199254740992")), None, "nobody here knows the exact one");
+    }
 
     #[test]
     fn only_what_a_double_cannot_hold_is_the_same() {

@@ -53,6 +53,14 @@ impl World {
             }
             _ => Ok(()),
         });
+        if endpoint == Endpoint::Chunk
+            && let Some(key) = crate::june::sent_back(&request)
+        {
+            self.fail(Violation::new(
+                "numbers keep every digit",
+                format!("a number of {key} was rounded and sent back"),
+            ));
+        }
         if endpoint == Endpoint::Commit {
             let ruled = lock(&self.models).get_mut(&r.user).map(|m| std::mem::take(&mut m.ruled)).unwrap_or_default();
             ruled.into_iter().for_each(|name| self.covered("rule", name));

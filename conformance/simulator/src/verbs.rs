@@ -120,7 +120,8 @@ impl World {
         }
         d.unseen.store(false, Ordering::Relaxed);
         if lock(&self.run).depth <= 1 {
-            lock(&self.run).requests = 0;
+            let mut run = lock(&self.run);
+            (run.requests, run.cached) = (0, false);
         }
         let called = catch_unwind(AssertUnwindSafe(|| match verb {
             Verb::Sync => client.sync().map(drop),
@@ -177,7 +178,7 @@ impl World {
             Error::Failing { .. } | Error::Intermediary { .. } => fired || self.way() != Way::Clear,
             // A filter may cut connections.
             Error::Offline { lost: true, .. } => fired || matches!(self.way(), Way::Filter(_)),
-            Error::Offline { .. } | Error::Stopped | Error::OldReply { .. } => fired,
+            Error::Offline { .. } | Error::Stopped | Error::OldReply { .. } | Error::NoProgress => fired,
             // Then a person says that both are to be kept.
             Error::BothHaveRows { .. } | Error::OtherAccount { .. } => {
                 let fails = lock(&d.joins).replace(Joins::Merge) == Some(Joins::Fail);
@@ -187,7 +188,7 @@ impl World {
             }
             // A person says which it is.
             Error::LooksLikeCopy { .. } => {
-                let answer = if d.index.is_multiple_of(2) { Joins::Copy } else { Joins::Merge };
+                let answer = if d.index < 2 { Joins::Copy } else { Joins::Merge };
                 self.covered("copy", if answer == Joins::Copy { "copy" } else { "merge" });
                 let asked_twice = lock(&d.joins).replace(answer).is_some_and(|j| j != Joins::Fail);
                 *lock(&d.client) = None;

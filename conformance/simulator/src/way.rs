@@ -63,11 +63,17 @@ impl World {
         }
     }
 
-    /// What a cache makes of a page of bundles: with `old`, the page as it was when it was first asked for.
+    /// What a cache makes of a page of bundles: with `old`, until the verb ends, the page as it was when it was first
+    /// asked for.
     pub(crate) fn cached(&self, r: &Request<'_>, reply: Reply, old: bool) -> Reply {
         if reply.status != 200 {
             return reply;
         }
+        let old = {
+            let mut run = lock(&self.run);
+            run.cached |= old;
+            run.cached
+        };
         let mut pages = lock(&self.pages);
         let page = pages.entry((r.token.to_owned(), r.path.to_owned())).or_insert_with(|| reply.body.clone());
         if !old || *page == reply.body {

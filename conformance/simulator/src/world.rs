@@ -47,6 +47,8 @@ pub(crate) struct Running {
     pub(crate) rewritten: bool,
     /// Requests since the verb began.
     pub(crate) requests: u32,
+    /// A cache answers with old pages.
+    pub(crate) cached: bool,
     pub(crate) busy_until: Option<u32>,
     /// Requests that arrive after so many others.
     pub(crate) late: Vec<(u32, Owned)>,

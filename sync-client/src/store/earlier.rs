@@ -13,21 +13,26 @@ use crate::error::Error;
 use crate::mutant::{self, Mutant};
 
 impl Store {
-    /// Keeps what is known of the rows, before it is forgotten or begins to count for another history: versions, the
-    /// bases of what is pending, a hash of each other row. What was kept of an older history still says which rows were
-    /// here once. In a transaction of the caller.
-    pub(crate) fn set_history_aside(&self) -> Result<(), Error> {
+    /// Keeps what is known of the rows, before it is forgotten or begins to count for another history, which is the same
+    /// up to this bundle: versions, the bases of what is pending, a hash of each other row. What was kept of an older
+    /// history still says which rows were here once. In a transaction of the caller.
+    pub(crate) fn set_history_aside(&self, fork: i64) -> Result<(), Error> {
         let conn = &self.conn;
         if mutant::on(Mutant::EarlierForgotten) {
             return Ok(());
         }
-        if Meta::Checkpoint.integer(conn)? == 0 {
-            // Nothing of it could be told from another history; what this file pushed into it was here all the same.
-            return self.remember_rows_here();
+        // Nothing of it could be told from another history; what this file pushed into it was here all the same. And one
+        // that shares nothing with the server's says more than one that does.
+        if Meta::Checkpoint.integer(conn)? == 0 || fork > 0 && self.earlier()?.is_some() {
+            return self.remember_rows_here(fork);
         }
+        conn.execute(
+            "DELETE FROM main._sync_earlier WHERE v < 0 OR v > 0 AND v <= ?",
+            [Meta::EarlierFork.integer(conn)?],
+        )?;
+        Meta::EarlierFork.set(conn, fork)?;
         conn.execute_batch(
-            "DELETE FROM main._sync_earlier WHERE v < 0; \
-             UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL; \
+            "UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL; \
              INSERT OR REPLACE INTO main._sync_earlier (t, k, v, base) \
                SELECT r.t, r.k, r.v, coalesce(o.base, d.base) FROM main._sync_row r \
                LEFT JOIN main._sync_dirty d ON d.t = r.t AND d.k = r.k \
@@ -53,12 +58,14 @@ impl Store {
         Ok(())
     }
 
-    /// Rows of the history that goes now were here once.
-    fn remember_rows_here(&self) -> Result<(), Error> {
+    /// Rows of the history that goes now were here once, as far as it has them above the fork.
+    fn remember_rows_here(&self, fork: i64) -> Result<(), Error> {
         self.remember_sent_rows()?;
-        Ok(self.conn.execute_batch(
-            "INSERT OR IGNORE INTO main._sync_earlier (t, k, v) SELECT t, k, 0 FROM main._sync_row WHERE v <> 0",
-        )?)
+        self.conn.execute(
+            "INSERT OR IGNORE INTO main._sync_earlier (t, k, v) SELECT t, k, 0 FROM main._sync_row WHERE abs(v) > ?",
+            [fork],
+        )?;
+        Ok(())
     }
 
     /// The same of rows that a commit was sent for: they may be with others, whatever this server says of them now.
@@ -75,15 +82,19 @@ impl Store {
     /// which that rebuild is. Above the fork, if there is one, it is as gone as the other.
     pub(crate) fn take_up_earlier(&self, now: i64, fork: Option<i64>) -> Result<(), Error> {
         let conn = &self.conn;
-        self.remember_rows_here()?;
+        let parted = Meta::EarlierFork.integer(conn)?;
+        self.remember_rows_here(parted)?;
         // Those of both histories are told from others now: their versions go below.
         conn.execute_batch(
             "CREATE TEMP TABLE IF NOT EXISTS _sync_of_both (t INTEGER, k BLOB, PRIMARY KEY (t, k)) WITHOUT ROWID; \
-             DELETE FROM temp._sync_of_both; \
-             INSERT INTO temp._sync_of_both SELECT t, k FROM main._sync_earlier e WHERE v <> 0 \
+             DELETE FROM temp._sync_of_both",
+        )?;
+        conn.execute(
+            "INSERT INTO temp._sync_of_both SELECT t, k FROM main._sync_earlier e WHERE abs(v) > ? \
                AND (EXISTS (SELECT 1 FROM main._sync_row r WHERE r.t = e.t AND r.k = e.k AND r.v <> 0) \
                     OR EXISTS (SELECT 1 FROM main._sync_outbox WHERE state <> 'frozen') \
                        AND (t, k) IN (SELECT t, k FROM main._sync_out WHERE row IS NOT NULL))",
+            [parted],
         )?;
         self.reopen_above(-1, now)?;
         conn.execute_batch(
@@ -110,6 +121,7 @@ impl Store {
         )?;
         Meta::Checkpoint.set(conn, self.earlier()?.map_or(0, |(seq, _)| seq))?;
         Meta::SyncedThrough.clear(conn)?;
+        Meta::EarlierFork.clear(conn)?;
         // Rows of the history that goes now may come again by another device that was of it.
         conn.execute(
             "UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL \
@@ -129,6 +141,7 @@ impl Store {
     }
 
     pub(crate) fn forget_earlier(&self) -> Result<(), Error> {
+        Meta::EarlierFork.clear(&self.conn)?;
         Ok(self.conn.execute_batch("DELETE FROM main._sync_earlier; DELETE FROM main._sync_earlier_history")?)
     }
 
@@ -137,10 +150,10 @@ impl Store {
         Ok(self.conn.prepare_cached("SELECT 1 FROM main._sync_earlier LIMIT 1")?.exists([])?)
     }
 
-    /// Whether a row was here in an earlier history.
+    /// Whether a row was here in an earlier history, and not in what that shares with the one of today.
     pub(crate) fn was_here(&self, t: i64, k: &[u8]) -> Result<bool, Error> {
-        let sql = "SELECT 1 FROM main._sync_earlier WHERE t = ? AND k = ?";
-        Ok(self.conn.prepare_cached(sql)?.exists((t, k))?)
+        let sql = "SELECT 1 FROM main._sync_earlier WHERE t = ? AND k = ? AND (v = 0 OR abs(v) > ?)";
+        Ok(self.conn.prepare_cached(sql)?.exists((t, k, Meta::EarlierFork.integer(&self.conn)?))?)
     }
 
     /// It was told of a row that was here in an earlier history: from now on it is as any other.

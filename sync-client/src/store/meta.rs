@@ -81,6 +81,8 @@ pub(crate) enum Meta {
     ServerTables,
     /// The tables that are held back, each with the sentence that says why, as JSON.
     HeldBack,
+    /// Up to which bundle the history that was set aside is that of today.
+    EarlierFork,
     /// Integers beyond 2^53 came back from this server rounded.
     ServerRounds,
     /// Times came back from this server in another spelling.
@@ -159,6 +161,7 @@ impl Meta {
             Self::Part => "part",
             Self::ServerTables => "server_tables",
             Self::HeldBack => "held_back",
+            Self::EarlierFork => "earlier_fork",
             Self::ServerRounds => "server_rounds",
             Self::ServerRespells => "server_respells",
             Self::LetGo => "let_go",

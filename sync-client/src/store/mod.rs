@@ -115,6 +115,20 @@ impl Store {
         Ok(Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?)
     }
 
+    /// Takes back what was done since a savepoint; what came of it is handed on. What ended the whole transaction, as a
+    /// full disk and `ON CONFLICT ROLLBACK` do, took the savepoint along: that is an error, whatever came.
+    pub(crate) fn take_back<T>(&self, savepoint: &str, came: Result<T, Error>) -> Result<T, Error> {
+        if self.conn.is_autocommit() {
+            let ended = rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
+                Some("the transaction was rolled back".into()),
+            );
+            return came.and(Err(ended.into()));
+        }
+        self.conn.execute_batch(&format!("ROLLBACK TO {savepoint}; RELEASE {savepoint}"))?;
+        came
+    }
+
     /// SQLite's number of the schema that this knows.
     pub(crate) const fn schema_version(&self) -> i64 {
         self.schema_version
