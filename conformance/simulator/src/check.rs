@@ -212,9 +212,11 @@ impl World {
             || happened("twins")
             || lock(&self.away).is_some()
             || lock(&self.models).values().any(UserModel::was_rewritten);
-        let copied = |answer| lock(&self.cover).count("copy", answer) > 0;
-        if copied("copy")
-            && !copied("merge")
+        // Whoever joins while most of the account's rows are still on their way is not asked.
+        let asked = |answer| lock(&self.cover).count("copy", answer);
+        if asked("copy") + 1 >= self.devices() as u64
+            && asked("merge") == 0
+            && happened("twins")
             && !older_self
             && !lock(&self.models).values().any(UserModel::was_rewritten)
         {
