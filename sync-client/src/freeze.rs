@@ -79,16 +79,16 @@ impl Store {
                 // A search is among rows that once were one part.
                 let part = part.filter(|_| take == Take::Rest);
                 let subset = Subset { part, take: searching.then_some(take) };
-                let Pass { rows, request_hash, holds, early } = self.pass(limits, &subset)?;
                 // Parts that are new can do no better.
-                let in_order = early.is_empty() || remade && take == Take::Rest;
-                if !holds.is_empty() || !in_order {
+                let in_order = remade && take == Take::Rest;
+                let Pass { rows, request_hash, holds, early } = self.pass(limits, &subset, in_order)?;
+                if !holds.is_empty() || !early.is_empty() {
                     // Whatever needs these rows has to wait too: once more without them.
                     self.conn.execute_batch("DELETE FROM main._sync_out")?;
                     for (t, k, reason, message) in holds {
                         self.hold(t, &k, reason, &message)?;
                     }
-                    if !in_order {
+                    if !early.is_empty() {
                         remade = true;
                         self.order_anew(&early)?;
                     }
@@ -140,8 +140,8 @@ impl Store {
         Ok(outbox)
     }
 
-    /// Freezes the rows of a subset.
-    fn pass(&self, limits: &Limits, subset: &Subset) -> Result<Pass, Error> {
+    /// Freezes the rows of a subset; with `in_order`, whether or not what they refer to goes with them.
+    fn pass(&self, limits: &Limits, subset: &Subset, in_order: bool) -> Result<Pass, Error> {
         self.conn.execute_batch("DELETE FROM temp._sync_deletes; DELETE FROM temp._sync_done")?;
         let mut f = Freezer {
             store: self,
@@ -153,6 +153,7 @@ impl Store {
             key: String::new(),
             payload: String::new(),
             holds: Vec::new(),
+            in_order,
             early: Vec::new(),
         };
         for position in self.schema().parents_first() {
@@ -248,6 +249,7 @@ struct Freezer<'a> {
     key: String,
     payload: String,
     holds: Vec<Hold>,
+    in_order: bool,
     early: Vec<(i64, Vec<u8>)>,
 }
 
@@ -317,7 +319,7 @@ impl Freezer<'_> {
                         continue;
                     }
                     let live = live.unwrap_or_default();
-                    if store.goes_too_early(self.subset, table, &live)? {
+                    if !self.in_order && store.goes_too_early(self.subset, table, &live)? {
                         self.early.push((m.id, k));
                         continue;
                     }
