@@ -78,7 +78,7 @@ impl Store {
             for take in search.choices() {
                 // A search is among rows that once were one part.
                 let part = part.filter(|_| take == Take::Rest);
-                let subset = Subset { part, take: searching.then_some(take) };
+                let subset = Subset::new(part, searching.then_some(take));
                 // Parts that are new can do no better.
                 let in_order = remade && take == Take::Rest;
                 let Pass { rows, request_hash, holds, early } = self.pass(limits, &subset, in_order)?;

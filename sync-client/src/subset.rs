@@ -12,11 +12,26 @@ use crate::store::{Meta, Store};
 
 /// Which of the pending rows are frozen.
 pub(crate) struct Subset {
-    pub(crate) part: Option<i64>,
-    pub(crate) take: Option<Take>,
+    part: Option<i64>,
+    take: Option<Take>,
+    /// Whether a row is pending that the server does not have, and that is not in it.
+    later: String,
 }
 
 impl Subset {
+    pub(crate) fn new(part: Option<i64>, take: Option<Take>) -> Self {
+        let in_part = part.map(|n| {
+            format!(" AND EXISTS (SELECT 1 FROM main._sync_part p WHERE p.n = {n} AND p.t = d.t AND p.k = d.k)")
+        });
+        let later = format!(
+            "SELECT 1 FROM main._sync_dirty d WHERE d.t = ? AND d.k = ? AND d.held IS NULL AND NOT (true{}{}) \
+             AND NOT EXISTS (SELECT 1 FROM main._sync_row r WHERE r.t = d.t AND r.k = d.k AND r.v >= 0)",
+            in_part.unwrap_or_default(),
+            taken(take)
+        );
+        Self { part, take, later }
+    }
+
     pub(crate) const fn is_whole(&self) -> bool {
         self.part.is_none() && self.take.is_none()
     }
@@ -29,20 +44,16 @@ impl Subset {
             }
             None => "main._sync_dirty d".into(),
         };
-        let take = self.take.map(|t| format!(" AND {}", Store::taken_by(t))).unwrap_or_default();
         format!(
             "SELECT d.k, d.since, d.base, r.v, d.departure, d.heir FROM {from} LEFT JOIN main._sync_row r ON r.t = d.t AND r.k = d.k \
-             WHERE d.t = ? AND d.held IS NULL{take} ORDER BY d.k"
+             WHERE d.t = ? AND d.held IS NULL{} ORDER BY d.k",
+            taken(self.take)
         )
     }
-    /// Whether a pending row `d` is in it, as SQL.
-    fn has(&self) -> String {
-        let part = self.part.map_or_else(String::new, |n| {
-            format!(" AND EXISTS (SELECT 1 FROM main._sync_part p WHERE p.n = {n} AND p.t = d.t AND p.k = d.k)")
-        });
-        let take = self.take.map_or_else(String::new, |t| format!(" AND {}", Store::taken_by(t)));
-        format!("(true{part}{take})")
-    }
+}
+
+fn taken(take: Option<Take>) -> String {
+    take.map(|t| format!(" AND {}", Store::taken_by(t))).unwrap_or_default()
 }
 
 impl Store {
@@ -60,13 +71,10 @@ impl Store {
             };
             // A reference to no row at all has a NULL, which no key has.
             let Ok(k) = Key::pack(&key) else { continue };
-            let sql = format!(
-                "SELECT 1 FROM main._sync_dirty d WHERE d.t = ? AND d.k = ? AND d.held IS NULL AND NOT {} \
-                 AND NOT EXISTS (SELECT 1 FROM main._sync_row r WHERE r.t = d.t AND r.k = d.k AND r.v >= 0)",
-                subset.has()
-            );
             let m = &self.managed[parent];
-            if self.conn.prepare_cached(&sql)?.exists((m.id, k.as_bytes()))? && m.sql.exists(&self.conn, &key)? {
+            if self.conn.prepare_cached(&subset.later)?.exists((m.id, k.as_bytes()))?
+                && m.sql.exists(&self.conn, &key)?
+            {
                 return Ok(true);
             }
         }

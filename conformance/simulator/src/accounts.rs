@@ -113,9 +113,7 @@ impl World {
             let app = lock(&d.app);
             let Some(conn) = app.as_ref() else { return };
             let Ok(Some(seen)) = seen(conn) else { return };
-            let free = |id: &&crate::model::Id| {
-                id.0 == "people" && ![&seen.intents, &seen.aside, &seen.fetched].into_iter().any(|of| of.contains(*id))
-            };
+            let free = |id: &&crate::model::Id| id.0 == "people" && !seen.in_motion(id);
             let Some((_, key)) = rows.keys().find(free) else { return };
             let [Val::Text(key)] = key.as_slice() else { return };
             if !seen.settled || seen.outbox != "none" || seen.checkpoint == 0 {

@@ -321,7 +321,7 @@ fn prefix(model: &UserModel, seen: &Seen, rows: &State, same: fn(&Val, &Val) -> 
 
 /// The first row that is another here than there, local work aside.
 fn differs(state: &State, seen: &Seen, rows: &State, same: fn(&Val, &Val) -> bool) -> Option<String> {
-    let skip = |id: &Id| [&seen.intents, &seen.aside, &seen.fetched].into_iter().any(|of| of.contains(id));
+    let skip = |id: &Id| seen.in_motion(id);
     for (id, row) in rows.iter().filter(|(id, _)| !skip(id)) {
         let Some(there) = state.get(id) else { return Some(format!("{id:?} is {row:?}, it should not be")) };
         for (column, v) in row {

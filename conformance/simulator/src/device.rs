@@ -302,6 +302,13 @@ pub(crate) struct Seen {
     pub(crate) inbox: Vec<String>,
 }
 
+impl Seen {
+    /// Whether the row may be another one here than on the server.
+    pub(crate) fn in_motion(&self, id: &Id) -> bool {
+        [&self.intents, &self.aside, &self.fetched].into_iter().any(|of| of.contains(id))
+    }
+}
+
 /// Reads the client's own tables. `None` where the file is not a synced one.
 ///
 /// # Errors

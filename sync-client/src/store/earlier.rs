@@ -21,15 +21,17 @@ impl Store {
         if mutant::on(Mutant::EarlierForgotten) {
             return Ok(());
         }
-        // Nothing of it could be told from another history; what this file pushed into it was here all the same. And one
-        // that shares nothing with the server's says more than one that does.
-        if Meta::Checkpoint.integer(conn)? == 0 || fork > 0 && self.earlier()?.is_some() {
+        let parted = Meta::EarlierFork.integer(conn)?;
+        // Nothing of it could be told from another history; what this file pushed into it was here all the same.
+        if Meta::Checkpoint.integer(conn)? == 0 {
             return self.remember_rows_here(fork);
         }
-        conn.execute(
-            "DELETE FROM main._sync_earlier WHERE v < 0 OR v > 0 AND v <= ?",
-            [Meta::EarlierFork.integer(conn)?],
-        )?;
+        // What was set aside before was lost before this: it is the one to come back. It shares no more with what is left.
+        if fork > 0 && self.earlier()?.is_some() {
+            Meta::EarlierFork.set(conn, parted.min(fork))?;
+            return self.remember_rows_here(fork);
+        }
+        conn.execute("DELETE FROM main._sync_earlier WHERE v < 0 OR v > 0 AND v <= ?", [parted])?;
         Meta::EarlierFork.set(conn, fork)?;
         conn.execute_batch(
             "UPDATE main._sync_earlier SET v = 0, base = NULL, hash = NULL; \

@@ -1,5 +1,6 @@
 //! `sync-server projects`: what devices are enrolled into.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -58,15 +59,33 @@ pub struct Create {
     pub json: bool,
 }
 
-/// `sync-server projects member`
+/// A project of a server.
 #[derive(Debug, Args)]
-pub struct Member {
+pub struct Of {
     /// The server's data directory.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// As `projects create` prints it.
     #[arg(long, value_name = "ID")]
     pub project: String,
+}
+
+impl Of {
+    fn vault(&self, environment: Arc<dyn Environment>) -> Result<Vault, Failed> {
+        Ok(Vault::open(existing(&self.data)?, environment)?)
+    }
+
+    fn id(&self) -> Cow<'_, str> {
+        canonical_id(&self.project)
+    }
+}
+
+/// `sync-server projects member`
+#[derive(Debug, Args)]
+pub struct Member {
+    /// The project.
+    #[command(flatten)]
+    pub of: Of,
     /// The user.
     #[arg(long, value_name = "ID")]
     pub user: String,
@@ -78,12 +97,9 @@ pub struct Member {
 /// `sync-server projects tracker`
 #[derive(Debug, Args)]
 pub struct Tracker {
-    /// The server's data directory.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// As `projects create` prints it.
-    #[arg(long, value_name = "ID")]
-    pub project: String,
+    /// The project.
+    #[command(flatten)]
+    pub of: Of,
     /// On or off.
     #[arg(value_enum)]
     pub switch: Switch,
@@ -92,12 +108,9 @@ pub struct Tracker {
 /// `sync-server projects config`
 #[derive(Debug, Args)]
 pub struct Config {
-    /// The server's data directory.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// As `projects create` prints it.
-    #[arg(long, value_name = "ID")]
-    pub project: String,
+    /// The project.
+    #[command(flatten)]
+    pub of: Of,
     /// A member and its value, as JSON: `sample_interval_s=120`; the others stay.
     #[arg(long, value_name = "KEY=JSON")]
     pub set: Vec<String>,
@@ -109,12 +122,9 @@ pub struct Config {
 /// `sync-server projects spans`
 #[derive(Debug, Args)]
 pub struct Spans {
-    /// The server's data directory.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// As `projects create` prints it.
-    #[arg(long, value_name = "ID")]
-    pub project: String,
+    /// The project.
+    #[command(flatten)]
+    pub of: Of,
     /// Whose samples.
     #[arg(long, value_name = "ID")]
     pub user: String,
@@ -129,13 +139,9 @@ impl Projects {
             Self::Create(create) => create.run(environment),
             Self::Member(m) => {
                 let member = user(&m.user)?;
-                let vault = Vault::open(existing(&m.data)?, environment)?;
-                Ok(vault.set_member(&canonical_id(&m.project), member.as_str(), !m.remove)?)
+                Ok(m.of.vault(environment)?.set_member(&m.of.id(), member.as_str(), !m.remove)?)
             }
-            Self::Tracker(t) => {
-                let vault = Vault::open(existing(&t.data)?, environment)?;
-                Ok(vault.set_tracker(&canonical_id(&t.project), t.switch == Switch::On)?)
-            }
+            Self::Tracker(t) => Ok(t.of.vault(environment)?.set_tracker(&t.of.id(), t.switch == Switch::On)?),
             Self::Config(config) => config.run(environment),
             Self::Spans(spans) => spans.run(),
         }
@@ -168,8 +174,7 @@ impl Config {
         }
         let contract = Contract::aexy();
         let enrol = contract.enrol.as_ref().ok_or("the contract enrols no devices")?;
-        let vault = Vault::open(existing(&self.data)?, environment)?;
-        let config = vault.set_config(enrol, &canonical_id(&self.project), changes)?.shown();
+        let config = self.of.vault(environment)?.set_config(enrol, &self.of.id(), changes)?.shown();
         if self.json {
             return print(&config.to_string());
         }
@@ -182,10 +187,10 @@ impl Config {
 
 impl Spans {
     fn run(&self) -> Result<(), Failed> {
-        let Some(conn) = look_into(existing(&self.data)?, &user(&self.user)?)? else {
+        let Some(conn) = look_into(existing(&self.of.data)?, &user(&self.user)?)? else {
             return if self.json { print("[]") } else { Ok(()) };
         };
-        let found = spans(&conn, &Contract::aexy().stream, &canonical_id(&self.project))?;
+        let found = spans(&conn, &Contract::aexy().stream, &self.of.id())?;
         if self.json {
             return print(&serde_json::to_string(&found)?);
         }
